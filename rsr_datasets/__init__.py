@@ -1,0 +1,3 @@
+"""Score reasoning trajectories with the Rank-Surprisal Ratio (arXiv:2601.14249) inside Hugging Face Datasets."""
+
+__version__ = "0.1.0"
