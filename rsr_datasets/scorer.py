@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -229,8 +230,9 @@ class RSRScorer:
             extra: Indices and rank, in the order in which ``map(with_indices=True, with_rank=True)`` gives them.
 
         Returns:
-            For what ``map`` hands over and for a table, a table with the columns appended (columns of the same names
-            are replaced); for a dict, the new columns alone.
+            For a table, the table with the columns appended (columns of the same names are replaced); for a dict, the
+            new columns alone. The lazy batch or row that ``Dataset.map`` hands over is updated in place, as Arrow
+            arrays, and the result is empty: nothing is left for ``map`` to merge.
 
         Raises:
             ValueError: For rows in another format, no column to read, or with ``strict`` an unscorable row.
@@ -242,20 +244,22 @@ class RSRScorer:
                 'multiprocess.set_start_method("spawn") (of the package multiprocess, which datasets uses) before '
                 "map(num_proc=...)"
             )
-        _check_input(rows, extra)
+        _check_input(rows, extra, from_map=sys._getframe(1).f_globals.get("__name__") == "datasets.arrow_dataset")
         indices, rank = _split_extra(extra)
         if isinstance(rows, pa.Table):
             table = rows
             values = Features.from_arrow_schema(table.schema)
             row_format = find_format(table.column_names, self.columns)
             decoded = values.decode_batch(table.select(row_format.names).to_pydict())
-            return self._append(table, self._score(_as_rows(decoded, row_format), row_format, indices, rank))
+            return _append(table, self._score(_as_rows(decoded, row_format), row_format, indices, rank))
         row_format = find_format(rows, self.columns)
         read = {name: rows[name] for name in row_format.names}
         if isinstance(rows, LazyDict):
             decoded = read if isinstance(rows, LazyBatch) else {name: [value] for name, value in read.items()}
-            scored = self._score(_as_rows(decoded, row_format), row_format, indices, rank)
-            return self._append(rows.pa_table, scored)
+            # What map merges from its own batch keeps its Arrow type, also when every value is null; lists that are
+            # returned lose it, and a table that is returned would make map forget remove_columns.
+            rows.update(self._score(_as_rows(decoded, row_format), row_format, indices, rank))
+            return {}
         if _is_batch(rows, row_format):
             scored = self._score(_as_rows(read, row_format), row_format, indices, rank)
             return {name: column.to_pylist() for name, column in scored.items()}
@@ -339,12 +343,6 @@ class RSRScorer:
         self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, indices: Sequence[int] | None, rank: int | None
     ) -> dict[str, pa.Array]:
         return self.to_columns(self.score_encoded(self.encode(rows, row_format, indices), indices, rank))
-
-    def _append(self, table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
-        table = table.drop_columns([name for name in columns if name in table.column_names])
-        for name, column in columns.items():
-            table = table.append_column(name, column)
-        return table
 
     def _load_encoder(self) -> ConversationEncoder:
         if self._encoder is None:
@@ -483,6 +481,13 @@ def _columns(
     return columns
 
 
+def _append(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    table = table.drop_columns([name for name in columns if name in table.column_names])
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
 def _as_rows(columns: Mapping[str, Sequence[Any]], row_format: RowFormat) -> list[dict[str, Any]]:
     names = row_format.names
     return [dict(zip(names, values, strict=True)) for values in zip(*(columns[name] for name in names), strict=True)]
@@ -499,22 +504,26 @@ def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:
     return True
 
 
-def _check_input(rows: Any, extra: tuple[Any, ...]) -> None:
-    if not isinstance(rows, pa.Table | Mapping) and not _is_foreign(rows):
+def _check_input(rows: Any, extra: tuple[Any, ...], from_map: bool) -> None:
+    """Refuses what ``map`` hands over for formats and ``input_columns`` that lose the columns' types.
+
+    ``Dataset.map`` hands a plain dict only for a formatted dataset. Texts stay plain in the torch format, so that such
+    a dict can look just like one of a streamed dataset: who calls tells them apart.
+    """
+    if isinstance(rows, Mapping) and not isinstance(rows, LazyDict):
+        formatted = from_map or any(_is_foreign(value) for value in rows.values())
+    else:
+        formatted = _is_foreign(rows)
+    if formatted:
+        raise ValueError(
+            "the dataset has a format (numpy, torch, pandas, ...) that loses the types of the columns: score "
+            'dataset.reset_format() (or with_format("arrow")) and set the format afterwards'
+        )
+    if not isinstance(rows, pa.Table | Mapping) or len(extra) > 2:
         raise ValueError(
             f"expected rows as a dict or a pa.Table, found {type(rows).__name__}: call map without input_columns=; "
             "columns of other names are given with RSRScorer(..., columns={...})"
         )
-    foreign = [rows] if not isinstance(rows, pa.Table | Mapping) else []
-    if isinstance(rows, Mapping) and not isinstance(rows, LazyDict):
-        foreign = [value for value in rows.values() if _is_foreign(value)]
-    if foreign:
-        raise ValueError(
-            f"the dataset is formatted as {type(foreign[0]).__module__.split('.')[0]}, which loses the types of the "
-            'columns: score dataset.reset_format() (or with_format("arrow")) and set the format afterwards'
-        )
-    if len(extra) > 2:
-        raise ValueError("too many arguments: call map without input_columns=")
 
 
 def _is_foreign(value: Any) -> bool:
