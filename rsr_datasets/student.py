@@ -280,15 +280,15 @@ class Student:
         targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
         picked = hidden[torch.from_numpy(where_row).to(hidden.device), torch.from_numpy(where_token).to(hidden.device)]
         del hidden
-        parts = []
-        for chunk, chunk_targets in zip(
-            picked.split(self.chunk_tokens), targets.split(self.chunk_tokens), strict=True
-        ):
-            logits = self._logits(chunk)
-            parts.append(rank_and_surprisal(logits, chunk_targets.to(logits.device)))
-        ranks = torch.cat([part[0] for part in parts]).cpu().numpy()
-        surprisals = torch.cat([part[1] for part in parts]).cpu().numpy()
-        return ranks, surprisals
+        # Results go into memory that is there before: small blocks that outlive a chunk, between large ones that do
+        # not, would fragment the heap until it holds every chunk's logits.
+        ranks = torch.empty(len(targets), dtype=torch.int32)
+        surprisals = torch.empty(len(targets), dtype=torch.float32)
+        for start in range(0, len(targets), self.chunk_tokens):
+            chunk = slice(start, start + self.chunk_tokens)
+            logits = self._logits(picked[chunk])
+            ranks[chunk], surprisals[chunk] = rank_and_surprisal(logits, targets[chunk].to(logits.device))
+        return ranks.numpy(), surprisals.numpy()
 
     def _hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state

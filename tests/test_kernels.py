@@ -1,0 +1,62 @@
+"""Rank and surprisal of a chunk of logits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsr_datasets.kernels import rank_and_surprisal
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 700),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.sampled_from([0.01, 1.0, 30.0]),
+    st.integers(0, 2**31),
+)
+def test_equals_sorting_and_softmax_in_double(
+    tokens: int, vocabulary: int, dtype: torch.dtype, scale: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(tokens, vocabulary, generator=generator) * scale).to(dtype)
+    targets = torch.randint(0, vocabulary, (tokens,), generator=generator)
+    exact = logits.double()
+    expected_ranks = 1 + (exact > exact.gather(1, targets[:, None])).sum(1)
+    expected = -torch.log_softmax(exact, dim=1).gather(1, targets[:, None])[:, 0]
+    ranks, surprisals = rank_and_surprisal(logits.clone(), targets)
+    assert ranks.dtype == torch.int32 and surprisals.dtype == torch.float32
+    assert torch.equal(ranks.long(), expected_ranks)
+    np.testing.assert_allclose(surprisals.numpy(), expected.numpy(), rtol=1e-6, atol=1e-6)
+    assert (surprisals >= 0).all()
+
+
+def test_ties_do_not_count_as_above() -> None:
+    ranks, _ = rank_and_surprisal(torch.tensor([[1.0, 1.0, 1.0, 2.0]]), torch.tensor([1]))
+    assert ranks.tolist() == [2]
+
+
+def test_a_confident_token_keeps_its_digits() -> None:
+    _, surprisals = rank_and_surprisal(torch.tensor([[40.0, 28.0]]), torch.tensor([0]))
+    assert surprisals.item() == pytest.approx(math.log1p(math.exp(-12)), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target"),
+    [([math.nan, 1.0], 1), ([1.0, math.nan], 1), ([math.inf, 1.0], 1), ([math.inf, 1.0], 0), ([0.0, -math.inf], 1)],
+)
+def test_logits_that_give_no_number_give_none(logits: list[float], target: int) -> None:
+    _, surprisals = rank_and_surprisal(torch.tensor([logits]), torch.tensor([target]))
+    assert not math.isfinite(surprisals.item())
+
+
+def test_masked_out_entries_are_harmless() -> None:
+    ranks, surprisals = rank_and_surprisal(torch.tensor([[0.0, -math.inf, 0.0]]), torch.tensor([2]))
+    assert ranks.tolist() == [1]
+    assert surprisals.item() == pytest.approx(math.log(2), rel=1e-6)

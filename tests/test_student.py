@@ -1,0 +1,152 @@
+"""The student against the plain oracle: full logits, one row alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import FAMILIES, ROOT, SIZES, make_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import assert_scored_the_same, plain_scores
+from transformers import PreTrainedModel
+
+from rsr_datasets.conversation import EncodedRow
+from rsr_datasets.student import Student, StudentSpec, default_device
+
+VOCABULARY = 211
+model_of = functools.cache(make_model)
+
+
+@st.composite
+def encoded_rows(draw: st.DrawFn) -> list[EncodedRow]:
+    rows = []
+    for length in draw(st.lists(st.integers(2, 60), min_size=1, max_size=12)):
+        seed = draw(st.integers(0, 2**31))
+        generator = np.random.default_rng(seed)
+        scored = np.flatnonzero(generator.random(length - 1) < 0.6) + 1
+        positions = np.union1d(scored, [length - 1])
+        rows.append(EncodedRow(generator.integers(0, VOCABULARY, length), positions))
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=25, deadline=None)
+@given(encoded_rows(), st.integers(1, 400), st.integers(1, 90), st.randoms())
+def test_equals_the_plain_oracle_in_any_batch(
+    family: str, rows: list[EncodedRow], tokens_per_batch: int, chunk_tokens: int, random: object
+) -> None:
+    model = model_of(family, VOCABULARY)
+    random.shuffle(rows)
+    student = Student(model, tokens_per_batch=tokens_per_batch, chunk_tokens=chunk_tokens)
+    for row, (ranks, surprisals) in zip(rows, student.score(rows), strict=True):
+        assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "granite", "cohere"])
+def test_what_the_family_does_to_its_logits_matters_here(family: str) -> None:
+    """The head checks above mean something: without the family's scaling the numbers would be others."""
+    model = model_of(family, VOCABULARY)
+    hidden = model.model(torch.arange(9)[None]).last_hidden_state
+    assert not torch.allclose(model.lm_head(hidden), model(torch.arange(9)[None]).logits, atol=0.1)
+
+
+def test_a_head_that_disagrees_with_the_model_is_refused() -> None:
+    class Shifted(transformers.LlamaForCausalLM):
+        def forward(self, input_ids=None, inputs_embeds=None, **kwargs):
+            output = super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+            if input_ids is not None:
+                output.logits = output.logits * 1.01
+            return output
+
+    torch.manual_seed(0)
+    model = Shifted(transformers.LlamaConfig(**SIZES, vocab_size=VOCABULARY))
+    model.load_state_dict(make_model("llama", VOCABULARY).state_dict())
+    with pytest.raises(ValueError, match="disagrees with the model's own logits"):
+        Student(model)
+
+
+def test_a_model_that_sees_the_future_is_refused() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = transformers.BertLMHeadModel(transformers.BertConfig(vocab_size=VOCABULARY, **sizes))
+    with pytest.raises(ValueError, match="not causal"):
+        Student(model)
+
+
+def test_an_encoder_decoder_model_is_refused_by_name(tmp_path) -> None:
+    transformers.T5Config(vocab_size=99).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        StudentSpec(str(tmp_path)).load(torch.device("cpu"))
+
+
+def test_float32_logits_break_the_ties_of_bfloat16() -> None:
+    model = make_model("llama", 4000).to(torch.bfloat16)
+    row = EncodedRow(np.arange(0, 4000, 100), np.arange(1, 40))
+    (own, _), (float32, surprisals) = (Student(model, logits_dtype=kind).score([row])[0] for kind in ("student", "float32"))
+    hidden = model.model(torch.from_numpy(row.input_ids)[None]).last_hidden_state[0, :-1].float()
+    logits = hidden @ model.lm_head.weight.float().T
+    targets = torch.from_numpy(row.input_ids[1:])[:, None]
+    assert float32.tolist() == (1 + (logits > logits.gather(1, targets)).sum(1)).tolist()
+    np.testing.assert_allclose(surprisals, -logits.log_softmax(1).gather(1, targets)[:, 0].detach(), atol=1e-5)
+    assert (own <= float32).mean() > 0.8 and (own < float32).any()
+
+
+def test_a_token_outside_the_vocabulary_names_the_tokenizer() -> None:
+    student = Student(model_of("llama", VOCABULARY))
+    with pytest.raises(ValueError, match=r"token id 211 lies outside the 211 entries.*tokenizer"):
+        student.score([EncodedRow(np.array([1, 211]), np.array([1]))])
+
+
+def test_the_model_is_not_changed_by_scoring(tokenizer) -> None:
+    model: PreTrainedModel = make_model("gemma2", VOCABULARY)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modules = list(model._modules)
+    Student(model, logits_dtype="float32").score([EncodedRow(np.arange(9), np.arange(1, 9))])
+    assert list(model._modules) == modules
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_default_device_is_the_cpu_where_there_is_nothing_else() -> None:
+    if torch.accelerator.is_available():
+        assert default_device(rank=0).type == torch.accelerator.current_accelerator().type
+    else:
+        assert default_device() == default_device(rank=3) == torch.device("cpu")
+
+
+MEMORY = """
+import json, resource, sys, numpy as np, torch, transformers
+from rsr_datasets.conversation import EncodedRow
+from rsr_datasets.student import Student
+length, vocabulary = int(sys.argv[1]), 150_000
+torch.manual_seed(0)
+config = transformers.LlamaConfig(vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=40_000, tie_word_embeddings=True)
+student = Student(transformers.LlamaForCausalLM(config))
+ids = np.random.default_rng(0).integers(0, vocabulary, length)
+loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ranks, surprisals = student.score([EncodedRow(ids, np.arange(1, length))])[0]
+assert ranks.size == length - 1 and np.isfinite(surprisals).all()
+print(json.dumps([loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+def peak_memory(length: int) -> tuple[int, int]:
+    """Peak resident memory after loading and after scoring one row, in KiB, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(length)], cwd=ROOT, capture_output=True, text=True, timeout=600, check=True
+    )
+    loaded, peak = json.loads(done.stdout.splitlines()[-1])
+    return loaded, peak
+
+
+def test_memory_does_not_grow_with_length_times_vocabulary() -> None:
+    loaded, peak = peak_memory(8_000)
+    assert peak - loaded < 512 * 1024
+    _, peak_of_long_row = peak_memory(32_000)
+    assert peak_of_long_row < 1.1 * peak
