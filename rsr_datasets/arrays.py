@@ -6,7 +6,7 @@ Everything streams through Arrow batches, so that memory holds numbers per row a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,14 @@ class Categories:
 
     codes: npt.NDArray[np.int32]
     values: list[Any]
+
+    def among(self, chosen: Collection[Any]) -> npt.NDArray[np.bool_]:
+        """Which rows have one of the values, bool, shape ``(rows,)``."""
+        return np.array([*(value in chosen for value in self.values), False])[self.codes]
+
+    def present(self, rows: npt.NDArray[Any]) -> list[Any]:
+        """The values of some rows, without null, in order of first appearance in the column."""
+        return [self.values[code] for code in np.unique(self.codes[rows]) if code >= 0]
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,24 @@ def require_columns(dataset: Dataset, names: Iterable[str], columns: ScoreColumn
                 f"dataset.map(RSRScorer(student{prefix}), batched=True) adds it"
             )
         raise ValueError(f"no column {name!r}; the dataset has {present}")
+
+
+def require_one_setting(columns: ScoreColumns, settings: Sequence[str]) -> None:
+    """Checks that scores may be compared.
+
+    Args:
+        columns: Their columns.
+        settings: The distinct settings of the rows that are compared.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    if len(settings) > 1:
+        shown = ", ".join(settings[:5]) + (", ..." if len(settings) > 5 else "")
+        raise ValueError(
+            f"column {columns.settings!r}: the rows to compare were scored with {len(settings)} different students or "
+            f"settings ({shown}); score them alike, filter to one of these, or pass allow_mixed_settings=True"
+        )
 
 
 def read_numbers(dataset: Dataset, column: str) -> npt.NDArray[np.float64]:

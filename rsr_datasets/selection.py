@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -414,8 +414,8 @@ class _Pool:
         self.truncated: BoolArray = np.zeros(len(dataset), dtype=bool)
         self.unscored: dict[str, int] = {}
         if status:
-            self.scored &= _has_status(status, STATUSES_WITH_SCORE)
-            self.truncated = _has_status(status, [TRUNCATED])
+            self.scored &= status.among(STATUSES_WITH_SCORE)
+            self.truncated = status.among([TRUNCATED])
             self.unscored = _count_unscored(status, ~self.scored)
         elif not self.scored.all():
             self.unscored = {NO_VALUE: int((~self.scored).sum())}
@@ -444,9 +444,8 @@ class _Pool:
             low, high = self.rule.min_tokens or 0, self.rule.max_tokens or math.inf
             self.drop(self.scored & ((self.num_tokens < low) | (self.num_tokens > high)), OUTSIDE_TOKEN_LIMITS)
         compares_scores = self.by in self.columns.row_types or self.rule.limits_tokens
-        settings = self._settings(self.open & self.scored)
-        if compares_scores and len(settings) > 1 and not self.rule.allow_mixed_settings:
-            _refuse_mixed_settings(self.columns, settings)
+        if compares_scores and not self.rule.allow_mixed_settings:
+            arrays.require_one_setting(self.columns, self._settings(self.open & self.scored))
 
     def order(self, codes: IntArray) -> IntArray:
         """Rows that may be kept, group after group, the best first, equal ones in row order."""
@@ -479,9 +478,7 @@ class _Pool:
         return append_record(self.dataset.select(rows), record), report
 
     def _settings(self, rows: BoolArray | IntArray) -> list[str]:
-        if self.settings is None:
-            return []
-        return [str(self.settings.values[code]) for code in np.unique(self.settings.codes[rows]) if code >= 0]
+        return self.settings.present(rows) if self.settings else []
 
     def _report(self, kept: IntArray, groups: arrays.Groups | None, keys: Sequence[str] | None) -> SelectionReport:
         groups_out = groups_without_score = None
@@ -604,11 +601,6 @@ def _position_in_group(sorted_codes: IntArray) -> IntArray:
     return np.arange(sorted_codes.size) - np.repeat(starts, sizes)
 
 
-def _has_status(status: arrays.Categories, statuses: Sequence[str]) -> BoolArray:
-    matches = np.array([*(value in statuses for value in status.values), False])
-    return matches[status.codes]
-
-
 def _count_unscored(status: arrays.Categories, unscored: BoolArray) -> dict[str, int]:
     counts = np.bincount(status.codes[unscored] + 1, minlength=len(status.values) + 1)
     found: dict[str, int] = {}
@@ -617,14 +609,6 @@ def _count_unscored(status: arrays.Categories, unscored: BoolArray) -> dict[str,
         if count:
             found[name] = found.get(name, 0) + int(count)
     return found
-
-
-def _refuse_mixed_settings(columns: ScoreColumns, settings: Sequence[str]) -> NoReturn:
-    raise ValueError(
-        f"column {columns.settings!r}: the rows to compare were scored with {len(settings)} different students or "
-        f"settings ({', '.join(settings[:_EXAMPLES])}); score them alike, filter to one of these, or pass "
-        "allow_mixed_settings=True"
-    )
 
 
 def _require_positive_int(name: str, value: Any) -> None:
