@@ -23,7 +23,8 @@ from .conversation import Turns, UnscorableRowError, find_format, read_prompt
 _NUMBERS_PER_BATCH = 1_000_000
 _KEYS_PER_BATCH = 20_000
 _CONVERSATIONS_PER_BATCH = 1_000
-_DIGEST_BYTES = 16
+_DIGEST_TYPE = np.dtype("V16")
+_NO_DIGEST = bytes(16)
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,13 @@ def read_numbers(dataset: Dataset, column: str) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: If the column is not numeric.
     """
-    parts = []
-    for chunk in _batches(dataset, [column], _NUMBERS_PER_BATCH):
-        array = chunk[column]
+    numbers = np.empty(len(dataset))
+    for where, batch in _batches(dataset, [column], _NUMBERS_PER_BATCH):
+        array = batch[column]
         if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
             raise ValueError(f"column {column!r} is {array.type}, not numeric; scores are compared as numbers")
-        parts.append(pc.cast(array, pa.float64(), safe=False).to_numpy())
-    return np.concatenate(parts) if parts else np.empty(0)
+        numbers[where] = pc.cast(array, pa.float64(), safe=False).to_numpy()
+    return numbers
 
 
 def read_flags(dataset: Dataset, column: str) -> npt.NDArray[np.bool_]:
@@ -137,13 +138,13 @@ def read_flags(dataset: Dataset, column: str) -> npt.NDArray[np.bool_]:
     Raises:
         ValueError: If the column is not boolean.
     """
-    parts = []
-    for chunk in _batches(dataset, [column], _NUMBERS_PER_BATCH):
-        array = chunk[column]
+    flags = np.empty(len(dataset), dtype=bool)
+    for where, batch in _batches(dataset, [column], _NUMBERS_PER_BATCH):
+        array = batch[column]
         if not pa.types.is_boolean(array.type):
             raise ValueError(f"column {column!r} is {array.type}, not boolean; cast it, e.g. with dataset.map")
-        parts.append(pc.fill_null(array, False).to_numpy())
-    return np.concatenate(parts).astype(bool) if parts else np.empty(0, dtype=bool)
+        flags[where] = pc.fill_null(array, False).to_numpy()
+    return flags
 
 
 def read_categories(dataset: Dataset, column: str) -> Categories:
@@ -156,17 +157,19 @@ def read_categories(dataset: Dataset, column: str) -> Categories:
     Raises:
         ValueError: If its values are lists or dicts.
     """
-    chunks = []
-    for chunk in _batches(dataset, [column], _NUMBERS_PER_BATCH):
-        array = chunk[column]
-        if pa.types.is_nested(array.type):
-            raise ValueError(f"column {column!r} is {array.type}; expected text or numbers")
-        chunks.append(pc.dictionary_encode(array))
-    if not chunks:
-        return Categories(np.empty(0, dtype=np.int32), [])
-    encoded = pa.chunked_array([part for chunk in chunks for part in chunk.chunks]).unify_dictionaries()
-    codes = [pc.fill_null(part.indices, -1).to_numpy() for part in encoded.chunks]
-    return Categories(np.concatenate(codes).astype(np.int32), encoded.chunk(0).dictionary.to_pylist())
+    codes = np.empty(len(dataset), dtype=np.int32)
+    known: dict[Any, int] = {}
+    for where, batch in _batches(dataset, [column], _NUMBERS_PER_BATCH):
+        if pa.types.is_nested(batch[column].type):
+            raise ValueError(f"column {column!r} is {batch[column].type}; expected text or numbers")
+        encoded = batch[column].combine_chunks().dictionary_encode()
+        of_batch = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+        codes[where] = np.array([*of_batch, -1], dtype=np.int32)[pc.fill_null(encoded.indices, -1)]
+    first_rows = np.full(len(known) + 1, len(dataset))
+    first_rows[codes[::-1]] = np.arange(len(dataset))[::-1]
+    order = np.argsort(first_rows[:-1])
+    values = list(known)
+    return Categories(np.append(np.argsort(order), -1).astype(np.int32)[codes], [values[code] for code in order])
 
 
 def group_by_columns(dataset: Dataset, names: Sequence[str]) -> Groups:
@@ -208,52 +211,88 @@ def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str
         except UnscorableRowError:
             return None
 
-    batches = _batches(dataset, row_format.names, _CONVERSATIONS_PER_BATCH)
-    return _densify(_digest_array([digest(row) for row in batch.to_pylist()] for batch in batches))
+    digests = _Digests(len(dataset))
+    for where, batch in _batches(dataset, row_format.names, _CONVERSATIONS_PER_BATCH):
+        digests.set(where, [digest(row) for row in batch.to_pylist()])
+    return _densify(digests.to_arrow())
 
 
-def _batches(dataset: Dataset, names: Sequence[str], size: int) -> Iterator[pa.Table]:
-    yield from dataset.select_columns(list(names)).with_format("arrow").iter(batch_size=size)
+class _Digests:
+    """A 128-bit digest of each row, or none."""
+
+    def __init__(self, rows: int) -> None:
+        self._bytes = np.zeros(rows, dtype=_DIGEST_TYPE)
+        self._valid = np.zeros(rows, dtype=bool)
+
+    def set(
+        self, where: slice | npt.NDArray[np.int64], digests: Sequence[bytes | None], codes: Any = slice(None)
+    ) -> None:
+        filled = b"".join(digest or _NO_DIGEST for digest in digests)
+        self._bytes[where] = np.frombuffer(filled, dtype=_DIGEST_TYPE)[codes]
+        self._valid[where] = np.array([digest is not None for digest in digests], dtype=bool)[codes]
+
+    def to_arrow(self) -> pa.Array:
+        validity = pa.py_buffer(np.packbits(self._valid, bitorder="little"))
+        return pa.Array.from_buffers(
+            pa.binary(_DIGEST_TYPE.itemsize), self._valid.size, [validity, pa.py_buffer(self._bytes)]
+        )
 
 
-def _keys(dataset: Dataset, name: str) -> pa.ChunkedArray:
-    """Values that are equal where the column's are, 16 bytes each at most; null for null and NaN."""
-    arrow_type = dataset.features.arrow_schema.field(name).type
-    if pa.types.is_nested(arrow_type):
-        batches = _batches(dataset, [name], _CONVERSATIONS_PER_BATCH)
-        return _digest_array([_digest(value) for value in batch[name].to_pylist()] for batch in batches)
-    if not pa.types.is_primitive(arrow_type):
-        batches = _batches(dataset, [name], _KEYS_PER_BATCH)
-        digests = [_digest_texts(part) for batch in batches for part in batch[name].chunks]
-        return pa.chunked_array(digests, pa.binary(_DIGEST_BYTES))
-    chunks = [part for batch in _batches(dataset, [name], _NUMBERS_PER_BATCH) for part in batch[name].chunks]
-    keys = pa.chunked_array(chunks, type=arrow_type)
+def _batches(
+    dataset: Dataset, names: Sequence[str], size: int
+) -> Iterator[tuple[slice | npt.NDArray[np.int64], pa.Table]]:
+    """Some columns piece by piece, each with the rows of the data set that it holds.
+
+    A data set that was shuffled, filtered or selected has an indices mapping. Its own way of reading through that
+    copies row by row; here the table below is read once, in the order in which it lies.
+    """
+    table = dataset.data.table.select(list(names))
+    if dataset._indices is None:
+        for start in range(0, table.num_rows, size):
+            yield slice(start, start + size), table.slice(start, size)
+        return
+    indices = dataset._indices.column(0).to_numpy().astype(np.int64)
+    rows = np.argsort(indices, kind="stable")
+    indices = indices[rows]
+    for start in range(0, table.num_rows, size):
+        first, end = np.searchsorted(indices, [start, start + size])
+        if first < end:
+            yield rows[first:end], table.slice(start, size).combine_chunks().take(indices[first:end] - start)
+
+
+def _keys(dataset: Dataset, name: str) -> pa.Array:
+    """Numbers or digests that are equal where the column's values are; null for null and NaN."""
+    arrow_type = dataset.data.table.schema.field(name).type
+    if pa.types.is_integer(arrow_type) or pa.types.is_boolean(arrow_type):
+        numbers = np.zeros(len(dataset), dtype=np.int64)
+        valid = np.zeros(len(dataset), dtype=bool)
+        for where, batch in _batches(dataset, [name], _NUMBERS_PER_BATCH):
+            valid[where] = batch[name].is_valid().to_numpy()
+            numbers[where] = pc.fill_null(pc.cast(batch[name], pa.int64(), safe=False), 0).to_numpy()
+        return pa.array(numbers, mask=~valid)
     if pa.types.is_floating(arrow_type):
-        return pc.if_else(pc.is_nan(keys), pa.scalar(None, arrow_type), keys)
-    return keys
-
-
-def _digest_texts(texts: pa.Array) -> pa.Array:
-    encoded = pc.dictionary_encode(texts)
-    digests = pa.array([_digest(value) for value in encoded.dictionary.to_pylist()], pa.binary(_DIGEST_BYTES))
-    return digests.take(encoded.indices)
-
-
-def _digest_array(batches: Iterable[list[bytes | None]]) -> pa.ChunkedArray:
-    return pa.chunked_array((pa.array(batch, pa.binary(_DIGEST_BYTES)) for batch in batches), pa.binary(_DIGEST_BYTES))
+        return pa.array(read_numbers(dataset, name), from_pandas=True)
+    digests = _Digests(len(dataset))
+    is_text = pa.types.is_large_string(arrow_type) or pa.types.is_string(arrow_type)
+    for where, batch in _batches(dataset, [name], _KEYS_PER_BATCH if is_text else _CONVERSATIONS_PER_BATCH):
+        if is_text:
+            encoded = batch[name].combine_chunks().dictionary_encode()
+            distinct = [_digest(value) for value in encoded.dictionary.to_pylist()]
+            digests.set(where, [*distinct, None], pc.fill_null(encoded.indices, -1).to_numpy())
+        else:
+            digests.set(where, [_digest(value) for value in batch[name].to_pylist()])
+    return digests.to_arrow()
 
 
 def _digest(value: Any) -> bytes | None:
     """128 bits: two of 50 million contents meet with a probability of about 4e-24."""
     if value is None:
         return None
-    if not isinstance(value, str | bytes):
-        value = json.dumps(value, sort_keys=True, default=str)
-    return xxhash.xxh3_128_digest(value.encode() if isinstance(value, str) else value)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+    return xxhash.xxh3_128_digest(text.encode())
 
 
-def _densify(keys: pa.Array | pa.ChunkedArray) -> Groups:
-    array = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-    encoded = pc.dictionary_encode(array)
-    codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+def _densify(keys: pa.Array) -> Groups:
+    encoded = keys.dictionary_encode()
+    codes = pc.fill_null(encoded.indices, -1).to_numpy()
     return Groups(codes.astype(np.int64), len(encoded.dictionary))
