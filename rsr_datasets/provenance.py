@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ def append_record(dataset: Dataset, record: Mapping[str, Any]) -> Dataset:
 
     Args:
         dataset: Any data set; it is not changed.
-        record: A JSON object, finite numbers only. By convention its ``"step"`` names what was done.
+        record: A JSON object, finite numbers only, NumPy's among them. By convention its ``"step"`` names what was
+            done.
 
     Returns:
         The same rows under a description that ends with the record.
@@ -36,7 +38,7 @@ def append_record(dataset: Dataset, record: Mapping[str, Any]) -> Dataset:
         TypeError: If the record is not JSON.
         ValueError: If it holds a number that is NaN or infinite.
     """
-    text = json.dumps(dict(record), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(dict(record), ensure_ascii=False, allow_nan=False, default=_plain_number).replace("<", "\\u003c")
     marked = copy.copy(dataset)
     marked._info = dataset.info.copy()
     marked.info.description = f"{dataset.info.description or ''}\n{_OPEN}{text}{_CLOSE}".lstrip("\n")
@@ -65,3 +67,9 @@ def read_records(source: Dataset | str) -> list[dict[str, Any]]:
         elif record not in records:
             records.append(record)
     return records
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a provenance record is JSON, which has no {type(value).__name__}")

@@ -170,7 +170,7 @@ def select_trajectories(
             rows were scored with different settings.
         TypeError: If ``dataset`` is neither a ``Dataset`` nor a ``DatasetDict``.
     """
-    _require_positive_int("keep", keep)
+    keep = _positive_int("keep", keep)
     keys = [group_by] if isinstance(group_by, str) else list(group_by)
     if not keys:
         raise ValueError("group_by=[]: name at least one column")
@@ -274,7 +274,7 @@ def select_subset(
     if fraction is not None and not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction}: must be in (0, 1]")
     if n is not None:
-        _require_positive_int("n", n)
+        n = _positive_int("n", n)
     if max_rsr is not None:
         if not (math.isfinite(max_rsr) and max_rsr > 0):
             raise ValueError(f"max_rsr={max_rsr}: must be a positive number")
@@ -379,7 +379,7 @@ class _PoolRule:
     def __post_init__(self) -> None:
         for name in ("min_tokens", "max_tokens"):
             if (value := getattr(self, name)) is not None:
-                _require_positive_int(name, value)
+                _positive_int(name, value)
         if self.min_tokens and self.max_tokens and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}")
 
@@ -466,12 +466,13 @@ class _Pool:
         if worse:
             self.dropped[WORSE] = worse
         report = self._report(rows, groups, keys)
-        if report.groups_without_score:
+        if report.groups_in is not None and report.groups_out is not None and report.groups_out < report.groups_in:
             logger.warning(
-                "%d of %d groups have no scored row; groups that are lost: %s",
-                report.groups_without_score,
+                "%d of %d groups keep no row (%d groups have no scored row), for example: %s",
+                report.groups_in - report.groups_out,
                 report.groups_in,
-                "; ".join(report.lost_groups) or "none",
+                report.groups_without_score,
+                "; ".join(report.lost_groups),
             )
         shared = asdict(self.rule) | {"by": self.by, "column_prefix": self.columns.prefix, "sort": sort}
         record = {"step": step, "rule": {**rule, **shared}, "report": report.to_dict()}
@@ -527,7 +528,10 @@ class _Pool:
         return dict(sorted(((k, v) for k, v in shares.items() if v), key=lambda item: -item[1]))
 
     def _mean_tokens(self, rows: IntArray) -> float | None:
-        return float(self.num_tokens[rows].mean()) if self.num_tokens is not None and rows.size else None
+        if self.num_tokens is None or not rows.size:
+            return None
+        mean = float(self.num_tokens[rows].mean())
+        return mean if math.isfinite(mean) else None
 
     def _rsr(self, selections: Sequence[IntArray]) -> list[float | None]:
         names = (self.columns.avg_rank, self.columns.avg_surprisal)
@@ -556,10 +560,10 @@ def _explode_batch(batch: pa.Table, indices: list[int], names: list[str]) -> pa.
     has_candidate = np.repeat(first > 0, rows_per_problem)
     child = np.cumsum(has_candidate) - 1
     children = pa.array(child, mask=~has_candidate)
-    exploded = batch.take(parents)
-    for name, array in lists.items():
-        exploded = exploded.set_column(exploded.column_names.index(name), name, array.flatten().take(children))
-    return exploded
+    repeated = batch.drop_columns(names).take(parents)
+    columns = {name: repeated[name] for name in repeated.column_names}
+    columns |= {name: array.flatten().take(children) for name, array in lists.items()}
+    return pa.table({name: columns[name] for name in batch.column_names})
 
 
 def _for_each_split(
@@ -580,7 +584,11 @@ def _prefix_of(rule: _PoolRule, present: set[str]) -> str:
     if rule.by is None or rule.by in ScoreColumns(rule.column_prefix).row_types:
         return rule.column_prefix
     prefixes = [name.removesuffix(_STATUS_SUFFIX) for name in present if name.endswith(_STATUS_SUFFIX)]
-    owners = [p for p in prefixes if rule.by in (columns := ScoreColumns(p)).row_types and columns.settings in present]
+    owners = [
+        p
+        for p in sorted(prefixes)
+        if rule.by in (columns := ScoreColumns(p)).row_types and columns.settings in present
+    ]
     return owners[0] if owners else rule.column_prefix
 
 
@@ -611,9 +619,10 @@ def _count_unscored(status: arrays.Categories, unscored: BoolArray) -> dict[str,
     return found
 
 
-def _require_positive_int(name: str, value: Any) -> None:
+def _positive_int(name: str, value: Any) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: must be a positive whole number")
+    return int(value)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
@@ -70,3 +71,12 @@ def test_a_broken_record_is_skipped_with_a_warning(caplog):
 def test_a_number_that_is_not_finite_is_refused(dataset):
     with pytest.raises(ValueError, match="not JSON compliant"):
         append_record(dataset, {"rsr": float("nan")})
+
+
+def test_numbers_may_be_numpys(dataset):
+    assert read_records(append_record(dataset, {"seed": np.int64(3)})) == [{"seed": 3}]
+
+
+def test_what_is_not_json_is_refused(dataset):
+    with pytest.raises(TypeError, match="has no set"):
+        append_record(dataset, {"columns": {"a"}})

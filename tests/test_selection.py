@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +82,11 @@ class TestTrajectories:
         ds = scored_dataset([3.0, 2.0, 4.0], problem=["p", "p", "q"], text=["a", "b", "c"])
         before, after = (d.data["text"].chunk(0).buffers()[2] for d in (ds, select_trajectories(ds, "problem")))
         assert after.address == before.address
+
+    def test_numbers_may_be_numpys(self):
+        ds = scored_dataset([3.0, 2.0, 4.0, 5.0, 3.5], problem=PROBLEMS)
+        result = select_trajectories(ds, "problem", keep=np.int64(2), min_tokens=np.int32(5), seed=np.int64(1))
+        assert kept(select_subset(result, np.float32(0.5))) == [0, 1]
 
     def test_an_empty_dataset_stays_empty(self):
         result, report = select_trajectories(
@@ -271,7 +276,7 @@ class TestUnscoredAndTruncated:
         _, report = select_trajectories(ds, "problem", return_report=True)
         assert (report.groups_in, report.groups_out, report.groups_without_score) == (2, 1, 1)
         assert report.lost_groups == ("problem='lonely'",)
-        assert "1 of 2 groups have no scored row" in caplog.text
+        assert "1 of 2 groups keep no row (1 groups have no scored row)" in caplog.text
 
     def test_token_limits(self):
         ds = scored_dataset([1.0, 2.0, 3.0], rsr_num_tokens=[5, 50, 500], problem=["p", "p", "p"])
@@ -359,6 +364,15 @@ class TestExplode:
         message = {"role": "assistant", "content": "x"}
         ds = Dataset.from_dict({"generations": [[[message], [message, message]]]})
         assert explode_candidates(ds, "generations")["generations"][:] == [[message], [message, message]]
+
+    def test_lists_of_a_fixed_length(self):
+        features = Features({"g": List(Value("string"), length=2)})
+        ds = Dataset.from_dict({"g": [["a", "b"], ["c", "d"]]}, features=features)
+        assert explode_candidates(ds, "g")["g"][:] == ["a", "b", "c", "d"]
+
+    def test_every_split_is_exploded(self):
+        result = explode_candidates(DatasetDict(train=self.ds), ["generations", "ok"])
+        assert len(result["train"]) == 3
 
     def test_slices_and_batches_line_up(self):
         ds = Dataset.from_dict({"id": list(range(250)), "g": [[f"{i}-{j}" for j in range(i % 4)] for i in range(250)]})
