@@ -264,7 +264,8 @@ def rank_teachers(
     ``1 - confidence`` is divided evenly among those looks and the opponents of the best teacher (a union bound, valid
     however the looks depend on each other). Each bound is a one-sided t bound on the difference of two log ratios,
     whose variance is the linearised one of a ratio of means, clustered by problem, and shrunk for sampling without
-    replacement; so it is exact when everything is scored and relies on the central limit theorem before.
+    replacement; so it is exact when everything is scored, and before that relies on the central limit theorem, which
+    clipped ranks, free of extreme outliers, serve well.
 
     Args:
         dataset_or_datasets: Rows of all teachers, or a mapping of teacher to its rows. They are scored already, or
@@ -513,7 +514,9 @@ def _share_below(first: FloatArray, second: FloatArray) -> float:
 def _scoring_step(scorer: Callable[..., Any] | None) -> Callable[[Dataset], Dataset]:
     if scorer is None:
         return lambda dataset: dataset
-    return lambda dataset: dataset.map(scorer, batched=True, batch_size=1000, desc="Scoring the sample")
+    return lambda dataset: dataset.with_format(None).map(
+        scorer, batched=True, batch_size=1000, desc="Scoring the sample"
+    )
 
 
 def _read_sources(
