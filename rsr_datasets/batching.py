@@ -1,0 +1,56 @@
+"""Length-sorted batches by token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Groups sequences of similar length into batches.
+
+    Longest first, so that a batch that does not fit into memory shows at once. The plan depends on the lengths and
+    the budget alone.
+
+    Args:
+        lengths: Tokens of each sequence.
+        tokens_per_batch: Most padded tokens in one batch; a longer sequence has a batch of its own.
+
+    Returns:
+        Indices into ``lengths``, batch by batch; each occurs once.
+
+    Raises:
+        ValueError: If ``tokens_per_batch`` is not positive.
+    """
+    if tokens_per_batch < 1:
+        raise ValueError(f"tokens_per_batch={tokens_per_batch}: must be a positive number")
+    batches: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and longest * (len(batches[-1]) + 1) <= tokens_per_batch:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            longest = lengths[index]
+    return batches
+
+
+def pad_right(sequences: Sequence[npt.NDArray[np.int64]]) -> torch.Tensor:
+    """Stacks sequences, padded on the right to the longest.
+
+    Under causal attention no real token sees what stands on its right, so the padding needs no mask, and its id
+    (0) no meaning.
+
+    Args:
+        sequences: Token ids, each of shape ``(length,)``.
+
+    Returns:
+        int64 tensor of shape ``(len(sequences), longest)``.
+    """
+    padded = np.zeros((len(sequences), max(len(ids) for ids in sequences)), dtype=np.int64)
+    for row, ids in zip(padded, sequences, strict=True):
+        row[: len(ids)] = ids
+    return torch.from_numpy(padded)

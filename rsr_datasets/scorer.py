@@ -1,0 +1,569 @@
+"""RSRScorer: rows to columns, as a callable for ``datasets.map``; and rescoring from token columns."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import multiprocess.process
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+from datasets.formatting.formatting import LazyBatch, LazyDict
+from datasets.utils._dill import pklregister
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .columns import NONFINITE, STATUSES_WITH_SCORE, ScoreColumns
+from .conversation import (
+    FORMATS,
+    STANDARD_COLUMNS,
+    ConversationEncoder,
+    EncodedRow,
+    OnOverflow,
+    RowFormat,
+    Turns,
+    UnscorableRowError,
+    find_format,
+    fit,
+    resolve_chat_template,
+)
+from .metrics import DEFAULT_RANK_CLIP, trajectory_scores
+from .student import LogitsDtype, Student, StudentSpec, default_device, hash_text
+
+logger = logging.getLogger(__name__)
+
+SCORES_VERSION = 1
+"""Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
+
+_PROCESS_OF_IMPORT = os.getpid()
+_PLACEMENT_KWARGS = ("device_map", "max_memory", "offload_folder", "offload_buffers", "low_cpu_mem_usage")
+_FOREIGN_MODULES = ("numpy", "torch", "pandas", "polars", "jax", "jaxlib", "tensorflow")
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One row's outcome: its token-level arrays, or why it has none.
+
+    Attributes:
+        status: A status of :mod:`rsr_datasets.columns`.
+        token_ids: Ids of the scored tokens, int64, shape ``(tokens,)``; ``None`` where the row was not scored.
+        ranks: Exact ranks, int32, shape ``(tokens,)``.
+        surprisals: Surprisals in nats, float32, shape ``(tokens,)``.
+    """
+
+    status: str
+    token_ids: npt.NDArray[np.int64] | None = None
+    ranks: npt.NDArray[np.int32] | None = None
+    surprisals: npt.NDArray[np.float32] | None = None
+
+
+class RSRScorer:
+    """Scores reasoning trajectories for a student with the Rank-Surprisal Ratio (arXiv:2601.14249, Eq. 7).
+
+    A callable for ``Dataset.map``, batched or not, on a dataset that is not formatted or formatted as arrow, and for
+    ``IterableDataset.map`` (there with ``features=scorer.features(dataset.features)``). Called by hand: a dict of
+    lists gives a dict with the new columns alone, as lists; one row (a dict of values) gives values; a ``pa.Table``
+    gives the table with the columns appended. The student is loaded at the first call, not before.
+
+    Example:
+        >>> add_rsr = RSRScorer("Qwen/Qwen2.5-7B")
+        >>> scored = dataset.map(add_rsr, batched=True, batch_size=1000)
+
+    Args:
+        student: A Hub id, a local folder, a path to a ``.gguf`` file, or a loaded model (then ``tokenizer`` is
+            needed).
+        revision: Git revision of a Hub student.
+        tokenizer: A tokenizer, or where to load it from, instead of the student's own.
+        chat_template: Jinja text, a path to it, a preset (``"chatml"``, ``"llama3"``, ``"plain"``), or
+            ``"trl:NAME"`` for a file of the installed trl package; instead of the tokenizer's own.
+        dtype: The student's dtype as in transformers: ``"auto"``, a name or a ``torch.dtype``.
+        device: Where the student runs; ``None`` is the process's own accelerator, else the CPU.
+        attn_implementation: As in transformers.
+        model_kwargs: Passed to ``from_pretrained`` (quantisation, ``device_map``, ...).
+        trust_remote_code: Whether code of the student's repository may run.
+        chat_template_kwargs: Passed to the chat template for every row; a column of that name wins.
+        rank_clip: ``r_max``; greater ranks count as this one.
+        max_length: Longest sequence in tokens, counted to the last scored token; ``None`` is the student's
+            ``max_position_embeddings``, and where its config has none, no limit.
+        on_overflow: ``"truncate"``, ``"skip"`` or ``"error"`` for longer rows.
+        turns: ``"all"`` or ``"last"``: which assistant turns count.
+        logits_dtype: ``"student"`` (what the published numbers used) or ``"float32"``, which breaks the ties that
+            bfloat16 logits have, at the price of a float32 copy of the output head.
+        token_columns: Whether to add the per-token lists.
+        column_prefix: Name of the ratio's column and prefix of the others.
+        tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
+        columns: Standard to actual names of the input columns, where they differ, e.g.
+            ``{"prompt": "question", "completion": "solution"}``.
+        strict: Whether to raise on the first row that cannot be scored instead of marking it.
+
+    Raises:
+        ValueError: For an argument that cannot be right; the message names it.
+    """
+
+    def __init__(
+        self,
+        student: str | os.PathLike[str] | PreTrainedModel,
+        *,
+        revision: str | None = None,
+        tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        attn_implementation: str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        trust_remote_code: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        rank_clip: int = DEFAULT_RANK_CLIP,
+        max_length: int | None = None,
+        on_overflow: OnOverflow = "truncate",
+        turns: Turns = "all",
+        logits_dtype: LogitsDtype = "student",
+        token_columns: bool = False,
+        column_prefix: str = "rsr",
+        tokens_per_batch: int | None = None,
+        columns: Mapping[str, str] | None = None,
+        strict: bool = False,
+    ) -> None:
+        self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        _check_rank_clip(rank_clip)
+        if max_length is not None and max_length < 2:
+            raise ValueError(f"max_length={max_length}: must be at least 2 tokens, one of context and one to score")
+        _check_choice("on_overflow", on_overflow, ("truncate", "skip", "error"))
+        _check_choice("turns", turns, ("all", "last"))
+        if not column_prefix:
+            raise ValueError("column_prefix='': must not be empty")
+        for standard in columns or {}:
+            _check_choice("columns", standard, STANDARD_COLUMNS)
+        self.rank_clip = rank_clip
+        self.max_length = max_length
+        self.on_overflow: OnOverflow = on_overflow
+        self.turns: Turns = turns
+        self.token_columns = token_columns
+        self.columns = dict(columns or {})
+        self.strict = strict
+        self.device = torch.device(device) if device is not None else None
+        self.chat_template = resolve_chat_template(chat_template)
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.score_columns = ScoreColumns(column_prefix)
+        self.spec = StudentSpec(
+            student=student,
+            revision=revision,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            model_kwargs=dict(model_kwargs or {}),
+            trust_remote_code=trust_remote_code,
+            logits_dtype=logits_dtype,
+            tokens_per_batch=tokens_per_batch,
+        )
+        self._student: Student | None = None
+        self._encoder: ConversationEncoder | None = None
+        self._length_limit: int | None = None
+        self._loaded_identity: dict[str, Any] | None = None
+        self._statuses_said: set[str] = set()
+
+    def __repr__(self) -> str:
+        shown = {key: value for key, value in self._arguments.items() if key != "student" and value is not None}
+        return f"RSRScorer({self.spec.name!r}, {', '.join(f'{key}={value!r}' for key, value in shown.items())})"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides a row's scores: the student's identity and the settings, JSON-serialisable."""
+        spec = self.spec
+        return {
+            "student": self._loaded_identity or spec.identity(),
+            "chat_template": None if self.chat_template is None else hash_text(self.chat_template),
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "dtype": str(spec.torch_dtype).removeprefix("torch."),
+            "attn_implementation": spec.attn_implementation,
+            "model_kwargs": {k: _plain(v) for k, v in spec.model_kwargs.items() if k not in _PLACEMENT_KWARGS},
+            "trust_remote_code": spec.trust_remote_code,
+            "rank_clip": self.rank_clip,
+            "max_length": self.max_length,
+            "on_overflow": self.on_overflow,
+            "turns": self.turns,
+            "logits_dtype": spec.logits_dtype,
+            "scores_version": SCORES_VERSION,
+        }
+
+    @property
+    def settings_hash(self) -> str:
+        """What stands in the ``rsr_settings`` column: a short hash of all settings but the rank clip, then that."""
+        settings = self.settings
+        rank_clip = settings.pop("rank_clip")
+        return f"{hash_text(json.dumps(settings, sort_keys=True))[:12]}-{rank_clip}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What ``datasets`` hashes: the settings, and the arguments that decide which columns come out."""
+        output = (self.score_columns.prefix, self.token_columns, self.columns, self.strict)
+        return hash_text(json.dumps([self.settings, output], sort_keys=True))
+
+    def features(self, features: Features | None) -> Features:
+        """Features of a dataset after scoring, for ``IterableDataset.map(scorer, features=...)``.
+
+        Args:
+            features: The features before it.
+
+        Raises:
+            ValueError: If they are not known (``None``), as for some streamed files: resolve them first.
+        """
+        if features is None:
+            raise ValueError("the dataset's features are not known; resolve them with dataset._resolve_features()")
+        types = self.score_columns.types(self.token_columns)
+        added = Features.from_arrow_schema(pa.schema(list(types.items())))
+        return Features({name: kind for name, kind in features.items() if name not in added} | added)
+
+    def __call__(self, rows: pa.Table | Mapping[str, Any], *extra: Any) -> pa.Table | dict[str, Any]:
+        """Scores rows.
+
+        Args:
+            rows: What ``map`` hands over, a ``pa.Table``, a dict of lists, or one row as a dict of values.
+            extra: Indices and rank, in the order in which ``map(with_indices=True, with_rank=True)`` gives them.
+
+        Returns:
+            For a table, the table with the columns appended (columns of the same names are replaced); for a dict, the
+            new columns alone. The lazy batch or row that ``Dataset.map`` hands over is updated in place, as Arrow
+            arrays, and the result is empty: nothing is left for ``map`` to merge.
+
+        Raises:
+            ValueError: For rows in another format, no column to read, or with ``strict`` an unscorable row.
+            RuntimeError: In a process that was forked.
+        """
+        if os.getpid() != _PROCESS_OF_IMPORT:
+            raise RuntimeError(
+                "scoring in a forked process hangs or fails once torch has run in its parent: call "
+                'multiprocess.set_start_method("spawn") (of the package multiprocess, which datasets uses) before '
+                "map(num_proc=...)"
+            )
+        _check_input(rows, extra, from_map=sys._getframe(1).f_globals.get("__name__") == "datasets.arrow_dataset")
+        indices, rank = _split_extra(extra)
+        if isinstance(rows, pa.Table):
+            table = rows
+            values = Features.from_arrow_schema(table.schema)
+            row_format = find_format(table.column_names, self.columns)
+            decoded = values.decode_batch(table.select(row_format.names).to_pydict())
+            return _append(table, self._score(_as_rows(decoded, row_format), row_format, indices, rank))
+        row_format = find_format(rows, self.columns)
+        read = {name: rows[name] for name in row_format.names}
+        if isinstance(rows, LazyDict):
+            decoded = read if isinstance(rows, LazyBatch) else {name: [value] for name, value in read.items()}
+            # What map merges from its own batch keeps its Arrow type, also when every value is null; lists that are
+            # returned lose it, and a table that is returned would make map forget remove_columns.
+            rows.update(self._score(_as_rows(decoded, row_format), row_format, indices, rank))
+            return {}
+        if _is_batch(rows, row_format):
+            scored = self._score(_as_rows(read, row_format), row_format, indices, rank)
+            return {name: column.to_pylist() for name, column in scored.items()}
+        scored = self._score([read], row_format, indices, rank)
+        return {name: column[0].as_py() for name, column in scored.items()}
+
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, indices: Sequence[int] | None = None
+    ) -> list[EncodedRow | UnscorableRowError]:
+        """Encodes rows for the student and applies ``max_length``; needs its tokenizer but not its weights.
+
+        Args:
+            rows: Rows as dicts.
+            row_format: Which columns to read, from :func:`rsr_datasets.conversation.find_format`.
+            indices: Row numbers for messages; ``None`` counts from 0.
+
+        Raises:
+            ValueError: With ``strict`` for an unscorable row, with ``on_overflow="error"`` for one too long.
+        """
+        encoder = self._load_encoder()
+        encoded: list[EncodedRow | UnscorableRowError] = []
+        for i, row in enumerate(encoder.encode(rows, row_format)):
+            try:
+                outcome = (
+                    row if isinstance(row, UnscorableRowError) else fit(row, self._length_limit, self.on_overflow)
+                )
+            except UnscorableRowError as error:
+                outcome = error
+            except OverflowError as error:
+                raise ValueError(f"row {indices[i] if indices else i}: {error}") from error
+            if isinstance(outcome, UnscorableRowError):
+                self._say(outcome.status, str(outcome), indices[i] if indices else i)
+            encoded.append(outcome)
+        return encoded
+
+    def score_encoded(
+        self,
+        encoded: Sequence[EncodedRow | UnscorableRowError],
+        indices: Sequence[int] | None = None,
+        rank: int | None = None,
+    ) -> list[ScoredRow]:
+        """Runs the student over encoded rows.
+
+        Args:
+            encoded: From :meth:`encode`.
+            indices: Row numbers for messages; ``None`` counts from 0.
+            rank: The process's rank, which chooses its device when the student is loaded.
+
+        Returns:
+            One outcome a row, in the order of the rows.
+        """
+        wanted = [row for row in encoded if isinstance(row, EncodedRow)]
+        arrays = iter(self._load_student(rank).score(wanted) if wanted else [])
+        outcomes = []
+        for i, row in enumerate(encoded):
+            if isinstance(row, UnscorableRowError):
+                outcomes.append(ScoredRow(row.status))
+                continue
+            ranks, surprisals = next(arrays)
+            total = float(surprisals.sum(dtype=np.float64))
+            if not np.isfinite(total) or total == 0:
+                reason = f"the surprisals sum to {total}, which gives no ratio"
+                self._say(NONFINITE, reason, indices[i] if indices else i)
+                outcomes.append(ScoredRow(NONFINITE))
+            else:
+                outcomes.append(ScoredRow(row.status, row.input_ids[row.positions], ranks, surprisals))
+        return outcomes
+
+    def to_columns(self, outcomes: Sequence[ScoredRow]) -> dict[str, pa.Array]:
+        """Turns outcomes into the columns of the contract, with their Arrow types.
+
+        Args:
+            outcomes: From :meth:`score_encoded`.
+
+        Returns:
+            Column name to array, one value a row.
+        """
+        return _columns(outcomes, self.score_columns, self.rank_clip, self.settings_hash, self.token_columns)
+
+    def _score(
+        self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, indices: Sequence[int] | None, rank: int | None
+    ) -> dict[str, pa.Array]:
+        return self.to_columns(self.score_encoded(self.encode(rows, row_format, indices), indices, rank))
+
+    def _load_encoder(self) -> ConversationEncoder:
+        if self._encoder is None:
+            self._length_limit = self.max_length
+            if self._length_limit is None:
+                config = self.spec.load_config().get_text_config()
+                self._length_limit = getattr(config, "max_position_embeddings", None)
+            self._encoder = ConversationEncoder(
+                self.spec.load_tokenizer(),
+                chat_template=self.chat_template,
+                chat_template_kwargs=self.chat_template_kwargs,
+                turns=self.turns,
+            )
+        return self._encoder
+
+    def _load_student(self, rank: int | None) -> Student:
+        if self._student is None:
+            identity = self.spec.identity()
+            self._student = self.spec.load(self.device if self.device is not None else default_device(rank))
+            if not self.spec.is_loaded:
+                self._loaded_identity = identity
+        return self._student
+
+    def _say(self, status: str, reason: str, index: int) -> None:
+        if self.strict:
+            raise ValueError(f"row {index}: {status}: {reason}")
+        if status not in self._statuses_said:
+            self._statuses_said.add(status)
+            logger.warning("row %d: %s: %s (said once; the status column has them all)", index, status, reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.spec.is_loaded:
+            raise ValueError(
+                "a scorer around a loaded model cannot be sent to other processes (num_proc): its weights would be "
+                "copied to each; give the student as a Hub id or a folder"
+            )
+        return self._arguments
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        self.__init__(**arguments)  # type: ignore[misc]
+
+
+@pklregister(RSRScorer)
+def _save_scorer_for_hashing(pickler: Any, scorer: RSRScorer) -> None:
+    """``datasets`` hashes what its own pickler writes: here the fingerprint alone, neither paths nor weights."""
+    pickler.save_reduce(str, (f"{RSRScorer.__module__}.{RSRScorer.__name__}:{scorer.fingerprint}",), obj=scorer)
+
+
+def rescore(
+    dataset: Dataset | DatasetDict, rank_clip: int = DEFAULT_RANK_CLIP, column_prefix: str = "rsr"
+) -> Dataset | DatasetDict:
+    """Recomputes the row columns from the token columns, without a student.
+
+    Args:
+        dataset: Scored with ``token_columns=True``.
+        rank_clip: ``r_max`` of the new scores; the one that was used gives the same bits again.
+        column_prefix: The prefix of the columns.
+
+    Returns:
+        The dataset with the same columns; ``rsr_settings`` says the new rank clip.
+
+    Raises:
+        ValueError: If ``rank_clip`` is not positive or a column is missing.
+        TypeError: For a streamed dataset; score it again instead.
+    """
+    _check_rank_clip(rank_clip)
+    if isinstance(dataset, DatasetDict):
+        return DatasetDict({name: rescore(split, rank_clip, column_prefix) for name, split in dataset.items()})
+    if not isinstance(dataset, Dataset):
+        kind = "a streamed dataset" if isinstance(dataset, IterableDataset | IterableDatasetDict) else type(dataset)
+        raise TypeError(f"rescore takes a Dataset or a DatasetDict, found {kind}")
+    columns = ScoreColumns(column_prefix)
+    needed = [*columns.token_types, columns.status, columns.settings]
+    if missing := [name for name in needed if name not in dataset.column_names]:
+        raise ValueError(
+            f"rescore needs the columns {missing}; found {dataset.column_names}. "
+            f"Score with RSRScorer(..., token_columns=True, column_prefix={column_prefix!r}) first"
+        )
+    rescored: Dataset = dataset.with_format("arrow").map(
+        _rescore_table,
+        batched=True,
+        fn_kwargs={"rank_clip": rank_clip, "prefix": column_prefix},
+        desc="Rescoring",
+    )
+    return rescored.with_format(**dataset.format)
+
+
+def _rescore_table(table: pa.Table, rank_clip: int, prefix: str) -> pa.Table:
+    columns = ScoreColumns(prefix)
+    settings = [_with_rank_clip(value, rank_clip) for value in table[columns.settings].to_pylist()]
+    outcomes = [
+        ScoredRow(status, *(_numpy(table[name][i]) for name in columns.token_types))
+        for i, status in enumerate(table[columns.status].to_pylist())
+    ]
+    scored = _columns(outcomes, columns, rank_clip, "", token_columns=False)
+    scored[columns.settings] = pa.array(settings, pa.string())
+    for name, column in scored.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def _with_rank_clip(settings: str | None, rank_clip: int) -> str | None:
+    return settings if settings is None else f"{settings.rpartition('-')[0]}-{rank_clip}"
+
+
+def _numpy(values: pa.ListScalar) -> npt.NDArray[Any] | None:
+    return values.values.to_numpy(zero_copy_only=False) if values.is_valid else None
+
+
+def _columns(
+    outcomes: Sequence[ScoredRow], names: ScoreColumns, rank_clip: int, settings: str, token_columns: bool
+) -> dict[str, pa.Array]:
+    unscored = np.array([row.status not in STATUSES_WITH_SCORE for row in outcomes], dtype=bool)
+    ids, ranks, surprisals = (
+        np.concatenate([np.zeros(0, dtype), *(a for row in outcomes if (a := getattr(row, field)) is not None)])
+        for field, dtype in (("token_ids", np.int32), ("ranks", np.int32), ("surprisals", np.float32))
+    )
+    lengths = [0 if row.ranks is None else row.ranks.size for row in outcomes]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    scores = trajectory_scores(ranks, surprisals, offsets, rank_clip)
+    types = names.types(token_columns)
+    columns = {
+        names.rsr: pa.array(scores.rsr, types[names.rsr], mask=unscored),
+        names.avg_rank: pa.array(scores.avg_rank, types[names.avg_rank], mask=unscored),
+        names.avg_surprisal: pa.array(scores.avg_surprisal, types[names.avg_surprisal], mask=unscored),
+        names.num_tokens: pa.array(scores.num_tokens, types[names.num_tokens]),
+        names.settings: pa.array([settings] * len(outcomes), types[names.settings]),
+        names.status: pa.array([row.status for row in outcomes], types[names.status]),
+    }
+    if token_columns:
+        for name, values in ((names.token_ids, ids), (names.token_ranks, ranks), (names.token_surprisals, surprisals)):
+            items = pa.array(values, types[name].value_type)
+            columns[name] = pa.ListArray.from_arrays(
+                pa.array(offsets, pa.int32()), items, type=types[name], mask=pa.array(unscored)
+            )
+    return columns
+
+
+def _append(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    table = table.drop_columns([name for name in columns if name in table.column_names])
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _as_rows(columns: Mapping[str, Sequence[Any]], row_format: RowFormat) -> list[dict[str, Any]]:
+    names = row_format.names
+    return [dict(zip(names, values, strict=True)) for values in zip(*(columns[name] for name in names), strict=True)]
+
+
+def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:
+    """Whether a plain dict holds a list of values for each column, or one row's values."""
+    if not all(isinstance(value, list) for value in rows.values()) or len({len(v) for v in rows.values()}) > 1:
+        return False
+    for name in (row_format.columns[standard] for standard in FORMATS[row_format.kind]):
+        first = next((item for item in rows[name] if item is not None), None)
+        if isinstance(first, Mapping) and not all(isinstance(first.get(key), list) for key in first):
+            return False  # a list of messages: one conversation
+    return True
+
+
+def _check_input(rows: Any, extra: tuple[Any, ...], from_map: bool) -> None:
+    """Refuses what ``map`` hands over for formats and ``input_columns`` that lose the columns' types.
+
+    ``Dataset.map`` hands a plain dict only for a formatted dataset. Texts stay plain in the torch format, so that such
+    a dict can look just like one of a streamed dataset: who calls tells them apart.
+    """
+    if isinstance(rows, Mapping) and not isinstance(rows, LazyDict):
+        formatted = from_map or any(_is_foreign(value) for value in rows.values())
+    else:
+        formatted = _is_foreign(rows)
+    if formatted:
+        raise ValueError(
+            "the dataset has a format (numpy, torch, pandas, ...) that loses the types of the columns: score "
+            'dataset.reset_format() (or with_format("arrow")) and set the format afterwards'
+        )
+    if not isinstance(rows, pa.Table | Mapping) or len(extra) > 2:
+        raise ValueError(
+            f"expected rows as a dict or a pa.Table, found {type(rows).__name__}: call map without input_columns=; "
+            "columns of other names are given with RSRScorer(..., columns={...})"
+        )
+
+
+def _is_foreign(value: Any) -> bool:
+    return type(value).__module__.split(".")[0] in _FOREIGN_MODULES
+
+
+def _split_extra(extra: tuple[Any, ...]) -> tuple[Sequence[int] | None, int | None]:
+    """Indices and rank. A single number is a rank in a worker process, and a row number elsewhere."""
+    if len(extra) == 2:
+        indices, rank = extra
+    elif len(extra) == 1 and isinstance(extra[0], int) and multiprocess.process.parent_process() is not None:
+        indices, rank = None, extra[0]
+    else:
+        indices, rank = (extra[0] if extra else None), None
+    return [indices] if isinstance(indices, int) else indices, rank
+
+
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: must be one of {list(allowed)}")
+
+
+def _check_rank_clip(rank_clip: int) -> None:
+    if isinstance(rank_clip, bool) or not isinstance(rank_clip, int) or rank_clip < 1:
+        raise ValueError(f"rank_clip={rank_clip!r}: must be a positive whole number")
+
+
+def _plain(value: Any) -> Any:
+    """A JSON-serialisable form of an argument, for hashing."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return value if isinstance(value, str | int | float | bool | list | dict | None) else repr(value)
+
+
+def count_statuses(dataset: Dataset, column_prefix: str = "rsr") -> dict[str, int]:
+    """Counts the rows of a scored dataset by status, most frequent first.
+
+    Args:
+        dataset: The scored dataset.
+        column_prefix: The prefix of the columns.
+    """
+    column = dataset.data.column(ScoreColumns(column_prefix).status)
+    return dict(Counter(column.to_pylist()).most_common())

@@ -1,0 +1,455 @@
+"""The student: who it is, how it is loaded, and token ids to ranks and surprisals."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import huggingface_hub
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+import xxhash
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from .batching import pad_right, plan_batches
+from .conversation import EncodedRow
+from .kernels import rank_and_surprisal
+
+logger = logging.getLogger(__name__)
+
+LogitsDtype = Literal["student", "float32"]
+
+_MODEL_FILE_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".py", ".safetensors", ".bin", ".gguf"}
+_TRAINING_FILES = (
+    "optimizer",
+    "scheduler",
+    "rng_state",
+    "trainer_state",
+    "training_args",
+    "all_results",
+    "eval_results",
+)
+_READ_SIZE = 1 << 24
+_REMEMBERED_HASH = "_rsr_datasets_hash"
+_PROBE_LENGTH = 24
+_DEVICE_TOKENS = {"cpu": 4096}
+_DEFAULT_TOKENS = 16384
+_DEVICE_CHUNK_BYTES = {"cpu": 1 << 25}
+_DEFAULT_CHUNK_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What a student is loaded from; the arguments of :class:`rsr_datasets.RSRScorer` that concern it."""
+
+    student: str | os.PathLike[str] | PreTrainedModel
+    revision: str | None = None
+    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None
+    dtype: str | torch.dtype = "auto"
+    attn_implementation: str | None = None
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    logits_dtype: LogitsDtype = "student"
+    tokens_per_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.student, PreTrainedModel) and not isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            raise ValueError("a loaded student needs its loaded tokenizer too: pass tokenizer=")
+        if not isinstance(self.student, str | os.PathLike | PreTrainedModel):
+            raise ValueError(
+                f"student={self.student!r}: expected a Hub id, a folder, a .gguf file or a loaded PreTrainedModel, "
+                f"found {type(self.student).__name__}"
+            )
+        if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
+            raise ValueError(f"tokens_per_batch={self.tokens_per_batch}: must be a positive number")
+        if self.logits_dtype not in ("student", "float32"):
+            raise ValueError(f'logits_dtype={self.logits_dtype!r}: must be "student" or "float32"')
+        self.torch_dtype  # noqa: B018  an unknown dtype is an error at once
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the student was passed in as a model."""
+        return isinstance(self.student, PreTrainedModel)
+
+    @property
+    def name(self) -> str:
+        """How messages call the student."""
+        if isinstance(self.student, PreTrainedModel):
+            return self.student.config.name_or_path or type(self.student).__name__
+        return os.fspath(self.student)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | Literal["auto"]:
+        """The ``dtype`` argument as transformers takes it."""
+        if self.dtype == "auto":
+            return "auto"
+        found = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise ValueError(f'dtype={self.dtype!r}: must be "auto" or a floating dtype, e.g. "bfloat16", "float32"')
+        return found
+
+    @cached_property
+    def local_path(self) -> Path | None:
+        """The student's folder or file on disk, if it is one."""
+        path = None if isinstance(self.student, PreTrainedModel) else Path(self.student).expanduser()
+        return path if path is not None and path.exists() else None
+
+    @cached_property
+    def commit(self) -> str | None:
+        """The Hub commit of the student, or its revision where the commit cannot be found out."""
+        return None if self.local_path or self.is_loaded else _resolve_commit(self.name, self.revision)
+
+    def identity(self) -> dict[str, Any]:
+        """Says which student this is, by content where it is local, without loading it.
+
+        Returns:
+            JSON-serialisable. A folder or file counts by the bytes of its config, tokenizer and weight files, a
+            loaded model by its config and tensors, a Hub id by its commit.
+        """
+        identity: dict[str, Any]
+        if isinstance(self.student, PreTrainedModel):
+            identity = {"loaded": _hash_model(self.student)}
+        elif self.local_path:
+            identity = {"content": hash_model_files(self.local_path)}
+        else:
+            identity = {"hub": self.name, "revision": self.commit}
+        if isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            identity["tokenizer"] = _hash_tokenizer(self.tokenizer)
+        elif self.tokenizer is not None:
+            path = Path(self.tokenizer).expanduser()
+            name = os.fspath(self.tokenizer)
+            identity["tokenizer"] = (
+                hash_model_files(path) if path.exists() else f"{name}@{_resolve_commit(name, None)}"
+            )
+        return identity
+
+    def load_config(self) -> transformers.PreTrainedConfig:
+        """Loads the student's configuration.
+
+        Raises:
+            ValueError: If there is none, naming the student.
+        """
+        if isinstance(self.student, PreTrainedModel):
+            return self.student.config
+        where, kwargs = self._source()
+        return _load(self.name, transformers.AutoConfig, where, kwargs)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loads the tokenizer.
+
+        Raises:
+            ValueError: If there is none, naming the student.
+        """
+        if isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            return self.tokenizer
+        if self.tokenizer is not None:
+            source = os.fspath(self.tokenizer)
+            return _load(source, transformers.AutoTokenizer, source, {"trust_remote_code": self.trust_remote_code})
+        where, kwargs = self._source()
+        return _load(self.name, transformers.AutoTokenizer, where, kwargs)
+
+    def load(self, device: torch.device) -> Student:
+        """Loads the student and checks its output head.
+
+        Args:
+            device: Where to put it, unless ``model_kwargs`` holds a ``device_map``.
+
+        Raises:
+            ValueError: If it is no causal language model, cannot be loaded, or its head cannot be driven alone.
+        """
+        if isinstance(self.student, PreTrainedModel):
+            model = self.student
+        else:
+            config = self.load_config()
+            if config.is_encoder_decoder:
+                raise ValueError(
+                    f"student {self.name!r} is an encoder-decoder model; a causal language model is needed"
+                )
+            where, kwargs = self._source()
+            kwargs |= {"dtype": self.torch_dtype, **self.model_kwargs}
+            if self.attn_implementation is not None:
+                kwargs["attn_implementation"] = self.attn_implementation
+            model = _load(self.name, transformers.AutoModelForCausalLM, where, kwargs)
+            if getattr(model, "hf_device_map", None) is None:
+                model.to(device)
+        return Student(model, name=self.name, logits_dtype=self.logits_dtype, tokens_per_batch=self.tokens_per_batch)
+
+    def _source(self) -> tuple[str, dict[str, Any]]:
+        kwargs: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        if self.local_path is None:
+            return self.name, kwargs | {"revision": self.commit or "main"}
+        if self.local_path.suffix == ".gguf":
+            return str(self.local_path.parent), kwargs | {"gguf_file": self.local_path.name}
+        return str(self.local_path), kwargs
+
+
+class Student:
+    """A loaded causal language model that gives ranks and surprisals.
+
+    The decoder computes hidden states; only those at scored positions go through the output head, a bounded number
+    at a time. The head is the model's own forward pass around a decoder that hands back what it is given, so that
+    whatever a family does to its logits (soft-capping, scaling, a bias) happens here too.
+
+    Args:
+        model: The model; it is put into evaluation mode.
+        name: How messages call it.
+        logits_dtype: ``"float32"`` computes the head in float32 whatever the model's dtype (a float32 copy of it).
+        tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
+        chunk_tokens: Tokens that go through the head at once; ``None`` chooses for the device and the vocabulary.
+
+    Raises:
+        ValueError: If the model is not causal, or its head disagrees with the model's own logits on a probe.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        name: str = "student",
+        logits_dtype: LogitsDtype = "student",
+        tokens_per_batch: int | None = None,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        prefix = model.base_model_prefix
+        if model.get_output_embeddings() is None or prefix not in model._modules:
+            raise ValueError(f"student {name!r} ({type(model).__name__}) is no causal language model with a decoder")
+        self.name = name
+        self.model = model.eval()
+        self._decoder = model._modules[prefix]
+        self._head = _head_alone(model, prefix, logits_dtype)
+        self._head_dtype = torch.float32 if logits_dtype == "float32" else None
+        device_kind = self.device.type
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self.tokens_per_batch = tokens_per_batch or _DEVICE_TOKENS.get(device_kind, _DEFAULT_TOKENS)
+        chunk_bytes = _DEVICE_CHUNK_BYTES.get(device_kind, _DEFAULT_CHUNK_BYTES)
+        self.chunk_tokens = chunk_tokens or max(16, chunk_bytes // (4 * self.vocabulary))
+        self._check()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token ids go."""
+        return self.model.get_input_embeddings().weight.device
+
+    def score(self, rows: Sequence[EncodedRow]) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
+        """Ranks and surprisals of the scored tokens of each row.
+
+        Args:
+            rows: Encoded rows, in any order.
+
+        Returns:
+            For each row its ranks, int32, and surprisals in nats, float32, both of shape ``(scored tokens,)``.
+
+        Raises:
+            ValueError: If a token id lies outside the student's vocabulary.
+        """
+        results: list[Any] = [None] * len(rows)
+        # The last token is only ever a target: nothing after it is scored, so the student need not read it.
+        lengths = [row.input_ids.size - 1 for row in rows]
+        for batch in plan_batches(lengths, self.tokens_per_batch):
+            ranks, surprisals = self._score_batch([rows[i] for i in batch])
+            ends = np.cumsum([rows[i].positions.size for i in batch])[:-1]
+            for i, row_ranks, row_surprisals in zip(
+                batch, np.split(ranks, ends), np.split(surprisals, ends), strict=True
+            ):
+                results[i] = (row_ranks, row_surprisals)
+        return results
+
+    @torch.inference_mode()
+    def _score_batch(self, rows: Sequence[EncodedRow]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        for row in rows:
+            if row.input_ids.max() >= self.vocabulary:
+                raise ValueError(
+                    f"token id {row.input_ids.max()} lies outside the {self.vocabulary} entries of student "
+                    f"{self.name!r}: the tokenizer is not this student's"
+                )
+        hidden = self._hidden(pad_right([row.input_ids[:-1] for row in rows]))
+        where_row = np.repeat(np.arange(len(rows)), [row.positions.size for row in rows])
+        where_token = np.concatenate([row.positions for row in rows]) - 1
+        targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
+        picked = hidden[torch.from_numpy(where_row).to(hidden.device), torch.from_numpy(where_token).to(hidden.device)]
+        del hidden
+        parts = []
+        for chunk, chunk_targets in zip(
+            picked.split(self.chunk_tokens), targets.split(self.chunk_tokens), strict=True
+        ):
+            logits = self._logits(chunk)
+            parts.append(rank_and_surprisal(logits, chunk_targets.to(logits.device)))
+        ranks = torch.cat([part[0] for part in parts]).cpu().numpy()
+        surprisals = torch.cat([part[1] for part in parts]).cpu().numpy()
+        return ranks, surprisals
+
+    def _hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self._head_dtype is not None:
+            hidden = hidden.to(self._head_dtype)
+        return self._head(inputs_embeds=hidden[None], use_cache=False).logits[0]
+
+    @torch.inference_mode()
+    def _check(self) -> None:
+        """Compares the head alone with the model's own logits, and what a token sees with what it may see."""
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randint(0, self.vocabulary, (1, _PROBE_LENGTH), generator=generator)
+        expected = self.model(input_ids=probe.to(self.device), use_cache=False).logits[0].float()
+        hidden = self._hidden(probe)[0]
+        try:
+            found = self._logits(hidden).float()
+        except Exception as error:  # the forward passes of model families are not ours: any failure means refusal
+            raise ValueError(
+                f"student {self.name!r} ({type(self.model).__name__}): its output head cannot be run on its own"
+            ) from error
+        # Two computations of the same numbers: they may differ by rounding in the student's own dtype.
+        tolerance = (
+            32 * torch.finfo(self.model.dtype).eps * float(expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1))
+        )
+        if expected.shape != found.shape or not torch.allclose(
+            expected.to(found.device), found, rtol=0, atol=tolerance, equal_nan=True
+        ):
+            raise ValueError(
+                f"student {self.name!r} ({type(self.model).__name__}): its output head run on its own disagrees with "
+                "the model's own logits; scores would be wrong, so it is refused"
+            )
+        probe[0, -1] = (probe[0, -1] + 1) % self.vocabulary
+        changed = self._hidden(probe)[0, :-1].float()
+        scale = float(hidden.float().abs().nan_to_num(0, 0, 0).max().clamp(min=1))
+        if not torch.allclose(
+            changed, hidden[:-1].float(), rtol=0, atol=32 * torch.finfo(self.model.dtype).eps * scale, equal_nan=True
+        ):
+            raise ValueError(
+                f"student {self.name!r} ({type(self.model).__name__}) is not causal: a token sees what comes after it"
+            )
+
+
+class _GivenHiddenStates(torch.nn.Module):
+    """Stands where the decoder stood, and hands back what it is given."""
+
+    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def _head_alone(model: PreTrainedModel, prefix: str, logits_dtype: LogitsDtype) -> torch.nn.Module:
+    """A shallow copy of the model whose decoder is passed through: it shares the weights and adds none."""
+    head = copy.copy(model)
+    for hooked in ("forward", "_old_forward", "_hf_hook"):  # accelerate's hooks would lead back to the whole model
+        head.__dict__.pop(hooked, None)
+    head.__dict__["_modules"] = {**model._modules, prefix: _GivenHiddenStates()}
+    if logits_dtype == "float32":
+        output = model.get_output_embeddings()
+        for name, module in model._modules.items():
+            if module is output and output.weight.dtype != torch.float32:
+                head.__dict__["_modules"][name] = copy.deepcopy(output).float()
+    return head
+
+
+def default_device(rank: int | None = None) -> torch.device:
+    """The process's own accelerator, else the CPU.
+
+    Args:
+        rank: The rank that ``Dataset.map(with_rank=True)`` gave to this process; without it, ``LOCAL_RANK`` counts.
+    """
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    index = rank if rank is not None else int(os.environ.get("LOCAL_RANK", "0"))
+    kind = torch.accelerator.current_accelerator()
+    return torch.device(kind.type if kind else "cpu", index % torch.accelerator.device_count())
+
+
+def hash_text(text: str) -> str:
+    """A 128-bit content hash of a text, in hexadecimal."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def hash_model_files(path: Path) -> str:
+    """Content hash of a model folder's config, tokenizer and weight files, or of a single file."""
+    files = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if _is_model_file(file)]
+    if any(file.suffix == ".safetensors" for file in files):
+        files = [file for file in files if file.suffix != ".bin"]
+    digest = xxhash.xxh3_128()
+    for file in files:
+        digest.update(f"{file.name if path.is_dir() else ''}:{_hash_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_model_file(file: Path) -> bool:
+    return file.suffix in _MODEL_FILE_SUFFIXES and file.is_file() and not file.name.startswith(_TRAINING_FILES)
+
+
+def _hash_file(file: Path) -> str:
+    """Hashes a file; remembers the hash by path, inode, size and modification time, across processes."""
+    stat = file.stat()
+    key = f"{file.resolve()}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+    note = Path(huggingface_hub.constants.HF_HOME) / "rsr_datasets" / "hashes" / hash_text(key)
+    with contextlib.suppress(OSError):
+        return note.read_text()
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as stream:
+        while block := stream.read(_READ_SIZE):
+            digest.update(block)
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as aside:
+            aside.write(digest.hexdigest())
+        Path(aside.name).replace(note)
+    return digest.hexdigest()
+
+
+def _hash_model(model: PreTrainedModel) -> str:
+    """Streamed hash of config and tensors, remembered on the model until a tensor is written to or replaced."""
+    tensors = sorted(model.state_dict(keep_vars=True).items())
+    state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in tensors if not tensor.is_inference()]
+    remembered = getattr(model, _REMEMBERED_HASH, None)
+    if remembered and len(state) == len(tensors) and remembered[0] == state:
+        return str(remembered[1])
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in tensors:
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        for block in flat.split(_READ_SIZE // max(1, tensor.element_size())):
+            digest.update(block.cpu().contiguous().view(torch.uint8).numpy())
+    setattr(model, _REMEMBERED_HASH, (state, digest.hexdigest()))
+    return digest.hexdigest()
+
+
+def _hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts: Iterable[str] = (
+        backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True),
+        json.dumps(tokenizer.chat_template, sort_keys=True),
+        json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}, sort_keys=True),
+    )
+    return hash_text("\n".join(parts))
+
+
+def _resolve_commit(repo_id: str, revision: str | None) -> str | None:
+    """The commit that a revision of a Hub repository stands for: asked of the Hub, else read from the cache."""
+    if revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
+        return revision
+    with contextlib.suppress(Exception):  # offline, no such repository, no right to it: loading will say
+        return huggingface_hub.HfApi().model_info(repo_id, revision=revision, timeout=10).sha
+    with contextlib.suppress(Exception):
+        cached = huggingface_hub.try_to_load_from_cache(repo_id, "config.json", revision=revision or "main")
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+    return revision
+
+
+def _load(name: str, auto_class: Any, where: str, kwargs: dict[str, Any]) -> Any:
+    try:
+        return auto_class.from_pretrained(where, **kwargs)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{auto_class.__name__} cannot load {name!r}: {reason}") from error

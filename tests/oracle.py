@@ -1,0 +1,40 @@
+"""The plainest scoring that is right: full logits of one row alone, as one softmax a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from rsr_datasets.conversation import EncodedRow
+
+NEAR = 1e-5
+
+
+@dataclass(frozen=True)
+class PlainScores:
+    """Ranks, surprisals in nats, and how many logits lie within ``NEAR`` of the target's, each ``(tokens,)``."""
+
+    ranks: np.ndarray
+    surprisals: np.ndarray
+    near: np.ndarray
+
+
+@torch.inference_mode()
+def plain_scores(model: PreTrainedModel, row: EncodedRow) -> PlainScores:
+    logits = model(input_ids=torch.from_numpy(row.input_ids)[None]).logits[0].float()
+    logits = logits[torch.from_numpy(row.positions - 1)]
+    targets = torch.from_numpy(row.input_ids[row.positions])
+    target_logits = logits.gather(1, targets[:, None])
+    surprisals = -torch.log_softmax(logits.double(), dim=-1).gather(1, targets[:, None])[:, 0]
+    ranks = 1 + (logits > target_logits).sum(dim=1)
+    near = ((logits - target_logits).abs() <= NEAR).sum(dim=1) - 1
+    return PlainScores(ranks.numpy(), surprisals.numpy(), near.numpy())
+
+
+def assert_scored_the_same(ranks: np.ndarray, surprisals: np.ndarray, expected: PlainScores) -> None:
+    """The contract's "scored the same"."""
+    np.testing.assert_allclose(surprisals, expected.surprisals, rtol=0, atol=NEAR)
+    assert (np.abs(ranks - expected.ranks) <= expected.near).all(), (ranks - expected.ranks, expected.near)
