@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rsr_datasets.columns import ScoreColumns
 from rsr_datasets.provenance import read_records
+from rsr_datasets.scorer import RSRScorer
 from rsr_datasets.selection import explode_candidates, select_subset, select_trajectories
 
 
@@ -218,6 +219,23 @@ class TestBaselines:
         assert kept(select_trajectories(ds, "problem", by="big")) == [1]
         assert kept(select_trajectories(ds, "problem", column_prefix="big")) == [1]
         assert kept(select_trajectories(ds, "problem")) == [0]
+
+
+class TestRealScores:
+    def test_rows_that_a_student_scored(self, dataset, student_folder):
+        scored = dataset.map(RSRScorer(student_folder, device="cpu"), batched=True)
+        best, report = select_trajectories(scored, "problem_id", return_report=True)
+        scores = {}
+        for row in scored:
+            if row["rsr"] is not None:
+                scores.setdefault(row["problem_id"], []).append(row["rsr"])
+        assert dict(zip(best["problem_id"], best["rsr"], strict=True)) == {p: min(v) for p, v in scores.items()}
+        assert report.unscored == {"no_response": 1, "bad_row": 1}
+
+    def test_the_prompt_groups_what_was_asked(self, dataset, student_folder):
+        scored = dataset.map(RSRScorer(student_folder, device="cpu"), batched=True)
+        best = select_trajectories(scored, "prompt")
+        assert [row["messages"][0]["content"] for row in best] == ["Solve it.", "?"]
 
 
 class TestSubset:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsr_datasets.columns import ScoreColumns
+from rsr_datasets.scorer import RSRScorer
 from rsr_datasets.teachers import correlation, dataset_rsr, rank_teachers
 
 COLUMNS = ScoreColumns()
@@ -232,6 +233,16 @@ class TestScoringTheSample:
         ranking = rank_teachers(unscored(ds), scorer=scorer, sample=None, adaptive=True)
         assert len(scorer.asked) == len(set(scorer.asked)) == ranking.trajectories_scored
 
+    def test_a_real_student_scores_it(self, dataset, student_folder):
+        ds = dataset.add_column("teacher", ["a", "b"] * 3 + ["a"]).with_format("numpy")
+        scorer = RSRScorer(student_folder, device="cpu")
+        expected = dataset_rsr(ds.with_format(None).map(scorer, batched=True), "teacher")
+        ranking = rank_teachers(ds, scorer=scorer)
+        assert {r.teacher: r.score.rsr for r in ranking.teachers} == pytest.approx(
+            {teacher: result.rsr for teacher, result in expected.items()}, rel=1e-4
+        )
+        assert sum(ranked.score.num_unscored for ranked in ranking.teachers) == 2
+
 
 class TestAdaptive:
     def test_a_clear_leader_is_found_early(self):
@@ -279,6 +290,17 @@ class TestAdaptive:
             )
             hits += full[ranking.best] <= 1.01 * min(full.values())
         assert hits >= 54
+
+
+class TestExperiment:
+    def test_it_says_how_often_the_choice_is_good_and_what_it_costs(self):
+        from adaptive_experiment import run
+
+        result = run(teachers_dataset(), 5, None, 0.95, 0.01, "problem")
+        assert result["within_tolerance"] == 1
+        assert sum(result["chosen"].values()) == 5
+        assert 0 < result["median_share"] < 1
+        assert result["all_trajectories"] == 600
 
 
 class TestCorrelation:
