@@ -122,6 +122,18 @@ class _Rendered:
     add_special_tokens: bool
 
 
+@dataclass(frozen=True)
+class _PlainText:
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    messages: list[dict[str, Any]]
+    first_counted: int
+
+
 def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None = None) -> RowFormat:
     """Finds the format of a data set from its column names.
 
@@ -154,6 +166,27 @@ def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None =
         f"no column to score: found {present}, accepted are {accepted}; "
         'name others with columns=, e.g. columns={"prompt": "question", "completion": "solution"}'
     )
+
+
+def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | list[dict[str, Any]]:
+    """Reads what stands before the first scored turn of a row.
+
+    Args:
+        row: Column name to value.
+        row_format: Where to read, from :func:`find_format`.
+        turns: Which assistant messages count.
+
+    Returns:
+        The messages before that turn, roles and content in one same form whatever the format; text for a prompt and
+        completion that are both text, and for a row of the ``text`` format, where it is empty.
+
+    Raises:
+        UnscorableRowError: If the row cannot be read or has no assistant turn.
+    """
+    conversation = _read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
+    if isinstance(conversation, _PlainText):
+        return conversation.prompt
+    return conversation.messages[: _counted_turns(conversation.messages, conversation.first_counted, turns)[0]]
 
 
 def resolve_chat_template(spec: str | None) -> str | None:
@@ -271,38 +304,15 @@ class ConversationEncoder:
 
     def _render(self, row: Mapping[str, Any], row_format: RowFormat) -> _Rendered:
         values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
-        names = row_format.columns
-        match row_format.kind:
-            case "messages" | "conversations":
-                messages = _read_messages(values[row_format.kind], names[row_format.kind])
-                if isinstance(values.get("system"), str) and messages[:1] and messages[0]["role"] != "system":
-                    messages = [{"role": "system", "content": values["system"]}, *messages]
-                return self._render_messages(messages, 0, values)
-            case "prompt_completion":
-                prompt, completion = values["prompt"], values["completion"]
-                if isinstance(prompt, str) and isinstance(completion, str):
-                    return _render_text(prompt, completion)
-                before = _read_messages(prompt, names["prompt"], text_role="user")
-                after = _read_messages(completion, names["completion"], text_role="assistant")
-                return self._render_messages([*before, *after], len(before), values)
-            case "alpaca":
-                parts = [_read_text(values["instruction"], names["instruction"])]
-                if values.get("input") is not None:
-                    parts.append(_read_text(values["input"], names["input"]))
-                output = _read_text(values["output"], names["output"])
-                request = {"role": "user", "content": "\n".join(part for part in parts if part)}
-                return self._render_messages([request, {"role": "assistant", "content": output}], 1, values)
-            case _:
-                return _render_text("", _read_text(values["text"], names["text"]))
+        conversation = _read_conversation(values, row_format)
+        if isinstance(conversation, _PlainText):
+            return _render_text(conversation.prompt, conversation.response)
+        return self._render_messages(conversation.messages, conversation.first_counted, values)
 
     def _render_messages(
         self, messages: list[dict[str, Any]], first_counted: int, values: Mapping[str, Any]
     ) -> _Rendered:
-        counted = [i for i, m in enumerate(messages) if i >= first_counted and m["role"] == "assistant"]
-        if not counted:
-            raise UnscorableRowError(NO_RESPONSE, "no assistant turn; scored rows need at least one")
-        if self.turns == "last":
-            counted = counted[-1:]
+        counted = _counted_turns(messages, first_counted, self.turns)
         if not any(_is_written(messages[i]) for i in counted):
             raise UnscorableRowError(NO_RESPONSE, "every assistant turn is empty")
         template = _Template(
@@ -720,6 +730,39 @@ def _is_utf8(text: str) -> bool:
 
 def _bad(reason: str) -> NoReturn:
     raise UnscorableRowError(BAD_ROW, reason)
+
+
+def _read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> _PlainText | _Conversation:
+    names = row_format.columns
+    match row_format.kind:
+        case "messages" | "conversations":
+            messages = _read_messages(values[row_format.kind], names[row_format.kind])
+            if isinstance(values.get("system"), str) and messages[:1] and messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": values["system"]}, *messages]
+            return _Conversation(messages, 0)
+        case "prompt_completion":
+            prompt, completion = values["prompt"], values["completion"]
+            if isinstance(prompt, str) and isinstance(completion, str):
+                return _PlainText(prompt, completion)
+            before = _read_messages(prompt, names["prompt"], text_role="user")
+            after = _read_messages(completion, names["completion"], text_role="assistant")
+            return _Conversation([*before, *after], len(before))
+        case "alpaca":
+            parts = [_read_text(values["instruction"], names["instruction"])]
+            if values.get("input") is not None:
+                parts.append(_read_text(values["input"], names["input"]))
+            output = _read_text(values["output"], names["output"])
+            request = {"role": "user", "content": "\n".join(part for part in parts if part)}
+            return _Conversation([request, {"role": "assistant", "content": output}], 1)
+        case _:
+            return _PlainText("", _read_text(values["text"], names["text"]))
+
+
+def _counted_turns(messages: Sequence[Mapping[str, Any]], first_counted: int, turns: Turns) -> list[int]:
+    counted = [i for i, m in enumerate(messages) if i >= first_counted and m["role"] == "assistant"]
+    if not counted:
+        raise UnscorableRowError(NO_RESPONSE, "no assistant turn; scored rows need at least one")
+    return counted[-1:] if turns == "last" else counted
 
 
 def _read_text(value: Any, column: str) -> str:

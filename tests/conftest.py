@@ -110,7 +110,9 @@ def conversation(question: str, answer: str) -> list[dict[str, str]]:
 def rows() -> list[dict[str, object]]:
     """Seven rows of different lengths: five good ones, one without a response and one with a bad role."""
     answers = ["the answer is 42.", "f(n) = 2 f(n-1) + 3, and so on", "x", "", "Therefore\n\nthe result is 239. " * 9]
-    good = [{"problem_id": f"p{i // 2}", "messages": conversation("Solve it.", text)} for i, text in enumerate(answers)]
+    good = [
+        {"problem_id": f"p{i // 2}", "messages": conversation("Solve it.", text)} for i, text in enumerate(answers)
+    ]
     bad = [{"role": "narrator", "content": "once upon a time"}, {"role": "assistant", "content": "hm"}]
     return [*good, {"problem_id": "p2", "messages": bad}, {"problem_id": "p3", "messages": conversation("?", "b = c")}]
 

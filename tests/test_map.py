@@ -297,9 +297,7 @@ def test_a_second_map_in_a_new_process_is_a_cache_hit_that_loads_no_model(
     assert second == first | {"loads": 0}
 
 
-def test_a_copy_of_the_student_elsewhere_is_a_cache_hit(
-    dataset: Dataset, student_folder: str, tmp_path: Path
-) -> None:
+def test_a_copy_of_the_student_elsewhere_is_a_cache_hit(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
     (tmp_path / "copy").symlink_to(student_folder)
     first = scored_in_a_new_process(tmp_path / "dataset", student_folder)
     assert scored_in_a_new_process(tmp_path / "dataset", str(tmp_path / "copy")) == first | {"loads": 0}

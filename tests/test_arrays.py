@@ -1,0 +1,64 @@
+import datetime
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset, concatenate_datasets
+
+from rsr_datasets.arrays import group_by_columns, read_categories, read_flags, read_numbers
+
+
+def shuffled(values, order):
+    return Dataset.from_dict({"x": values}).select(order)
+
+
+def in_chunks(values, size):
+    pieces = [pa.table({"x": pa.array(values[i : i + size])}) for i in range(0, len(values), size)]
+    return concatenate_datasets([Dataset(piece) for piece in pieces])
+
+
+def test_numbers_are_read_through_an_indices_mapping():
+    assert read_numbers(shuffled([1, 2, 3, 4], [3, 0, 0, 2]), "x").tolist() == [4, 1, 1, 3]
+
+
+def test_a_missing_number_is_not_a_number():
+    assert np.isnan(read_numbers(Dataset.from_dict({"x": [1.0, None, math.nan]}), "x")).tolist() == [False, True, True]
+
+
+def test_a_missing_flag_is_false():
+    assert read_flags(shuffled([True, None, False], [1, 0, 2]), "x").tolist() == [False, True, False]
+
+
+def test_categories_are_numbered_in_order_of_appearance():
+    categories = read_categories(shuffled(["a", "b", None, "c"], [3, 2, 1, 3, 0]), "x")
+    assert categories.values == ["c", "b", "a"]
+    assert categories.codes.tolist() == [0, -1, 1, 0, 2]
+
+
+def test_categories_agree_across_chunks():
+    categories = read_categories(in_chunks(["a", "b", "b", "a", "c"], 2), "x")
+    assert [categories.values[code] for code in categories.codes] == ["a", "b", "b", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [3, 1, 3, None],
+        ["x", "y", "x", None],
+        [0.5, 1.5, 0.5, math.nan],
+        [True, False, True, None],
+        [["a"], ["b"], ["a"], None],
+        [datetime.date(2026, 1, 2), datetime.date(2026, 1, 1), datetime.date(2026, 1, 2), None],
+    ],
+)
+def test_equal_keys_make_a_group_whatever_their_type(values):
+    groups = group_by_columns(shuffled(values, [0, 1, 2, 3]), ["x"])
+    assert (groups.codes.tolist(), groups.count) == ([0, 1, 0, -1], 2)
+    assert group_by_columns(shuffled(values, [1, 3, 2, 0]), ["x"]).codes.tolist() == [0, -1, 1, 1]
+
+
+def test_long_texts_in_many_chunks_keep_their_group():
+    values = [f"{i % 7} {'x' * 100}" for i in range(1000)]
+    groups = group_by_columns(in_chunks(values, 33), ["x"])
+    assert groups.codes.tolist() == [i % 7 for i in range(1000)]
