@@ -1,7 +1,22 @@
 """Score reasoning trajectories with the Rank-Surprisal Ratio (arXiv:2601.14249) inside Hugging Face Datasets."""
 
 from .scorer import RSRScorer, rescore
+from .selection import SelectionReport, explode_candidates, select_subset, select_trajectories
+from .teachers import Correlation, DatasetRSR, TeacherRanking, correlation, dataset_rsr, rank_teachers
 
 __version__ = "0.1.0"
 
-__all__ = ["RSRScorer", "rescore"]
+__all__ = [
+    "Correlation",
+    "DatasetRSR",
+    "RSRScorer",
+    "SelectionReport",
+    "TeacherRanking",
+    "correlation",
+    "dataset_rsr",
+    "explode_candidates",
+    "rank_teachers",
+    "rescore",
+    "select_subset",
+    "select_trajectories",
+]

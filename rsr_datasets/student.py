@@ -21,7 +21,7 @@ import torch
 import transformers
 import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import ModelOutput
 
 from .batching import pad_right, plan_batches
 from .conversation import EncodedRow
@@ -334,18 +334,26 @@ class Student:
 
 
 class _GivenHiddenStates(torch.nn.Module):
-    """Stands where the decoder stood, and hands back what it is given."""
+    """Stands where the decoder stood, and hands back what it is given, in the decoder's own kind of output."""
 
-    def forward(self, inputs_embeds: torch.Tensor, **_: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def __init__(self, output_class: type[ModelOutput]) -> None:
+        super().__init__()
+        self.output_class = output_class
+
+    def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> ModelOutput:
+        return self.output_class(last_hidden_state=inputs_embeds)
 
 
+@torch.inference_mode()
 def _head_alone(model: PreTrainedModel, prefix: str, logits_dtype: LogitsDtype) -> torch.nn.Module:
     """A shallow copy of the model whose decoder is passed through: it shares the weights and adds none."""
+    decoder = model._modules[prefix]
+    first_token = torch.zeros((1, 1), dtype=torch.int64, device=model.get_input_embeddings().weight.device)
+    output_class = type(decoder(input_ids=first_token, use_cache=False))
     head = copy.copy(model)
     for hooked in ("forward", "_old_forward", "_hf_hook"):  # accelerate's hooks would lead back to the whole model
         head.__dict__.pop(hooked, None)
-    head.__dict__["_modules"] = {**model._modules, prefix: _GivenHiddenStates()}
+    head.__dict__["_modules"] = {**model._modules, prefix: _GivenHiddenStates(output_class)}
     if logits_dtype == "float32":
         output = model.get_output_embeddings()
         for name, module in model._modules.items():

@@ -88,7 +88,9 @@ def test_an_encoder_decoder_model_is_refused_by_name(tmp_path) -> None:
 def test_float32_logits_break_the_ties_of_bfloat16() -> None:
     model = make_model("llama", 4000).to(torch.bfloat16)
     row = EncodedRow(np.arange(0, 4000, 100), np.arange(1, 40))
-    (own, _), (float32, surprisals) = (Student(model, logits_dtype=kind).score([row])[0] for kind in ("student", "float32"))
+    (own, _), (float32, surprisals) = (
+        Student(model, logits_dtype=kind).score([row])[0] for kind in ("student", "float32")
+    )
     hidden = model.model(torch.from_numpy(row.input_ids)[None]).last_hidden_state[0, :-1].float()
     logits = hidden @ model.lm_head.weight.float().T
     targets = torch.from_numpy(row.input_ids[1:])[:, None]
