@@ -248,8 +248,8 @@ class ConversationEncoder:
 
     A token counts if it holds at least one character that the assistant wrote: reasoning, content, and tool calls as
     the template renders them. Role headers, tags and white space that the template adds, and end-of-turn tokens do
-    not count, unless the tokenizer merges them with such a character. Where the template marks what the assistant
-    generates (``{% generation %}``), only tokens inside the marks count.
+    not count, unless the tokenizer merges them with such a character; nor does a text of nothing but white space.
+    Where the template marks what the assistant generates (``{% generation %}``), only tokens inside the marks count.
 
     Args:
         tokenizer: The student's tokenizer; needs character offsets (a "fast" one).
@@ -514,7 +514,7 @@ _INSERTED = 64
 
 
 def _mark_bare_field(field: _Field, text: str, own: BoolArray, cursor: int) -> int:
-    """Marks a field of which nothing could be replaced (only tags or white space): its first occurrence."""
+    """Marks a field of which nothing could be replaced: only tags (then its first occurrence), or only white space."""
     wanted = field.text.strip()
     if not wanted:
         return cursor
@@ -856,7 +856,8 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _is_written(message: Mapping[str, Any]) -> bool:
-    return bool(message.get("tool_calls")) or any(message.get(key) for key in (*_REASONING_KEYS, "content"))
+    texts = (message.get(key, "") for key in (*_REASONING_KEYS, "content"))
+    return bool(message.get("tool_calls")) or any(text.strip() for text in texts)
 
 
 def _kind(value: Any) -> str:
