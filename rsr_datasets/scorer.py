@@ -214,10 +214,10 @@ class RSRScorer:
             features: The features before it.
 
         Raises:
-            ValueError: If they are not known (``None``), as for some streamed files: resolve them first.
+            ValueError: If they are not known (``None``), as for streamed JSON: give them to ``load_dataset``.
         """
         if features is None:
-            raise ValueError("the dataset's features are not known; resolve them with dataset._resolve_features()")
+            raise ValueError("the stream's features are not known: give them to load_dataset(..., features=...)")
         types = self.score_columns.types(self.token_columns)
         added = Features.from_arrow_schema(pa.schema(list(types.items())))
         return Features({name: kind for name, kind in features.items() if name not in added} | added)

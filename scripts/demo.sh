@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Scores real trajectories of four teachers, and human solutions, for a real student: a few minutes on a CPU.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+make_environment .demo/venv demo
+exec .demo/venv/bin/python scripts/demo.py "$@"

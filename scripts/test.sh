@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Lint, type check and tests in an environment of their own. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+make_environment .venv-test test
+export PATH="$PWD/.venv-test/bin:$PATH"
+ruff check
+ruff format --check
+mypy
+pytest "$@"
