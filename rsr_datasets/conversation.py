@@ -826,11 +826,7 @@ def _read_content(content: Any, where: str) -> str:
 
 
 def _read_tools(value: Any) -> list[Any] | None:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else None
-        except ValueError:
-            _bad("column 'tools': text that is not JSON")
+    value = _parse_json(value, "tools")
     if value is None or value == []:
         return None
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
@@ -839,11 +835,22 @@ def _read_tools(value: Any) -> list[Any] | None:
 
 
 def _read_kwargs(value: Any) -> dict[str, Any]:
+    value = _parse_json(value, "chat_template_kwargs")
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         _bad(f"column 'chat_template_kwargs': expected a dict, found {_kind(value)}")
     return _without_nulls(value)
+
+
+def _parse_json(value: Any, column: str) -> Any:
+    """Columns whose rows have different keys are often kept as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError:
+        _bad(f"column {column!r}: text that is not JSON")
 
 
 def _without_nulls(value: Any) -> Any:

@@ -38,6 +38,18 @@ def scored(add_rsr: RSRScorer, published: dict[str, Any]) -> Dataset:
     return Dataset.from_list(rows).map(add_rsr, batched=True)
 
 
+def test_smollm2_scores_equal_its_own_full_logits(add_rsr: RSRScorer) -> None:
+    """Needs nothing but installed packages; rounding of a real model of 30 layers is some 1e-5 in its surprisals."""
+    rows = sorted(load_champ(problems=9), key=lambda row: len(row["messages"][-1]["content"]))[:8]
+    scored = Dataset.from_list(rows).map(add_rsr, batched=True)
+    model = add_rsr._load_student(None).model
+    for row, encoded in zip(scored, add_rsr.encode(rows, find_format(["messages"])), strict=True):
+        expected = plain_scores(model, encoded)
+        np.testing.assert_allclose(row["rsr_token_surprisals"], expected.surprisals, rtol=0, atol=1e-4)
+        assert (np.abs(row["rsr_token_ranks"] - expected.ranks) <= expected.near).mean() > 0.999
+        assert add_rsr._load_encoder().tokenizer.decode(row["rsr_token_ids"]) == row["messages"][-1]["content"]
+
+
 def test_champ_rows_are_the_published_ones(published: dict[str, Any]) -> None:
     rows = load_champ(problems=18)
     assert [row["problem_id"] for row in rows] == [row["problem_id"] for row in published["trajectories"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from conftest import CHATML, conversation, make_tokenizer
@@ -245,6 +247,16 @@ def test_a_rows_own_template_arguments_win(tokenizer) -> None:
     assert encoder._render(row, find_format(row)).text.startswith("row's<|im_start|>")
     row.pop("chat_template_kwargs")
     assert encoder._render(row, find_format(row)).text.startswith("scorer's<|im_start|>")
+
+
+def test_tools_and_template_arguments_may_be_json_text(family_tokenizer) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    as_lists = {"messages": TOOL_CONVERSATION, "tools": tools, "chat_template_kwargs": {"enable_thinking": True}}
+    as_text = as_lists | {name: json.dumps(as_lists[name]) for name in ("tools", "chat_template_kwargs")}
+    expected, found = (encode(family_tokenizer, row, "trl:qwen3") for row in (as_lists, as_text))
+    assert np.array_equal(found.input_ids, expected.input_ids)
+    with pytest.raises(UnscorableRowError, match="column 'tools': text that is not JSON"):
+        encode(family_tokenizer, as_text | {"tools": "{"}, "trl:qwen3")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
