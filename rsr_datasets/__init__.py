@@ -1,5 +1,6 @@
 """Score reasoning trajectories with the Rank-Surprisal Ratio (arXiv:2601.14249) inside Hugging Face Datasets."""
 
+from .distributed import score_dataset
 from .scorer import RSRScorer, rescore
 from .selection import SelectionReport, explode_candidates, select_subset, select_trajectories
 from .teachers import Correlation, DatasetRSR, TeacherRanking, correlation, dataset_rsr, rank_teachers
@@ -17,6 +18,7 @@ __all__ = [
     "explode_candidates",
     "rank_teachers",
     "rescore",
+    "score_dataset",
     "select_subset",
     "select_trajectories",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import logging
 import os
@@ -175,6 +177,26 @@ class RSRScorer:
         return f"RSRScorer({self.spec.name!r}, {', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
     @property
+    def placement(self) -> torch.device:
+        """Where the student runs in this process."""
+        return self.device or default_device()
+
+    def with_tokens_per_batch(self, tokens_per_batch: int) -> RSRScorer:
+        """The same scorer with another batch budget; a student that is loaded already is not loaded again.
+
+        Args:
+            tokens_per_batch: Padded tokens in one forward pass.
+        """
+        other = RSRScorer.__new__(RSRScorer)
+        other.__dict__.update(self.__dict__)
+        other._arguments = {**self._arguments, "tokens_per_batch": tokens_per_batch}
+        other.spec = dataclasses.replace(self.spec, tokens_per_batch=tokens_per_batch)
+        if self._student is not None:
+            other._student = copy.copy(self._student)
+            other._student.tokens_per_batch = tokens_per_batch
+        return other
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Everything that decides a row's scores: the student's identity and the settings, JSON-serialisable."""
         spec = self.spec
@@ -299,20 +321,20 @@ class RSRScorer:
         self,
         encoded: Sequence[EncodedRow | UnscorableRowError],
         indices: Sequence[int] | None = None,
-        rank: int | None = None,
+        device: torch.device | None = None,
     ) -> list[ScoredRow]:
         """Runs the student over encoded rows.
 
         Args:
             encoded: From :meth:`encode`.
             indices: Row numbers for messages; ``None`` counts from 0.
-            rank: The process's rank, which chooses its device when the student is loaded.
+            device: Where the student goes when it is loaded for this; ``None`` is :attr:`placement`.
 
         Returns:
             One outcome a row, in the order of the rows.
         """
         wanted = [row for row in encoded if isinstance(row, EncodedRow)]
-        arrays = iter(self._load_student(rank).score(wanted) if wanted else [])
+        arrays = iter(self._load_student(device).score(wanted) if wanted else [])
         outcomes = []
         for i, row in enumerate(encoded):
             if isinstance(row, UnscorableRowError):
@@ -342,7 +364,8 @@ class RSRScorer:
     def _score(
         self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, indices: Sequence[int] | None, rank: int | None
     ) -> dict[str, pa.Array]:
-        return self.to_columns(self.score_encoded(self.encode(rows, row_format, indices), indices, rank))
+        device = self.device or default_device(rank)
+        return self.to_columns(self.score_encoded(self.encode(rows, row_format, indices), indices, device))
 
     def _load_encoder(self) -> ConversationEncoder:
         if self._encoder is None:
@@ -358,10 +381,10 @@ class RSRScorer:
             )
         return self._encoder
 
-    def _load_student(self, rank: int | None) -> Student:
+    def _load_student(self, device: torch.device | None = None) -> Student:
         if self._student is None:
             identity = self.spec.identity()
-            self._student = self.spec.load(self.device if self.device is not None else default_device(rank))
+            self._student = self.spec.load(device or self.placement)
             if not self.spec.is_loaded:
                 self._loaded_identity = identity
         return self._student

@@ -232,7 +232,7 @@ class Student:
         self._head_dtype = torch.float32 if logits_dtype == "float32" else None
         device_kind = self.device.type
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        self.tokens_per_batch = tokens_per_batch or _DEVICE_TOKENS.get(device_kind, _DEFAULT_TOKENS)
+        self.tokens_per_batch = tokens_per_batch or default_tokens_per_batch(self.device)
         chunk_bytes = _DEVICE_CHUNK_BYTES.get(device_kind, _DEFAULT_CHUNK_BYTES)
         self.chunk_tokens = chunk_tokens or max(16, chunk_bytes // (4 * self.vocabulary))
         self._check()
@@ -373,6 +373,11 @@ def default_device(rank: int | None = None) -> torch.device:
     index = rank if rank is not None else int(os.environ.get("LOCAL_RANK", "0"))
     kind = torch.accelerator.current_accelerator()
     return torch.device(kind.type if kind else "cpu", index % torch.accelerator.device_count())
+
+
+def default_tokens_per_batch(device: torch.device) -> int:
+    """Padded tokens in one forward pass on a kind of device."""
+    return _DEVICE_TOKENS.get(device.type, _DEFAULT_TOKENS)
 
 
 def hash_text(text: str) -> str:

@@ -42,7 +42,7 @@ def test_smollm2_scores_equal_its_own_full_logits(add_rsr: RSRScorer) -> None:
     """Needs nothing but installed packages; rounding of a real model of 30 layers is some 1e-5 in its surprisals."""
     rows = sorted(load_champ(problems=9), key=lambda row: len(row["messages"][-1]["content"]))[:8]
     scored = Dataset.from_list(rows).map(add_rsr, batched=True)
-    model = add_rsr._load_student(None).model
+    model = add_rsr._load_student().model
     for row, encoded in zip(scored, add_rsr.encode(rows, find_format(["messages"])), strict=True):
         expected = plain_scores(model, encoded)
         np.testing.assert_allclose(row["rsr_token_surprisals"], expected.surprisals, rtol=0, atol=1e-4)
@@ -98,7 +98,7 @@ def test_row_scores_are_the_published_ones(scored: Dataset, published: dict[str,
             assert row["rsr_avg_rank"] == pytest.approx(expected["avg_rank"], rel=1e-4)
             continue
         encoded = add_rsr.encode([row], find_format(["messages"]))
-        near = plain_scores(add_rsr._load_student(None).model, encoded[0]).near
+        near = plain_scores(add_rsr._load_student().model, encoded[0]).near
         assert abs(rank_difference) == pytest.approx(round(abs(rank_difference)), abs=1e-6)
         assert round(abs(rank_difference)) <= near.sum()
         allowed += 1
@@ -146,5 +146,5 @@ def test_the_kept_sets_mean_rsr_is_below_every_single_sources(solutions: Dataset
 
 
 def test_the_gguf_students_own_dtype_is_float32(add_rsr: RSRScorer, scored: Dataset) -> None:
-    assert str(add_rsr._load_student(None).model.dtype) == "torch.float32"
+    assert str(add_rsr._load_student().model.dtype) == "torch.float32"
     assert datasets.Value("float64") == scored.features["rsr"]
