@@ -45,6 +45,10 @@ _POLL_SECONDS = 0.5
 _PACKAGES = ("rsr_datasets", "torch", "transformers", "datasets", "pyarrow")
 
 
+class FolderInUseError(RuntimeError):
+    """Another launch is at work in the run folder."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """Consecutive rows that are scored together.
@@ -86,8 +90,8 @@ def score_dataset(
 
     Raises:
         ValueError: If the folder belongs to another run (the message names what differs) or is not a run folder.
-        RuntimeError: If another launch is at work in the folder, or ``accelerate`` does not see the processes that
-            were launched.
+        FolderInUseError: If another launch is at work in the folder.
+        RuntimeError: If ``accelerate`` does not see the processes that were launched.
         OSError: If a file cannot be written; what is done stays done.
     """
     if unit_rows < 1:
@@ -408,7 +412,7 @@ def _lock(folder: Path, launch: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RuntimeError(f"another launch is at work in {folder}: wait for it, or stop it first") from error
+            raise FolderInUseError(f"another launch is at work in {folder}: wait for it, or stop it first") from error
         yield
 
 

@@ -171,6 +171,7 @@ class RSRScorer:
         self._length_limit: int | None = None
         self._loaded_identity: dict[str, Any] | None = None
         self._statuses_said: set[str] = set()
+        self._said_idle = False
 
     def __repr__(self) -> str:
         shown = {key: value for key, value in self._arguments.items() if key != "student" and value is not None}
@@ -277,6 +278,7 @@ class RSRScorer:
         row_format = find_format(rows, self.columns)
         read = {name: rows[name] for name in row_format.names}
         if isinstance(rows, LazyDict):
+            self._warn_of_idle_processes()
             decoded = read if isinstance(rows, LazyBatch) else {name: [value] for name, value in read.items()}
             # What map merges from its own batch keeps its Arrow type, also when every value is null; lists that are
             # returned lose it, and a table that is returned would make map forget remove_columns.
@@ -388,6 +390,16 @@ class RSRScorer:
             if not self.spec.is_loaded:
                 self._loaded_identity = identity
         return self._student
+
+    def _warn_of_idle_processes(self) -> None:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if processes > 1 and not self._said_idle:
+            self._said_idle = True
+            logger.warning(
+                "dataset.map under a launch of %d processes: each of them does all the work; "
+                "rsr_datasets.score_dataset divides it among them",
+                processes,
+            )
 
     def _say(self, status: str, reason: str, index: int) -> None:
         if self.strict:

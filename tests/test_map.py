@@ -217,6 +217,15 @@ def test_input_columns_is_an_error(dataset: Dataset, student_folder: str, column
             dataset.map(RSRScorer(student_folder), batched=batched, input_columns=columns)
 
 
+def test_map_under_a_launch_of_several_processes_warns_once(
+    dataset: Dataset, student_folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    dataset.map(RSRScorer(student_folder), batched=True, batch_size=2)
+    said = [record.message for record in caplog.records if "score_dataset" in record.message]
+    assert len(said) == 1 and "8 processes" in said[0]
+
+
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(

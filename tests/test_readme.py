@@ -36,12 +36,12 @@ def trajectories(tmp_path: Path) -> Path:
 
 def test_the_examples_run_in_order(trajectories: Path, student_folder: str) -> None:
     blocks = python_blocks()
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     assert HUB_STUDENT in blocks[0]
     # The guard of the last one needs a script; everything before it is what a user types above it.
     script = trajectories / "example.py"
     guarded = [re.sub(r"^", "    ", block, flags=re.MULTILINE) for block in blocks[1:4]]
-    body = "\n".join([blocks[0], "if __name__ == '__main__':", *guarded, blocks[4]])
+    body = "\n".join([blocks[0], "if __name__ == '__main__':", *guarded, *blocks[4:]])
     script.write_text(body.replace(HUB_STUDENT, student_folder))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(trajectories / "home")}
     done = subprocess.run(
@@ -49,6 +49,7 @@ def test_the_examples_run_in_order(trajectories: Path, student_folder: str) -> N
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("scored\n") == 12
+    assert (trajectories / "runs" / "smollm2" / "scored").is_dir()
 
 
 def test_the_table_of_columns_is_complete() -> None:
