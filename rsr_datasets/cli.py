@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from datasets import DatasetDict
@@ -113,7 +113,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except _UsageMistake as error:
-        _fail(getattr(error, "message", str(error)))
+        _fail(cast(Any, error).format_message())
     except typer.Abort:
         sys.exit(130)
     except (ValueError, FileNotFoundError, ConnectionError, FolderInUseError) as error:
