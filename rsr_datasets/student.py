@@ -266,7 +266,7 @@ class Student:
                 results[i] = (row_ranks, row_surprisals)
         return results
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _score_batch(self, rows: Sequence[EncodedRow]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         for row in rows:
             if row.input_ids.max() >= self.vocabulary:
@@ -298,7 +298,7 @@ class Student:
             hidden = hidden.to(self._head_dtype)
         return self._head(inputs_embeds=hidden[None], use_cache=False).logits[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _check(self) -> None:
         """Compares the head alone with the model's own logits, and what a token sees with what it may see."""
         generator = torch.Generator().manual_seed(0)
@@ -344,7 +344,7 @@ class _GivenHiddenStates(torch.nn.Module):
         return self.output_class(last_hidden_state=inputs_embeds)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _head_alone(model: PreTrainedModel, prefix: str, logits_dtype: LogitsDtype) -> torch.nn.Module:
     """A shallow copy of the model whose decoder is passed through: it shares the weights and adds none."""
     decoder = model._modules[prefix]

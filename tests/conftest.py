@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test needs the network
+# Before huggingface_hub is imported: no test needs the network, or leaves anything in the user's caches.
+_home = tempfile.TemporaryDirectory(prefix="rsr-datasets-tests-", ignore_cleanup_errors=True)
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _home.name}
 
 import datasets
 import pytest

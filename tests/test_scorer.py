@@ -343,6 +343,20 @@ def test_it_pickles_to_its_settings(student_folder: str) -> None:
     assert restored({"messages": [GOOD]}) == expected
 
 
+def test_a_student_placed_by_a_device_map_scores_the_same(student_folder: str) -> None:
+    plain, placed = (RSRScorer(student_folder, model_kwargs=kwargs) for kwargs in ({}, {"device_map": {"": "cpu"}}))
+    rows = {"messages": [GOOD, OTHER]}
+    assert placed(rows) == plain(rows)
+
+
+def test_a_loaded_model_can_be_trained_afterwards(tokenizer) -> None:
+    model = make_model("gemma3", 400)
+    RSRScorer(model, tokenizer=tokenizer)({"messages": [GOOD]})
+    ids = torch.arange(9)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 @pytest.fixture
 def scored(dataset: Dataset, student_folder: str) -> Dataset:
     return dataset.map(RSRScorer(student_folder, token_columns=True), batched=True)
