@@ -35,7 +35,7 @@ from datasets.utils import tqdm
 from .conversation import EncodedRow, RowFormat, UnscorableRowError, find_format
 from .provenance import append_record
 from .scorer import RSRScorer
-from .student import default_tokens_per_batch
+from .student import default_tokens_per_batch, hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ class _Run:
         if not note.exists():
             return False
         account = _read_json(note)
-        if not data.exists() or _hash_file(data) != account.get("checksum"):
+        if not data.exists() or hash_file(data) != account.get("checksum"):
             logger.warning("%s is damaged: its rows are scored again", data)
             note.unlink()
             return False
@@ -348,7 +348,7 @@ class _Run:
             "unit": unit.number,
             "rows": unit.end - unit.start,
             "content": content,
-            "checksum": _hash_file(data),
+            "checksum": hash_file(data),
             "tokens": sum(row.input_ids.size for row in encoded if isinstance(row, EncodedRow)),
             "scored_tokens": sum(table[self.scorer.score_columns.num_tokens].to_pylist()),
             "seconds": round(seconds, 3),
@@ -461,14 +461,6 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _hash_file(file: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 24):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _version(package: str) -> str:

@@ -385,6 +385,15 @@ def hash_text(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
+def hash_file(file: Path) -> str:
+    """A 128-bit hash of a file's content, in hexadecimal, read in blocks."""
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as stream:
+        while block := stream.read(_READ_SIZE):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def hash_model_files(path: Path) -> str:
     """Content hash of a model folder's config, tokenizer and weight files, or of a single file."""
     files = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if _is_model_file(file)]
@@ -392,7 +401,7 @@ def hash_model_files(path: Path) -> str:
         files = [file for file in files if file.suffix != ".bin"]
     digest = xxhash.xxh3_128()
     for file in files:
-        digest.update(f"{file.name if path.is_dir() else ''}:{_hash_file(file)}\n".encode())
+        digest.update(f"{file.name if path.is_dir() else ''}:{_remembered_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -400,23 +409,20 @@ def _is_model_file(file: Path) -> bool:
     return file.suffix in _MODEL_FILE_SUFFIXES and file.is_file() and not file.name.startswith(_TRAINING_FILES)
 
 
-def _hash_file(file: Path) -> str:
+def _remembered_hash(file: Path) -> str:
     """Hashes a file; remembers the hash by path, inode, size and modification time, across processes."""
     stat = file.stat()
     key = f"{file.resolve()}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
     note = Path(huggingface_hub.constants.HF_HOME) / "rsr_datasets" / "hashes" / hash_text(key)
     with contextlib.suppress(OSError):
         return note.read_text()
-    digest = xxhash.xxh3_128()
-    with file.open("rb") as stream:
-        while block := stream.read(_READ_SIZE):
-            digest.update(block)
+    content = hash_file(file)
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as aside:
-            aside.write(digest.hexdigest())
+            aside.write(content)
         Path(aside.name).replace(note)
-    return digest.hexdigest()
+    return content
 
 
 def _hash_model(model: PreTrainedModel) -> str:
