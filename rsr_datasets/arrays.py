@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from .columns import ScoreColumns
 from .conversation import Turns, UnscorableRowError, find_format, read_prompt
@@ -212,8 +212,11 @@ def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str
             return None
 
     digests = _Digests(len(dataset))
+    features = Features({name: dataset.features[name] for name in row_format.names})
     for where, batch in _batches(dataset, row_format.names, _CONVERSATIONS_PER_BATCH):
-        digests.set(where, [digest(row) for row in batch.to_pylist()])
+        decoded = features.decode_batch(batch.to_pydict())
+        rows = [dict(zip(decoded, values, strict=True)) for values in zip(*decoded.values(), strict=True)]
+        digests.set(where, [digest(row) for row in rows])
     return _densify(digests.to_arrow())
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from datasets import DatasetDict
 
+from .columns import ScoreColumns
 from .conversation import OnOverflow, Turns
 from .distributed import DEFAULT_UNIT_ROWS, FolderInUseError, process_state, score_dataset
 from .metrics import DEFAULT_RANK_CLIP
-from .scorer import RSRScorer, count_statuses
+from .scorer import RSRScorer
 from .sources import open_dataset
 from .student import LogitsDtype
 
@@ -99,7 +101,7 @@ def score(
     splits = scored if isinstance(scored, DatasetDict) else {"": scored}
     unscored = 0
     for name, part in splits.items():
-        statuses = count_statuses(part, column_prefix)
+        statuses = dict(Counter(part[ScoreColumns(column_prefix).status]).most_common())
         unscored += sum(count for status, count in statuses.items() if status != "scored")
         if process_state().is_main_process:
             counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items()) or "no rows"

@@ -160,7 +160,10 @@ def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None =
         actual_names = {name: renamed.get(name, name) for name in FORMATS[kind]}
         if all(name in present for name in actual_names.values()):
             optional = {name: renamed.get(name, name) for name in OPTIONAL_COLUMNS[kind]}
-            return RowFormat(kind, actual_names | {k: v for k, v in optional.items() if v in present})
+            columns_read = actual_names | {k: v for k, v in optional.items() if v in present}
+            if unused := [name for name in renamed if name not in columns_read]:
+                raise ValueError(f"columns={renamed}: {unused} have no meaning in the format {kind!r} that was found")
+            return RowFormat(kind, columns_read)
     accepted = "; ".join(" + ".join(repr(name) for name in names) for names in FORMATS.values())
     raise ValueError(
         f"no column to score: found {present}, accepted are {accepted}; "
@@ -300,6 +303,8 @@ class ConversationEncoder:
                 rendered.append(self._render(row, row_format))
             except UnscorableRowError as error:
                 rendered.append(error)
+            except RecursionError:
+                rendered.append(UnscorableRowError(BAD_ROW, "a value is nested too deeply"))
         return self._tokenize(rendered)
 
     def _render(self, row: Mapping[str, Any], row_format: RowFormat) -> _Rendered:
@@ -421,7 +426,10 @@ def _locate(template: _Template, messages: list[dict[str, Any]], counted: Sequen
     cursor = 0
     for i in counted:
         for field in fields[i]:
-            cursor = _mark_field(field, rendering, own, cursor)
+            if field.mark in field.shadow:
+                cursor = _mark_field(field, rendering, own, cursor)
+            else:
+                cursor = _mark_bare_field(template, shadow_messages, i, field, shadow, own, cursor)
         if messages[i].get("tool_calls"):
             cursor = _mark_tool_calls(template, messages[i], shadow_messages[: i + 1], shadow, own, cursor)
     if template.marks_generation:
@@ -468,8 +476,6 @@ def _mark_field(field: _Field, rendering: _Rendering, own: BoolArray, cursor: in
     text = rendering.text
     in_text = np.flatnonzero(rendering.shadow_codes == ord(field.mark))
     in_field = np.flatnonzero(_codepoints(field.shadow) == ord(field.mark))
-    if not in_field.size:
-        return _mark_bare_field(field, text, own, cursor)
     if in_text.size != in_field.size or not np.array_equal(
         rendering.codes[in_text], _codepoints(field.text)[in_field]
     ):
@@ -487,6 +493,8 @@ def _mark_field(field: _Field, rendering: _Rendering, own: BoolArray, cursor: in
     tail = _mark_aligned(field, after, text[last : last + 2 * len(after) + _INSERTED], last, own)
     if rendering.trimmed_shadow is not None:
         trimmed = rendering.trimmed_shadow
+        if field.mark not in trimmed:
+            _drop(f"the chat template treats {field.label} otherwise without white space at its ends")
         kept_before = _spaces_before(text, first - head) - _spaces_before(trimmed, trimmed.index(field.mark) - head)
         kept_after = _spaces_after(text, last + tail) - _spaces_after(trimmed, trimmed.rindex(field.mark) + 1 + tail)
         own[first - head - kept_before : first - head] = True
@@ -513,16 +521,31 @@ def _spaces_after(text: str, position: int) -> int:
 _INSERTED = 64
 
 
-def _mark_bare_field(field: _Field, text: str, own: BoolArray, cursor: int) -> int:
-    """Marks a field of which nothing could be replaced: only tags (then its first occurrence), or only white space."""
+def _mark_bare_field(
+    template: _Template,
+    shadow_messages: list[dict[str, Any]],
+    message: int,
+    field: _Field,
+    shadow: str,
+    own: BoolArray,
+    cursor: int,
+) -> int:
+    """Marks a text that is one of the template's own strings (or only white space, which does not count).
+
+    Such a text may stand anywhere in the rendering. It is replaced after all, alone: where that changes nothing else,
+    the place is sure; where the template behaves otherwise then, the row is refused.
+    """
     wanted = field.text.strip()
     if not wanted:
         return cursor
-    start = text.find(wanted, cursor)
-    if start < 0:
-        _drop(f"the chat template leaves out {field.label}")
-    own[start : start + len(wanted)] = True
-    return start + len(wanted)
+    replaced = {**shadow_messages[message], field.key: field.text.replace(wanted, field.mark * len(wanted))}
+    probe, _ = template.render([*shadow_messages[:message], replaced, *shadow_messages[message + 1 :]])
+    start = probe.find(field.mark)
+    end = start + len(wanted)
+    if start < 0 or shadow != probe[:start] + wanted + probe[end:]:
+        _drop(f"the chat template leaves out {field.label}, or it cannot be told from the template's own text")
+    own[start:end] = True
+    return end
 
 
 def _mark_aligned(
@@ -574,7 +597,11 @@ def _mark_tool_calls(
     plain, _ = template.render([*context, without_calls])
     calls = _inserted(plain, rendered).strip()
     missing = [name for name in _tool_call_texts(message["tool_calls"]) if not _appears(name, calls)]
-    start = shadow.find(calls, cursor) if calls else -1
+    start = cursor - 1 if calls else -1
+    for _ in range(1 + plain[cursor:].count(calls) if calls else 0):  # earlier messages may hold the same calls
+        start = shadow.find(calls, start + 1)
+        if start < 0:
+            break
     if missing or start < 0:
         _drop(f"the chat template leaves out or changes tool calls{f', e.g. {missing[0]!r}' if missing else ''}")
     own[start : start + len(calls)] = True
@@ -737,8 +764,9 @@ def _read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> _Pla
     match row_format.kind:
         case "messages" | "conversations":
             messages = _read_messages(values[row_format.kind], names[row_format.kind])
-            if isinstance(values.get("system"), str) and messages[:1] and messages[0]["role"] != "system":
-                messages = [{"role": "system", "content": values["system"]}, *messages]
+            system = values.get("system")
+            if system is not None and _read_text(system, names["system"]).strip() and _begins_without_system(messages):
+                messages = [{"role": "system", "content": system}, *messages]
             return _Conversation(messages, 0)
         case "prompt_completion":
             prompt, completion = values["prompt"], values["completion"]
@@ -763,6 +791,10 @@ def _counted_turns(messages: Sequence[Mapping[str, Any]], first_counted: int, tu
     if not counted:
         raise UnscorableRowError(NO_RESPONSE, "no assistant turn; scored rows need at least one")
     return counted[-1:] if turns == "last" else counted
+
+
+def _begins_without_system(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(messages) and messages[0]["role"] != "system"
 
 
 def _read_text(value: Any, column: str) -> str:

@@ -8,8 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +115,7 @@ class RSRScorer:
         *,
         revision: str | None = None,
         tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
-        chat_template: str | None = None,
+        chat_template: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,
         attn_implementation: str | None = None,
@@ -136,12 +135,12 @@ class RSRScorer:
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         _check_rank_clip(rank_clip)
-        if max_length is not None and max_length < 2:
-            raise ValueError(f"max_length={max_length}: must be at least 2 tokens, one of context and one to score")
+        if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
+            raise ValueError(f"max_length={max_length!r}: must be at least 2 tokens, one of context and one to score")
         _check_choice("on_overflow", on_overflow, ("truncate", "skip", "error"))
         _check_choice("turns", turns, ("all", "last"))
-        if not column_prefix:
-            raise ValueError("column_prefix='': must not be empty")
+        if not isinstance(column_prefix, str) or not column_prefix:
+            raise ValueError(f"column_prefix={column_prefix!r}: must be text, and not empty")
         for standard in columns or {}:
             _check_choice("columns", standard, STANDARD_COLUMNS)
         self.rank_clip = rank_clip
@@ -152,7 +151,7 @@ class RSRScorer:
         self.columns = dict(columns or {})
         self.strict = strict
         self.device = torch.device(device) if device is not None else None
-        self.chat_template = resolve_chat_template(chat_template)
+        self.chat_template = resolve_chat_template(None if chat_template is None else os.fspath(chat_template))
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.score_columns = ScoreColumns(column_prefix)
         self.spec = StudentSpec(
@@ -227,6 +226,8 @@ class RSRScorer:
     @property
     def fingerprint(self) -> str:
         """What ``datasets`` hashes: the settings, and the arguments that decide which columns come out."""
+        if self.spec.is_loaded:
+            self.spec.identity(fresh=True)
         output = (self.score_columns.prefix, self.token_columns, self.columns, self.strict)
         return hash_text(json.dumps([self.settings, output], sort_keys=True))
 
@@ -267,15 +268,16 @@ class RSRScorer:
                 'multiprocess.set_start_method("spawn") (of the package multiprocess, which datasets uses) before '
                 "map(num_proc=...)"
             )
-        _check_input(rows, extra, from_map=sys._getframe(1).f_globals.get("__name__") == "datasets.arrow_dataset")
+        caller = sys._getframe(1)
+        _check_input(rows, extra, from_map=caller.f_globals.get("__name__") == "datasets.arrow_dataset")
         indices, rank = _split_extra(extra)
         if isinstance(rows, pa.Table):
             table = rows
             values = Features.from_arrow_schema(table.schema)
-            row_format = find_format(table.column_names, self.columns)
+            row_format = self._find_format(table.column_names)
             decoded = values.decode_batch(table.select(row_format.names).to_pydict())
             return _append(table, self._score(_as_rows(decoded, row_format), row_format, indices, rank))
-        row_format = find_format(rows, self.columns)
+        row_format = self._find_format(rows)
         read = {name: rows[name] for name in row_format.names}
         if isinstance(rows, LazyDict):
             self._warn_of_idle_processes()
@@ -284,7 +286,11 @@ class RSRScorer:
             # returned lose it, and a table that is returned would make map forget remove_columns.
             rows.update(self._score(_as_rows(decoded, row_format), row_format, indices, rank))
             return {}
-        if _is_batch(rows, row_format):
+        # A streamed row whose only column is an empty list looks like an empty batch: there the stream itself knows.
+        stream = (
+            caller.f_locals.get("self") if caller.f_globals.get("__name__") == "datasets.iterable_dataset" else None
+        )
+        if getattr(stream, "batched", None) if stream is not None else _is_batch(rows, row_format):
             scored = self._score(_as_rows(read, row_format), row_format, indices, rank)
             return {name: column.to_pylist() for name, column in scored.items()}
         scored = self._score([read], row_format, indices, rank)
@@ -391,6 +397,15 @@ class RSRScorer:
                 self._loaded_identity = identity
         return self._student
 
+    def _find_format(self, column_names: Iterable[str]) -> RowFormat:
+        row_format = find_format(column_names, self.columns)
+        if overwritten := set(row_format.names) & set(self.score_columns.types(token_columns=True)):
+            raise ValueError(
+                f"column_prefix={self.score_columns.prefix!r}: the scores would overwrite the columns "
+                f"{sorted(overwritten)} that are read; give another prefix"
+            )
+        return row_format
+
     def _warn_of_idle_processes(self) -> None:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if processes > 1 and not self._said_idle:
@@ -468,9 +483,16 @@ def rescore(
 def _rescore_table(table: pa.Table, rank_clip: int, prefix: str) -> pa.Table:
     columns = ScoreColumns(prefix)
     settings = [_with_rank_clip(value, rank_clip) for value in table[columns.settings].to_pylist()]
+    statuses = table[columns.status].to_pylist()
+    for i, status in enumerate(statuses):
+        if status in STATUSES_WITH_SCORE and not table[columns.token_ranks][i].is_valid:
+            raise ValueError(
+                f"column {columns.token_ranks!r}: null in a row with status {status!r} (row {i} of a batch): "
+                "rows scored without token_columns=True cannot be rescored; drop them or score them again"
+            )
     outcomes = [
         ScoredRow(status, *(_numpy(table[name][i]) for name in columns.token_types))
-        for i, status in enumerate(table[columns.status].to_pylist())
+        for i, status in enumerate(statuses)
     ]
     scored = _columns(outcomes, columns, rank_clip, "", token_columns=False)
     scored[columns.settings] = pa.array(settings, pa.string())
@@ -591,14 +613,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return value.to_dict()
     return value if isinstance(value, str | int | float | bool | list | dict | None) else repr(value)
-
-
-def count_statuses(dataset: Dataset, column_prefix: str = "rsr") -> dict[str, int]:
-    """Counts the rows of a scored dataset by status, most frequent first.
-
-    Args:
-        dataset: The scored dataset.
-        column_prefix: The prefix of the columns.
-    """
-    column = dataset.data.column(ScoreColumns(column_prefix).status)
-    return dict(Counter(column.to_pylist()).most_common())

@@ -77,6 +77,15 @@ class StudentSpec:
         if self.logits_dtype not in ("student", "float32"):
             raise ValueError(f'logits_dtype={self.logits_dtype!r}: must be "student" or "float32"')
         self.torch_dtype  # noqa: B018  an unknown dtype is an error at once
+        if isinstance(self.student, PreTrainedModel):
+            self._refuse_what_a_loaded_student_cannot_take(self.student.dtype)
+
+    def _refuse_what_a_loaded_student_cannot_take(self, dtype: torch.dtype) -> None:
+        if self.torch_dtype not in ("auto", dtype):
+            raise ValueError(f"dtype={self.dtype!r}: the student is loaded already, in {dtype}; convert it with .to()")
+        for name in ("revision", "attn_implementation", "model_kwargs"):
+            if getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)!r}: has no effect on a student that is loaded already")
 
     @property
     def is_loaded(self) -> bool:
@@ -111,8 +120,11 @@ class StudentSpec:
         """The Hub commit of the student, or its revision where the commit cannot be found out."""
         return None if self.local_path or self.is_loaded else _resolve_commit(self.name, self.revision)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, fresh: bool = False) -> dict[str, Any]:
         """Says which student this is, by content where it is local, without loading it.
+
+        Args:
+            fresh: Hash the tensors of a loaded model even if nothing seems to have changed.
 
         Returns:
             JSON-serialisable. A folder or file counts by the bytes of its config, tokenizer and weight files, a
@@ -120,7 +132,7 @@ class StudentSpec:
         """
         identity: dict[str, Any]
         if isinstance(self.student, PreTrainedModel):
-            identity = {"loaded": _hash_model(self.student)}
+            identity = {"loaded": _hash_model(self.student, fresh)}
         elif self.local_path:
             identity = {"content": hash_model_files(self.local_path)}
         else:
@@ -311,10 +323,11 @@ class Student:
             raise ValueError(
                 f"student {self.name!r} ({type(self.model).__name__}): its output head cannot be run on its own"
             ) from error
-        # Two computations of the same numbers: they may differ by rounding in the student's own dtype.
-        tolerance = (
-            32 * torch.finfo(self.model.dtype).eps * float(expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1))
-        )
+        # Two computations of the same numbers: they may differ by rounding in the student's own dtype, of which
+        # float32 takes more steps.
+        steps = 32 if self.model.dtype == torch.float32 else 4
+        largest = float(expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1))
+        tolerance = steps * torch.finfo(self.model.dtype).eps * largest
         if expected.shape != found.shape or not torch.allclose(
             expected.to(found.device), found, rtol=0, atol=tolerance, equal_nan=True
         ):
@@ -425,15 +438,20 @@ def _remembered_hash(file: Path) -> str:
     return content
 
 
-def _hash_model(model: PreTrainedModel) -> str:
-    """Streamed hash of config and tensors, remembered on the model until a tensor is written to or replaced."""
-    tensors = sorted(model.state_dict(keep_vars=True).items())
-    state = [(name, tensor.data_ptr(), tensor._version) for name, tensor in tensors if not tensor.is_inference()]
-    remembered = getattr(model, _REMEMBERED_HASH, None)
-    if remembered and len(state) == len(tensors) and remembered[0] == state:
-        return str(remembered[1])
+def _hash_model(model: PreTrainedModel, fresh: bool) -> str:
+    """Streamed hash of config, parameters and buffers.
+
+    It is remembered on the model until the config changes or a tensor is written to or replaced; writes through
+    ``.data`` do not show in a tensor's version, so that whoever must be sure asks for a fresh one.
+    """
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-    digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
+    described = json.dumps(config, sort_keys=True, default=str)
+    tensors = sorted([*model.named_parameters(), *model.named_buffers()], key=lambda named: named[0])
+    state = [described, *((name, t.data_ptr(), t._version) for name, t in tensors if not t.is_inference())]
+    remembered = getattr(model, _REMEMBERED_HASH, None)
+    if not fresh and remembered and len(state) == 1 + len(tensors) and remembered[0] == state:
+        return str(remembered[1])
+    digest = xxhash.xxh3_128(described.encode())
     for name, tensor in tensors:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         flat = tensor.detach().reshape(-1)
@@ -446,11 +464,17 @@ def _hash_model(model: PreTrainedModel) -> str:
 def _hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: Iterable[str] = (
-        backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True),
+        _tokenization(backend.to_str()) if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True),
         json.dumps(tokenizer.chat_template, sort_keys=True),
         json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}, sort_keys=True),
     )
     return hash_text("\n".join(parts))
+
+
+def _tokenization(backend: str) -> str:
+    """What decides the tokens: padding and truncation are a state that every call may change."""
+    parts = {key: value for key, value in json.loads(backend).items() if key not in ("padding", "truncation")}
+    return json.dumps(parts, sort_keys=True)
 
 
 def _resolve_commit(repo_id: str, revision: str | None) -> str | None:

@@ -280,7 +280,7 @@ def rank_teachers(
         tolerance: Relative difference in RSR from the best teacher that is accepted, at least 0.
         resamples: Bootstrap resamples.
         allow_mixed_settings: Compare scores of several students or settings.
-        column_prefix: The scorer's ``column_prefix``.
+        column_prefix: The ``column_prefix`` of the scores; that of ``scorer`` itself where it has one.
 
     Returns:
         The teachers in order. A teacher of which no trajectory could be scored is last, with NaN, and logged.
@@ -295,8 +295,8 @@ def rank_teachers(
         raise ValueError(f"sample={sample}: must be a positive number, or None for all")
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance}: must be at least 0")
-    columns = ScoreColumns(column_prefix)
-    score = _scoring_step(scorer)
+    columns = getattr(scorer, "score_columns", None) or ScoreColumns(column_prefix)
+    score = _scoring_step(scorer, columns)
     sources = _read_sources(dataset_or_datasets, teacher_column, [problem_column] if problem_column else [])
     units = _units_of(sources, problem_column)
     orders = _sampling_orders(units, np.random.default_rng(seed))
@@ -511,12 +511,16 @@ def _share_below(first: FloatArray, second: FloatArray) -> float:
     return float((first < second)[defined].mean()) if defined.any() else math.nan
 
 
-def _scoring_step(scorer: Callable[..., Any] | None) -> Callable[[Dataset], Dataset]:
+def _scoring_step(scorer: Callable[..., Any] | None, columns: ScoreColumns) -> Callable[[Dataset], Dataset]:
     if scorer is None:
         return lambda dataset: dataset
-    return lambda dataset: dataset.with_format(None).map(
-        scorer, batched=True, batch_size=1000, desc="Scoring the sample"
-    )
+
+    def score(dataset: Dataset) -> Dataset:
+        old = [name for name in columns.row_types if name in dataset.column_names]
+        fresh = dataset.with_format(None).remove_columns(old)
+        return fresh.map(scorer, batched=True, batch_size=1000, desc="Scoring the sample")
+
+    return score
 
 
 def _read_sources(

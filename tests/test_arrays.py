@@ -62,3 +62,17 @@ def test_long_texts_in_many_chunks_keep_their_group():
     values = [f"{i % 7} {'x' * 100}" for i in range(1000)]
     groups = group_by_columns(in_chunks(values, 33), ["x"])
     assert groups.codes.tolist() == [i % 7 for i in range(1000)]
+
+
+def test_prompts_in_json_features_are_compared_by_what_they_say() -> None:
+    from datasets import Dataset, Features, Json, List
+
+    from rsr_datasets.arrays import group_by_prompt
+
+    def row(question: object, **extra: object) -> dict:
+        return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "x", **extra}]}
+
+    as_blocks = [{"type": "text", "text": "q"}]
+    features = Features({"messages": List(Json())})
+    dataset = Dataset.from_list([row("q"), row(as_blocks), row("other"), row("q", name="y")], features=features)
+    assert group_by_prompt(dataset).codes.tolist() == [0, 0, 1, 0]

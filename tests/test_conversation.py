@@ -289,3 +289,50 @@ def test_a_tokenizer_without_offsets_is_an_error() -> None:
 
     with pytest.raises(ValueError, match="Slow gives no character offsets"):
         ConversationEncoder(Slow())
+
+
+@pytest.mark.parametrize("family", [*USUAL_FAMILIES, "gptoss", None])
+@pytest.mark.parametrize("answer", ["user", "assistant", "string", "model"])
+def test_an_answer_that_is_one_of_the_templates_own_strings_is_not_looked_for_in_headers(
+    family_tokenizer, family: str | None, answer: str
+) -> None:
+    turns = [*conversation(f"{answer} or assistant or user?", "x = 3"), *conversation(f"{answer}?", answer)]
+    template = f"trl:{family}" if family else None
+    encoder = ConversationEncoder(family_tokenizer, chat_template=resolve_chat_template(template))
+    try:
+        rendered = encoder._render({"messages": turns}, find_format(["messages"]))
+    except UnscorableRowError as error:
+        assert error.status == "template_dropped_text"
+        return
+    last = np.flatnonzero(rendered.own)[-len(answer) :]
+    assert rendered.text[last[0] : last[-1] + 1] == answer
+    assert last[0] > rendered.text.rindex(f"{answer}?")
+    assert rendered.own.sum() == len("x = 3" + answer)
+
+
+def test_a_repeated_tool_call_is_found_where_it_was_made_again(family_tokenizer) -> None:
+    call, result = TOOL_CONVERSATION[1:3]
+    messages = [TOOL_CONVERSATION[0], call, result, call]
+    first = encode(family_tokenizer, {"messages": messages[:2]}, "trl:qwen3")
+    for row, options in (
+        ({"messages": messages}, {"turns": "last"}),
+        ({"prompt": messages[:3], "completion": messages[3:]}, {}),
+    ):
+        again = encode(family_tokenizer, row, "trl:qwen3", **options)
+        assert again.positions[0] > first.positions[-1]
+        assert again.input_ids[again.positions].tolist() == first.input_ids[first.positions].tolist()
+
+
+def test_an_empty_system_column_is_no_system_turn(tokenizer) -> None:
+    turns = conversation("?", "x")
+    rows = [{"conversations": turns, "system": system} for system in (None, "", "  ")]
+    assert len({tuple(encode(tokenizer, row).input_ids) for row in rows}) == 1
+    with pytest.raises(UnscorableRowError, match="column 'system': expected text, found int"):
+        encode(tokenizer, {"conversations": turns, "system": 7})
+
+
+def test_a_value_nested_too_deeply_is_a_bad_row(tokenizer) -> None:
+    rows = [{"messages": conversation("?", "x"), "tools": tools} for tools in ("[" * 200_000, None)]
+    deep, plain = ConversationEncoder(tokenizer).encode(rows, find_format(rows[0]))
+    assert isinstance(deep, UnscorableRowError) and deep.status == "bad_row"
+    assert isinstance(plain, EncodedRow)

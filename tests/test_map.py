@@ -385,4 +385,30 @@ def test_a_loaded_model_is_known_by_its_weights(tokenizer: object) -> None:
     assert first == same != other
     with torch.no_grad():
         next(models[0].parameters()).mul_(1.5)
-    assert hashed(student=models[0], tokenizer=tokenizer) != first
+    second = hashed(student=models[0], tokenizer=tokenizer)
+    assert second != first
+    next(models[0].parameters()).data.add_(0.5)  # not seen by the tensor's version
+    assert hashed(student=models[0], tokenizer=tokenizer) != second
+    models[1].config.rms_norm_eps = 0.5
+    assert hashed(student=models[1], tokenizer=tokenizer) != first
+
+
+def test_a_tokenizers_padding_state_does_not_matter(student_folder: str, tokenizer) -> None:
+    before = hashed(student=student_folder, tokenizer=tokenizer)
+    tokenizer.pad_token = "<|endoftext|>"
+    with_pad = hashed(student=student_folder, tokenizer=tokenizer)
+    tokenizer(["a", "a + b = c"], padding=True, truncation=True, max_length=5)
+    assert hashed(student=student_folder, tokenizer=tokenizer) == with_pad
+    tokenizer.pad_token = None
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    assert hashed(student=student_folder, tokenizer=tokenizer) == before
+
+
+def test_streamed_rows_of_nothing_stay_rows(student_folder: str) -> None:
+    add_rsr = RSRScorer(student_folder)
+    good = conversation("?", "a + b = c")
+    rows = [{"messages": good}, {"messages": []}, {"messages": [None]}, {"messages": good}]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    found = [row["rsr_status"] for row in stream.map(add_rsr)]
+    assert found == ["scored", "no_response", "bad_row", "scored"]

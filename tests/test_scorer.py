@@ -294,6 +294,21 @@ def test_arguments_that_cannot_be_right(arguments: dict, message: str) -> None:
         RSRScorer("nobody/nothing", **arguments)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"dtype": "bfloat16"}, {"revision": "x"}, {"attn_implementation": "eager"}, {"model_kwargs": {"a": 1}}],
+)
+def test_what_a_loaded_model_cannot_take_is_refused(model, tokenizer, arguments: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        RSRScorer(model, tokenizer=tokenizer, **arguments)
+    assert RSRScorer(model, tokenizer=tokenizer, dtype="float32").settings["dtype"] == "float32"
+
+
+def test_renamed_columns_that_no_format_reads_are_an_error(model, tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"\['system'\] have no meaning in the format 'messages'"):
+        RSRScorer(model, tokenizer=tokenizer, columns={"system": "sys"})({"messages": [GOOD], "sys": ["x"]})
+
+
 def test_a_loaded_model_needs_its_tokenizer(model) -> None:
     with pytest.raises(ValueError, match="pass tokenizer="):
         RSRScorer(model)
@@ -392,3 +407,18 @@ def test_rescore_needs_token_columns(dataset: Dataset, student_folder: str) -> N
         rescore(bare, rank_clip=0)
     with pytest.raises(TypeError, match="streamed dataset"):
         rescore(bare.to_iterable_dataset())
+
+
+def test_rescore_refuses_rows_whose_tokens_are_not_there(
+    dataset: Dataset, scored: Dataset, student_folder: str
+) -> None:
+    from datasets import concatenate_datasets
+
+    bare = dataset.map(RSRScorer(student_folder), batched=True)
+    with pytest.raises(ValueError, match="null in a row with status 'scored'"):
+        rescore(concatenate_datasets([scored, bare]))
+
+
+def test_a_prefix_that_would_overwrite_what_is_read_is_refused(model, tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"column_prefix='text': the scores would overwrite the columns \['text'\]"):
+        RSRScorer(model, tokenizer=tokenizer, column_prefix="text")({"text": ["x = 3"]})

@@ -57,17 +57,19 @@ def test_what_the_family_does_to_its_logits_matters_here(family: str) -> None:
     assert not torch.allclose(model.lm_head(hidden), model(torch.arange(9)[None]).logits, atol=0.1)
 
 
-def test_a_head_that_disagrees_with_the_model_is_refused() -> None:
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 1.01), (torch.bfloat16, 1.2)])
+def test_a_head_that_disagrees_with_the_model_is_refused(dtype: torch.dtype, factor: float) -> None:
     class Shifted(transformers.LlamaForCausalLM):
         def forward(self, input_ids=None, inputs_embeds=None, **kwargs):
             output = super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
             if input_ids is not None:
-                output.logits = output.logits * 1.01
+                output.logits = output.logits * factor
             return output
 
     torch.manual_seed(0)
     model = Shifted(transformers.LlamaConfig(**SIZES, vocab_size=VOCABULARY))
     model.load_state_dict(make_model("llama", VOCABULARY).state_dict())
+    model.to(dtype)
     with pytest.raises(ValueError, match="disagrees with the model's own logits"):
         Student(model)
 

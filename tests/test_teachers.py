@@ -395,3 +395,19 @@ class TestBadInput:
     def test_splits_are_not_teachers_unless_said(self, call):
         with pytest.raises(TypeError, match="choose a split"):
             call(DatasetDict(train=self.ds))
+
+
+def test_a_scorers_own_prefix_is_ranked_by_and_old_scores_are_not(student_folder: str) -> None:
+    from conftest import conversation
+    from datasets import Dataset
+
+    from rsr_datasets import RSRScorer, dataset_rsr, rank_teachers
+
+    rows = [{"teacher": t, "messages": conversation("?", f"x = {i} {t * 3}")} for i in range(6) for t in ("a", "b")]
+    dataset = Dataset.from_list(rows)
+    scored = dataset.map(RSRScorer(student_folder, rank_clip=3), batched=True)
+    expected = dataset_rsr(dataset.map(RSRScorer(student_folder), batched=True), by="teacher")
+    for prefix in ("rsr", "other"):
+        ranking = rank_teachers(scored, scorer=RSRScorer(student_folder, column_prefix=prefix))
+        for ranked in ranking.teachers:
+            assert abs(ranked.score.rsr / expected[ranked.teacher].rsr - 1) < 1e-6
