@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, Features
 
 from .columns import ScoreColumns
 from .conversation import Turns, UnscorableRowError, find_format, read_prompt
@@ -119,7 +119,7 @@ def read_numbers(dataset: Dataset, column: str) -> npt.NDArray[np.float64]:
     numbers = np.empty(len(dataset))
     for where, batch in _batches(dataset, [column], _NUMBERS_PER_BATCH):
         array = batch[column]
-        if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
+        if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_null(array.type)):
             raise ValueError(f"column {column!r} is {array.type}, not numeric; scores are compared as numbers")
         numbers[where] = pc.cast(array, pa.float64(), safe=False).to_numpy()
     return numbers
@@ -141,14 +141,14 @@ def read_flags(dataset: Dataset, column: str) -> npt.NDArray[np.bool_]:
     flags = np.empty(len(dataset), dtype=bool)
     for where, batch in _batches(dataset, [column], _NUMBERS_PER_BATCH):
         array = batch[column]
-        if not pa.types.is_boolean(array.type):
+        if not (pa.types.is_boolean(array.type) or pa.types.is_null(array.type)):
             raise ValueError(f"column {column!r} is {array.type}, not boolean; cast it, e.g. with dataset.map")
-        flags[where] = pc.fill_null(array, False).to_numpy()
+        flags[where] = pc.fill_null(pc.cast(array, pa.bool_()), False).to_numpy()
     return flags
 
 
 def read_categories(dataset: Dataset, column: str) -> Categories:
-    """Reads a column of few distinct texts or numbers.
+    """Reads a column of few distinct texts or numbers; a ``ClassLabel`` by its names.
 
     Args:
         dataset: The data set.
@@ -168,7 +168,8 @@ def read_categories(dataset: Dataset, column: str) -> Categories:
     first_rows = np.full(len(known) + 1, len(dataset))
     first_rows[codes[::-1]] = np.arange(len(dataset))[::-1]
     order = np.argsort(first_rows[:-1])
-    values = list(known)
+    feature = dataset.features[column]
+    values = [feature.int2str(value) if isinstance(feature, ClassLabel) else value for value in known]
     return Categories(np.append(np.argsort(order), -1).astype(np.int32)[codes], [values[code] for code in order])
 
 

@@ -200,6 +200,8 @@ def select_trajectories(
             if from_conversation
             else arrays.group_by_columns(split, keys)
         )
+        if without_group := int((groups.codes < 0).sum()):
+            logger.warning("%d rows have no key in %s: they belong to no group and are not kept", without_group, keys)
         rows.drop(groups.codes < 0, NO_GROUP)
         if correct:
             rows.drop(_gives_way(arrays.read_flags(split, correct), groups), INCORRECT)

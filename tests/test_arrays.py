@@ -76,3 +76,18 @@ def test_prompts_in_json_features_are_compared_by_what_they_say() -> None:
     features = Features({"messages": List(Json())})
     dataset = Dataset.from_list([row("q"), row(as_blocks), row("other"), row("q", name="y")], features=features)
     assert group_by_prompt(dataset).codes.tolist() == [0, 0, 1, 0]
+
+
+def test_class_labels_are_read_by_name_and_null_columns_as_null() -> None:
+    import numpy as np
+    import pyarrow as pa
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    from rsr_datasets.arrays import read_categories, read_flags, read_numbers
+
+    labels = Features({"teacher": ClassLabel(names=["R1", "QwQ"]), "ok": Value("null")})
+    dataset = Dataset.from_dict({"teacher": [1, 0, 1], "ok": [None] * 3}, features=labels)
+    assert read_categories(dataset, "teacher").values == ["QwQ", "R1"]
+    assert read_flags(dataset, "ok").tolist() == [False] * 3
+    assert np.isnan(read_numbers(dataset, "ok")).all()
+    assert pa.types.is_null(dataset.data.table["ok"].type)
