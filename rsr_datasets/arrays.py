@@ -24,6 +24,7 @@ from .conversation import Turns, UnscorableRowError, find_format, read_prompt
 _NUMBERS_PER_BATCH = 1_000_000
 _KEYS_PER_BATCH = 20_000
 _CONVERSATIONS_PER_BATCH = 1_000
+PROMPT = "prompt"
 _SHOWN_AFTER = 2.0
 _DIGEST_TYPE = np.dtype("V16")
 _NO_DIGEST = bytes(16)
@@ -212,6 +213,27 @@ def group_by_columns(dataset: Dataset, names: Sequence[str]) -> Groups:
         missing = (groups.codes < 0) | (other.codes < 0)
         groups = _densify(pa.array(groups.codes * other.count + other.codes, mask=missing))
     return groups
+
+
+def group_rows(
+    dataset: Dataset, keys: Sequence[str], turns: Turns = "all", columns: Mapping[str, str] | None = None
+) -> Groups:
+    """Groups rows by columns, or by their prompts where that is what ``["prompt"]`` means.
+
+    Args:
+        dataset: The rows.
+        keys: Columns; ``["prompt"]``, where there is no such column, is the conversation before the first scored turn.
+        turns: For a prompt without such a column: which assistant turns were scored.
+        columns: For the same: standard column name to actual name, where they differ.
+    """
+    if groups_by_conversation(dataset, keys):
+        return group_by_prompt(dataset, turns, columns)
+    return group_by_columns(dataset, keys)
+
+
+def groups_by_conversation(dataset: Dataset, keys: Sequence[str]) -> bool:
+    """Whether keys mean the conversation before the first scored turn, and no column."""
+    return list(keys) == [PROMPT] and PROMPT not in dataset.column_names
 
 
 def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str, str] | None = None) -> Groups:

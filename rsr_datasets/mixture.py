@@ -17,8 +17,6 @@ from .provenance import append_record
 
 logger = logging.getLogger(__name__)
 
-PROMPT = "prompt"
-
 
 def mixture_weights(
     dataset: Dataset | DatasetDict,
@@ -70,13 +68,8 @@ def mixture_weights(
 
     def weigh(split: Dataset) -> Dataset:
         column = arrays.metric_column(split, chosen.name, names)
-        from_conversation = keys == [PROMPT] and PROMPT not in split.column_names
-        arrays.require_columns(split, [] if from_conversation else keys, names)
-        groups = (
-            arrays.group_by_prompt(split, turns, columns)
-            if from_conversation
-            else arrays.group_by_columns(split, keys)
-        )
+        arrays.require_columns(split, [] if arrays.groups_by_conversation(split, keys) else keys, names)
+        groups = arrays.group_rows(split, keys, turns, columns)
         values = arrays.read_numbers(split, column)
         counts = np.isfinite(values) & (groups.codes >= 0)
         if names.status in split.column_names:

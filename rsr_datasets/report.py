@@ -53,7 +53,6 @@ _TREND_BINS = 24
 _TREND_LEAST = 5
 _PROBLEMS_AT_ONCE = 64
 _BYTES_PER_POINT = 80
-_PROMPT = "prompt"
 
 # One script in this order: each part uses those before it.
 _SCRIPTS = ("dom.js", "teachers.js", "plots.js", "trajectories.js", "page.js")
@@ -226,10 +225,10 @@ class _Report:
     def _read_problems(self, text_columns: Mapping[str, str] | None) -> arrays.Groups:
         if self.problem_column is None:
             return arrays.Groups(np.arange(len(self.dataset)), len(self.dataset))
-        if self.problem_column == _PROMPT and _PROMPT not in self.dataset.column_names:
-            return arrays.group_by_prompt(self.dataset, self.turns, text_columns)
-        arrays.require_columns(self.dataset, [self.problem_column], self.columns)
-        return arrays.group_by_columns(self.dataset, [self.problem_column])
+        keys = [self.problem_column]
+        if not arrays.groups_by_conversation(self.dataset, keys):
+            arrays.require_columns(self.dataset, keys, self.columns)
+        return arrays.group_rows(self.dataset, keys, self.turns, text_columns)
 
     def _rsr(self, dataset: Dataset) -> DatasetRSR:
         return dataset_rsr(dataset, seed=self.seed, column_prefix=self.columns.prefix)

@@ -26,7 +26,6 @@ from .provenance import append_record
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
-PROMPT = "prompt"
 DEFAULT_TEACHER_COLUMN = "teacher"
 NO_VALUE = "no_value"
 
@@ -224,13 +223,9 @@ def select_trajectories(
     )
 
     def select(split: Dataset) -> tuple[Dataset, SelectionReport]:
-        from_conversation = keys == [PROMPT] and PROMPT not in split.column_names
+        from_conversation = arrays.groups_by_conversation(split, keys)
         rows = _Pool(split, pool, [] if from_conversation else keys, [correct] if correct else [])
-        groups = (
-            arrays.group_by_prompt(split, turns, columns)
-            if from_conversation
-            else arrays.group_by_columns(split, keys)
-        )
+        groups = arrays.group_rows(split, keys, turns, columns)
         if without_group := int((groups.codes < 0).sum()):
             logger.warning("%d rows have no key in %s: they belong to no group and are not kept", without_group, keys)
         rows.drop(groups.codes < 0, NO_GROUP)
