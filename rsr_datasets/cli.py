@@ -282,8 +282,11 @@ def _statuses(part: Dataset, scorer: RSRScorer) -> dict[str, int]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a YAML file can hold, without what was not given."""
-    return {name: value for name, value in values.items() if value is not None}
+    """What a YAML file can hold, without what was not given, and without an access token."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if "model_kwargs" in given:
+        given["model_kwargs"] = {k: v for k, v in given["model_kwargs"].items() if k != "token"}
+    return given
 
 
 def _show_estimates(estimates: Mapping[str, RunEstimate], json: bool) -> None:

@@ -149,7 +149,7 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
         "--dtype": "float32",
         "--device": "cpu",
         "--attn-implementation": "eager",
-        "--model-kwargs": '{"use_safetensors": true}',
+        "--model-kwargs": '{"use_safetensors": true, "token": "hf_secret"}',
         "--chat-template-kwargs": '{"style": "x"}',
         "--rank-clip": 7,
         "--max-length": 50,
@@ -158,7 +158,7 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
         "--logits-dtype": "float32",
         "--column-prefix": "tiny",
         "--tokens-per-batch": 64,
-        "--no-share-prompts": "",
+        "--share-prompts": "",
         "--columns": '{"messages": "chat"}',
         "--unit-rows": 2,
         "--revision": "main",
@@ -174,7 +174,7 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
     metrics = {"tiny_top1_share", "tiny_avg_entropy", "tiny_token_entropies"}
     assert {"tiny", "tiny_token_ranks"} | metrics <= set(scored.column_names)
     settings = json.loads((traces / "out" / "run.json").read_text())
-    assert settings["tokens_per_batch"] == 64 and settings["share_prompts"] is False and len(settings["units"]) == 3
+    assert settings["tokens_per_batch"] == 64 and settings["share_prompts"] is True and len(settings["units"]) == 3
     expected = RSRScorer(
         student_folder,
         revision="main",
@@ -191,6 +191,8 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
         logits_dtype="float32",
     )
     assert settings["settings"] == json.loads(json.dumps(expected.settings))
+    texts = [file.read_text() for kind in ("json", "yaml") for file in (traces / "out").rglob(f"*.{kind}")]
+    assert len(texts) > 3 and not any("hf_secret" in text for text in texts)
 
 
 def test_a_saved_dataset_and_its_splits(traces: Path, student_folder: str) -> None:
