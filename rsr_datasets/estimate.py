@@ -13,7 +13,6 @@ import transformers
 from datasets import Dataset
 
 from .arrays import read_rows
-from .columns import SCORED
 from .conversation import UnscorableRowError
 from .distributed import plan_units
 from .scorer import RSRScorer
@@ -67,7 +66,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEsti
     table = sample[: len(chosen)]
     encoded = scorer.encode(read_rows(table, dataset.features), row_format, chosen.tolist()) if len(chosen) else []
     sampled = sum(row.input_ids.size - 1 for row in encoded if not isinstance(row, UnscorableRowError))
-    statuses = Counter(row.status if isinstance(row, UnscorableRowError) else row.status or SCORED for row in encoded)
+    statuses = Counter(row.status for row in encoded)
     tokens = round(sampled / table.nbytes * sum(unit.cost for unit in units)) if sampled else 0
 
     config = scorer.spec.load_config()
