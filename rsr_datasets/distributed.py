@@ -38,7 +38,7 @@ from .conversation import EncodedRow, RowFormat, UnscorableRowError
 from .heartbeat import Heartbeat, Watch
 from .provenance import append_record, package_versions, student_name
 from .scorer import RSRScorer
-from .student import BatchAccount, default_share_prompts, default_tokens_per_batch, hash_file
+from .student import BatchAccount, default_tokens_per_batch, hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -244,9 +244,7 @@ class _Run:
             units = plan_units(dataset, row_format, unit_rows)
             settings = wanted | {
                 "tokens_per_batch": scorer.tokens_per_batch or default_tokens_per_batch(scorer.placement),
-                "share_prompts": (
-                    default_share_prompts(scorer.placement) if scorer.share_prompts is None else scorer.share_prompts
-                ),
+                "share_prompts": scorer.share_prompts,
                 "units": [[unit.number, unit.start, unit.end, unit.cost] for unit in units],
             }
             (folder / "units").mkdir(exist_ok=True)

@@ -50,7 +50,7 @@ from .metrics import (
 from .provenance import settings_hash
 from .rendering import resolve_chat_template
 from .second_pass import local_rows, row_without_prompt
-from .student import BatchAccount, LogitsDtype, Student, StudentSpec, default_device, default_share_prompts, hash_text
+from .student import BatchAccount, LogitsDtype, Student, StudentSpec, default_device, hash_text
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,8 @@ class RSRScorer:
         column_prefix: Name of the ratio's column and prefix of the others.
         tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
         share_prompts: Whether to read a prompt that several rows of a batch share, candidates of one problem say,
-            only once where that saves work; ``None`` does so where it is known to be faster, on the CPU.
+            only once where that saves work. It rounds otherwise: single surprisals of a deep student move by some
+            1e-5, and a token's rank with a near tie.
         columns: Standard to actual names of the input columns, where they differ, e.g.
             ``{"prompt": "question", "completion": "solution"}``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
@@ -178,7 +179,7 @@ class RSRScorer:
         metrics: Sequence[str | Metric] | None = None,
         column_prefix: str = "rsr",
         tokens_per_batch: int | None = None,
-        share_prompts: bool | None = None,
+        share_prompts: bool = False,
         columns: Mapping[str, str] | None = None,
         strict: bool = False,
     ) -> None:
@@ -293,11 +294,8 @@ class RSRScorer:
         """What ``datasets`` hashes: the settings, and the arguments that decide which columns come out."""
         if self.spec.is_loaded:
             self.spec.identity(fresh=True)
-        output = (self.score_columns.prefix, self.token_columns, self.columns, self.strict)
-        parts: list[Any] = [self.settings, output]
-        if self.metrics:
-            parts.append([(metric.name, metric.formula, Hasher.hash(metric.compute)) for metric in self.metrics])
-        return hash_text(json.dumps(parts, sort_keys=True))
+        computed = [Hasher.hash(metric.compute) for metric in self.metrics]
+        return hash_text(json.dumps([self.settings, self.output, self.strict, computed], sort_keys=True))
 
     @property
     def output(self) -> dict[str, Any]:
@@ -436,9 +434,8 @@ class RSRScorer:
         student = self._load_student(device)
         scorable = [isinstance(row, EncodedRow) and row.input_ids.max() < student.vocabulary for row in encoded]
         wanted = [row for row, fits in zip(encoded, scorable, strict=True) if fits and isinstance(row, EncodedRow)]
-        share = default_share_prompts(student.device) if self.share_prompts is None else self.share_prompts
         entropy = "entropies" in self._needs
-        arrays = iter(student.score(wanted, self.tokens_per_batch, on_batch, entropy, share))
+        arrays = iter(student.score(wanted, self.tokens_per_batch, on_batch, entropy, self.share_prompts))
         outcomes = []
         for i, (row, fits) in enumerate(zip(encoded, scorable, strict=True)):
             if isinstance(row, UnscorableRowError):

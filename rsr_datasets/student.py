@@ -402,11 +402,16 @@ class Student:
         results: list[Any] = [None] * len(rows)
         budget = tokens_per_batch or default_tokens_per_batch(self.device)
         windows: list[Window] = []
-        others: Sequence[int] = range(len(rows))
+        others = list(range(len(rows)))
         if share_prompts and self.can_share_prompts:
             windows, others = plan_windows(rows, budget)
         for window in windows:
-            prefixes = self._read_prefixes(window.prefixes)
+            try:
+                prefixes = self._read_prefixes(window.prefixes)
+            except torch.OutOfMemoryError:
+                logger.warning("out of memory with %d shared prompts: each row is read whole", len(window.prefixes))
+                others += window.rows
+                continue
             if on_batch:
                 padded = max(prefix.size for prefix in window.prefixes) * len(window.prefixes)
                 on_batch(BatchAccount(sum(prefix.size for prefix in window.prefixes), padded, split=False))
@@ -502,6 +507,7 @@ class Student:
         return PrefixCache(self._decoder, prefixes, self.device)
 
     @cached_property
+    @torch.no_grad()
     def can_share_prompts(self) -> bool:
         """Whether reading a prompt once for several rows gives the hidden states that reading each row gives."""
         if self._turning_lengths:
@@ -514,23 +520,17 @@ class Student:
         ids = rows.numpy()
         try:
             prefixes = self._read_prefixes([ids[0, : starts[0]], ids[2, : starts[2]]])
-            with torch.no_grad():
-                found = prefixes.hidden([0, 0, 1], [row[start:] for row, start in zip(ids, starts, strict=True)])
+            found = prefixes.hidden([0, 0, 1], [row[start:] for row, start in zip(ids, starts, strict=True)]).float()
         except Exception as error:  # the caches of model families are not ours: any failure means that it cannot
             logger.debug("student %r: prompts are not shared: %s", self.name, error)
             return False
-        expected = self._hidden_without_gradient(rows)
-        tolerance = (
-            32 * torch.finfo(self.model.dtype).eps * float(expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1))
-        )
+        expected = self._hidden(rows).float()
+        scale = float(expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1))
+        tolerance = 32 * torch.finfo(self.model.dtype).eps * scale
         return all(
-            torch.allclose(found[i, : length - start].float(), expected[i, start:].float(), rtol=0, atol=tolerance)
+            torch.allclose(found[i, : length - start], expected[i, start:], rtol=0, atol=tolerance)
             for i, start in enumerate(starts)
         )
-
-    @torch.no_grad()
-    def _hidden_without_gradient(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self._hidden(input_ids)
 
     def _hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
@@ -689,11 +689,6 @@ def default_device(rank: int | None = None) -> torch.device:
 def default_tokens_per_batch(device: torch.device) -> int:
     """Padded tokens in one forward pass on a kind of device."""
     return _DEVICE_TOKENS.get(device.type, _DEFAULT_TOKENS)
-
-
-def default_share_prompts(device: torch.device) -> bool:
-    """Whether reading shared prompts once is known to be faster on a kind of device."""
-    return device.type == "cpu"
 
 
 def default_chunk_bytes(device: torch.device) -> int:

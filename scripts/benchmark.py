@@ -40,7 +40,6 @@ from rsr_datasets.student import (
     Student,
     StudentSpec,
     default_device,
-    default_share_prompts,
     default_tokens_per_batch,
 )
 
@@ -81,7 +80,7 @@ Rows = Sequence[EncodedRow]
 
 def ours(student: Student, rows: Rows) -> None:
     """What the scorer does with encoded rows, the ratio included."""
-    scored = student.score(rows, share_prompts=default_share_prompts(student.device))
+    scored = student.score(rows, share_prompts=True)
     ranks, surprisals = (np.concatenate([arrays[i] for arrays in scored]) for i in (0, 1))
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
 

@@ -257,6 +257,12 @@ def test_a_batch_that_does_not_fit_is_redone_in_halves(tokenizer) -> None:
         np.testing.assert_allclose(surprisals, expected_surprisals, atol=1e-5)
     assert all(batch.split and batch.padded_tokens <= device_memory for batch in batches) and len(batches) > 1
     assert sum(batch.tokens for batch in batches) == sum(row.input_ids.size - 1 for row in rows)
+    prompts = [np.arange(30) * 3 % VOCABULARY, np.arange(30) * 5 % VOCABULARY]
+    shared = [EncodedRow(np.append(prompt, [7, i]), np.array([31])) for prompt in prompts for i in range(3)]
+    device_memory = 40  # for one row, and not for the prompts of both groups
+    found = limited.score(shared, tokens_per_batch=1000, share_prompts=True)
+    expected = Student(make_model("llama", 400)).score(shared)
+    np.testing.assert_allclose([row[1] for row in found], [row[1] for row in expected], atol=1e-5)
     device_memory = 20
     with pytest.raises(torch.OutOfMemoryError):
         limited.score(rows)
