@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+
+@dataclass(frozen=True)
+class BatchAccount:
+    """What one forward pass cost.
+
+    Attributes:
+        tokens: Tokens of the rows.
+        padded_tokens: The same with the padding to the longest of them.
+        split: Whether it was redone in parts because it did not fit into the device's memory.
+    """
+
+    tokens: int
+    padded_tokens: int
+    split: bool
 
 
 def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

@@ -33,12 +33,13 @@ from datasets import Dataset, DatasetDict, Features, concatenate_datasets, load_
 from datasets.utils import tqdm
 
 from .arrays import content_hash, read_rows
+from .batching import BatchAccount
 from .columns import STATUSES_WITH_SCORE
 from .conversation import EncodedRow, RowFormat, UnscorableRowError
 from .heartbeat import Heartbeat, Watch
 from .provenance import append_record, package_versions, student_name
 from .scorer import RSRScorer
-from .student import BatchAccount, default_tokens_per_batch, hash_file
+from .student import default_tokens_per_batch, hash_file
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import ModelOutput
 
-from .batching import pad_right
+from .batching import BatchAccount, pad_right, plan_batches
 from .conversation import EncodedRow
 
 # Shorter prompts are not worth a pass of their own, and beside a longer response the mask grows large.
@@ -87,22 +87,48 @@ class PrefixCache:
         decoder: The student's decoder.
         prefixes: Token ids of the prompts.
         device: Where the token ids go.
+        tokens_per_batch: Padded tokens in one forward pass.
+
+    Attributes:
+        batches: What the forward passes cost.
 
     Raises:
         ValueError: If the decoder keeps something else than the keys and values of all tokens.
     """
 
     def __init__(
-        self, decoder: torch.nn.Module, prefixes: Sequence[npt.NDArray[np.int64]], device: torch.device
+        self,
+        decoder: torch.nn.Module,
+        prefixes: Sequence[npt.NDArray[np.int64]],
+        device: torch.device,
+        tokens_per_batch: int,
     ) -> None:
         self._decoder = decoder
         self._device = device
         self._lengths = torch.tensor([prefix.size for prefix in prefixes], device=device)
-        output: ModelOutput = decoder(input_ids=pad_right(prefixes).to(device), use_cache=True)
-        cache = output.past_key_values
+        self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.batches: list[BatchAccount] = []
+        sizes = [prefix.size for prefix in prefixes]
+        for batch in plan_batches(sizes, tokens_per_batch):
+            input_ids = pad_right([prefixes[i] for i in batch]).to(device)
+            output: ModelOutput = decoder(input_ids=input_ids, use_cache=True)
+            self._keep(output.past_key_values, batch, max(sizes))
+            self.batches.append(BatchAccount(sum(sizes[i] for i in batch), input_ids.numel(), split=False))
+
+    def _keep(self, cache: object, batch: Sequence[int], longest: int) -> None:
+        """Puts the keys and values of some prompts beside those of the others."""
         if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
-            raise ValueError(f"{type(decoder).__name__} does not keep the keys and values of all tokens")
-        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+            raise ValueError(f"{type(self._decoder).__name__} does not keep the keys and values of all tokens")
+        found = [(layer.keys, layer.values) for layer in cache.layers]
+        if not self._layers:  # zeros: what a mask hides is multiplied by zero, and must be a number
+
+            def room(part: torch.Tensor) -> torch.Tensor:
+                return part.new_zeros((self._lengths.numel(), part.shape[1], longest, part.shape[3]))
+
+            self._layers = [(room(keys), room(values)) for keys, values in found]
+        for kept, new in zip(self._layers, found, strict=True):
+            for room_for_all, part in zip(kept, new, strict=True):
+                room_for_all[batch, :, : part.shape[2]] = part
 
     def hidden(self, groups: Sequence[int], suffixes: Sequence[npt.NDArray[np.int64]]) -> torch.Tensor:
         """Hidden states of what follows the prompts.

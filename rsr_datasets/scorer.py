@@ -23,6 +23,7 @@ from datasets.utils._dill import pklregister
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .arrays import read_rows
+from .batching import BatchAccount
 from .columns import BAD_ROW, NONFINITE, STATUSES_WITH_SCORE, ScoreColumns
 from .conversation import (
     FORMATS,
@@ -50,7 +51,7 @@ from .metrics import (
 from .provenance import settings_hash
 from .rendering import resolve_chat_template
 from .second_pass import local_rows, row_without_prompt
-from .student import BatchAccount, LogitsDtype, Student, StudentSpec, default_device, hash_text
+from .student import LogitsDtype, Student, StudentSpec, default_device, hash_text
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput, cached_file, is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .batching import pad_right, plan_batches
+from .batching import BatchAccount, pad_right, plan_batches
 from .conversation import EncodedRow
 from .kernels import rank_and_surprisal
 from .prefixes import PrefixCache, Window, plan_windows, prefix_length
@@ -55,6 +55,7 @@ _PROBE_LENGTH = 24
 _MOST_SPARE_POSITIONS = 8
 _DEVICE_TOKENS = {"cpu": 1024}
 _DEFAULT_TOKENS = 16384
+_LARGEST_BLOCK_KEPT = (1 << 25) - (1 << 16)
 _DEVICE_CHUNK_BYTES = {"cpu": 3 << 23}
 _DEFAULT_CHUNK_BYTES = 1 << 28
 
@@ -293,21 +294,6 @@ class StudentSpec:
 
 
 @dataclass(frozen=True)
-class BatchAccount:
-    """What one forward pass cost.
-
-    Attributes:
-        tokens: Tokens of the rows.
-        padded_tokens: The same with the padding to the longest of them.
-        split: Whether it was redone in parts because it did not fit into the device's memory.
-    """
-
-    tokens: int
-    padded_tokens: int
-    split: bool
-
-
-@dataclass(frozen=True)
 class _Piece:
     """What is read of a row in one pass: all of it, or what follows a shared prompt."""
 
@@ -366,6 +352,8 @@ class Student:
         self.chunk_tokens = chunk_tokens or max(16, default_chunk_bytes(self.device) // (4 * self.vocabulary))
         self.positions = _position_limit(model)
         self._turning_lengths = _turning_lengths(model.config)
+        if self.device.type == "cpu":
+            _let_freed_memory_be_kept()
         self._check()
 
     @property
@@ -407,14 +395,13 @@ class Student:
             windows, others = plan_windows(rows, budget)
         for window in windows:
             try:
-                prefixes = self._read_prefixes(window.prefixes)
+                prefixes = self._read_prefixes(window.prefixes, budget)
             except torch.OutOfMemoryError:
                 logger.warning("out of memory with %d shared prompts: each row is read whole", len(window.prefixes))
                 others += window.rows
                 continue
-            if on_batch:
-                padded = max(prefix.size for prefix in window.prefixes) * len(window.prefixes)
-                on_batch(BatchAccount(sum(prefix.size for prefix in window.prefixes), padded, split=False))
+            for batch in prefixes.batches if on_batch else ():
+                on_batch(batch)
             pieces = [
                 _Piece(i, rows[i], prefix_length(rows[i]), group)
                 for i, group in zip(window.rows, window.groups, strict=True)
@@ -503,8 +490,8 @@ class Student:
         return ranks.numpy(), surprisals.numpy(), None if entropies is None else entropies.numpy()
 
     @torch.no_grad()
-    def _read_prefixes(self, prefixes: Sequence[npt.NDArray[np.int64]]) -> PrefixCache:
-        return PrefixCache(self._decoder, prefixes, self.device)
+    def _read_prefixes(self, prefixes: Sequence[npt.NDArray[np.int64]], tokens_per_batch: int) -> PrefixCache:
+        return PrefixCache(self._decoder, prefixes, self.device, tokens_per_batch)
 
     @cached_property
     @torch.no_grad()
@@ -519,7 +506,7 @@ class Student:
         starts = [length // 2, length // 2, length // 3]
         ids = rows.numpy()
         try:
-            prefixes = self._read_prefixes([ids[0, : starts[0]], ids[2, : starts[2]]])
+            prefixes = self._read_prefixes([ids[0, : starts[0]], ids[2, : starts[2]]], length)
             found = prefixes.hidden([0, 0, 1], [row[start:] for row, start in zip(ids, starts, strict=True)]).float()
         except Exception as error:  # the caches of model families are not ours: any failure means that it cannot
             logger.debug("student %r: prompts are not shared: %s", self.name, error)
@@ -684,6 +671,15 @@ def default_device(rank: int | None = None) -> torch.device:
     index = rank if rank is not None else int(os.environ.get("LOCAL_RANK", "0"))
     kind = torch.accelerator.current_accelerator()
     return torch.device(kind.type if kind else "cpu", index % torch.accelerator.device_count())
+
+
+def _let_freed_memory_be_kept() -> None:
+    """Allocates and frees one block, which makes glibc's ``malloc`` keep as much free memory for the blocks to come.
+
+    It hands freed memory back to the system beyond twice the largest block that it has seen freed, if that had at most
+    32 MiB. Each layer's results would be given back and faulted in again, a fifth of the time of a forward pass.
+    """
+    torch.empty(_LARGEST_BLOCK_KEPT, dtype=torch.uint8)
 
 
 def default_tokens_per_batch(device: torch.device) -> int:

@@ -32,11 +32,10 @@ from champ import load_champ, smollm2_path
 from datasets import Dataset
 
 from rsr_datasets import RSRScorer, __version__
-from rsr_datasets.batching import plan_batches
+from rsr_datasets.batching import BatchAccount, plan_batches
 from rsr_datasets.conversation import EncodedRow
 from rsr_datasets.metrics import trajectory_scores
 from rsr_datasets.student import (
-    BatchAccount,
     Student,
     StudentSpec,
     default_device,

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from oracle import assert_scored_the_same, plain_scores
 from transformers import PreTrainedModel
 
+from rsr_datasets.batching import BatchAccount
 from rsr_datasets.conversation import EncodedRow
 from rsr_datasets.prefixes import plan_windows
-from rsr_datasets.student import BatchAccount, Student, StudentSpec, default_device
+from rsr_datasets.student import Student, StudentSpec, default_device
 
 VOCABULARY = 211
 model_of = functools.cache(make_model)
