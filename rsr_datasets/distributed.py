@@ -39,7 +39,7 @@ from .conversation import EncodedRow, RowFormat, UnscorableRowError
 from .heartbeat import Heartbeat, Watch
 from .provenance import append_record, package_versions, student_name
 from .scorer import RSRScorer
-from .student import default_tokens_per_batch, hash_file
+from .student import hash_file
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _score_split(
                 return run.result()
             try:
                 _remove_left_overs(folder, exchange)
-                run = _Run.start(dataset, row_format, scorer, folder, unit_rows)
+                run = _Run.start(dataset, row_format, scorer, folder, unit_rows, state.device)
                 shares = run.deal(state.num_processes)
                 _write_json(exchange / "plan.json", {"shares": shares})
                 with run.progress(Watch(heartbeats[1:], dead_after), shares, heartbeat) as wait_for_all:
@@ -234,7 +234,15 @@ class _Run:
         self._text = dataset.select_columns(row_format.names).with_format("arrow")
 
     @classmethod
-    def start(cls, dataset: Dataset, row_format: RowFormat, scorer: RSRScorer, folder: Path, unit_rows: int) -> _Run:
+    def start(
+        cls,
+        dataset: Dataset,
+        row_format: RowFormat,
+        scorer: RSRScorer,
+        folder: Path,
+        unit_rows: int,
+        device: torch.device,
+    ) -> _Run:
         """Makes the folder, or checks that it is this run's."""
         wanted = _describe(dataset, scorer)
         file = folder / "run.json"
@@ -244,7 +252,7 @@ class _Run:
         else:
             units = plan_units(dataset, row_format, unit_rows)
             settings = wanted | {
-                "tokens_per_batch": scorer.tokens_per_batch or default_tokens_per_batch(scorer.placement),
+                "tokens_per_batch": scorer.choose_tokens_per_batch(scorer.device or device),
                 "share_prompts": scorer.share_prompts,
                 "units": [[unit.number, unit.start, unit.end, unit.cost] for unit in units],
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +116,7 @@ class PrefixCache:
             self._keep(output.past_key_values, batch, max(sizes))
             self.batches.append(BatchAccount(sum(sizes[i] for i in batch), input_ids.numel(), split=False))
 
-    def _keep(self, cache: object, batch: Sequence[int], longest: int) -> None:
+    def _keep(self, cache: Any, batch: Sequence[int], longest: int) -> None:
         """Puts the keys and values of some prompts beside those of the others."""
         if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
             raise ValueError(f"{type(self._decoder).__name__} does not keep the keys and values of all tokens")

@@ -252,6 +252,14 @@ class RSRScorer:
         """Where the student runs in this process."""
         return self.device or default_device()
 
+    def choose_tokens_per_batch(self, device: torch.device | None = None) -> int:
+        """The ``tokens_per_batch`` that was given, else what suits the device, for which the student is loaded.
+
+        Args:
+            device: Where the student goes when it is loaded for this; ``None`` is :attr:`placement`.
+        """
+        return self.tokens_per_batch or self._load_student(device).tokens_per_batch
+
     def with_batching(self, tokens_per_batch: int, share_prompts: bool) -> RSRScorer:
         """The same scorer with other batches; the two load one student between them.
 

@@ -4,22 +4,25 @@
     python scripts/benchmark.py --gsm8k solutions.jsonl            # and on GSM8K's five solutions a problem
     python scripts/benchmark.py --shapes qwen2.5-7b llama-3.1-8b   # random weights of real shapes, for a GPU
 
-The candidates take turns (A B C A B C) in one process; medians and ratios are printed as a Markdown table and written
-as JSON. Peak memory is measured in a process of its own for each.
+The candidates take turns in one process, on one slice of the rows after the other, because a shared machine is not
+equally fast for long; each ratio is one of whole times, beside the least and the greatest of a slice. They are printed
+as a Markdown table and written as JSON. Peak memory is measured in a process of its own for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import importlib.metadata
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,6 @@ from rsr_datasets.student import (
     Student,
     StudentSpec,
     default_device,
-    default_tokens_per_batch,
 )
 
 PUBLISHED_BATCH_ROWS = 4
@@ -77,9 +79,9 @@ SHAPES: dict[str, tuple[type[transformers.PreTrainedConfig], dict[str, Any]]] = 
 Rows = Sequence[EncodedRow]
 
 
-def ours(student: Student, rows: Rows) -> None:
+def ours(student: Student, rows: Rows, share_prompts: bool = False) -> None:
     """What the scorer does with encoded rows, the ratio included."""
-    scored = student.score(rows, share_prompts=True)
+    scored = student.score(rows, share_prompts=share_prompts)
     ranks, surprisals = (np.concatenate([arrays[i] for arrays in scored]) for i in (0, 1))
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
 
@@ -112,7 +114,7 @@ def forward(student: Student, rows: Rows) -> None:
     """The floor: the decoder on our batches without their padding, and the bare product with the output head."""
     weight = student.model.get_output_embeddings().weight
     lengths = [row.input_ids.size - 1 for row in rows]
-    for batch in plan_batches(lengths, default_tokens_per_batch(student.device)):
+    for batch in plan_batches(lengths, student.tokens_per_batch):
         length = max(1, round(sum(lengths[i] for i in batch) / len(batch)))
         ids = torch.from_numpy(np.stack([np.resize(rows[i].input_ids, length) for i in batch]))
         hidden = student._hidden(ids).flatten(0, 1)
@@ -122,7 +124,12 @@ def forward(student: Student, rows: Rows) -> None:
     synchronize(student.device)
 
 
-CANDIDATES: dict[str, Callable[[Student, Rows], None]] = {"ours": ours, "published": published, "forward": forward}
+CANDIDATES: dict[str, Callable[[Student, Rows], None]] = {
+    "ours": ours,
+    "shared": functools.partial(ours, share_prompts=True),
+    "published": published,
+    "forward": forward,
+}
 
 
 def champ_rows(scorer: RSRScorer, problems: int) -> Rows:
@@ -220,29 +227,91 @@ def model_flops(student: Student, rows: Rows) -> float:
     return 2.0 * decoder * float(lengths.sum()) + 2.0 * head * scored + attention
 
 
-def measure(student: Student, rows: Rows, turns: int, names: Sequence[str]) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:  # what is slow only once is not what a long run pays
-        CANDIDATES[name](student, rows[:8])
-    for _ in range(turns):
-        for name in names:
-            seconds[name].append(timed(CANDIDATES[name], student, rows))
+def measure(student: Student, rows: Rows, turns: int, slice_rows: int) -> dict[str, Any]:
+    for candidate in CANDIDATES.values():  # what is slow only once is not what a long run pays
+        candidate(student, rows[:8])
+    slices = [rows[start : start + slice_rows] for start in range(0, len(rows), slice_rows)] * turns
+    seconds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    parts: dict[str, float] = defaultdict(float)
+    for i, some in enumerate(slices):
+        names = list(CANDIDATES)
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            with accounted(student, parts) if name == "ours" else contextlib.nullcontext():
+                seconds[name].append(timed(CANDIDATES[name], student, some))
     batches: list[BatchAccount] = []
     student.score(rows, on_batch=batches.append)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    tokens = sum(row.input_ids.size - 1 for row in rows)
+    total = {name: sum(values) for name, values in seconds.items()}
+    tokens = sum(row.input_ids.size - 1 for some in slices for row in some)
     rate = matrix_rate(student.device, student.model.dtype)
     return {
         "rows": len(rows),
-        "tokens": tokens,
+        "tokens": tokens // turns,
         "scored_tokens": sum(row.positions.size for row in rows),
         "seconds": seconds,
-        "tokens_per_second": {name: tokens / value for name, value in median.items()},
-        "time_of_others_by_ours": {name: value / median["ours"] for name, value in median.items()},
+        "tokens_per_second": {name: tokens / value for name, value in total.items()},
+        "published_by_ours": ratios(seconds["published"], seconds["ours"]),
+        "published_by_shared": ratios(seconds["published"], seconds["shared"]),
+        "ours_by_forward": ratios(seconds["ours"], seconds["forward"]),
+        "parts_of_ours": {name: value / total["ours"] for name, value in parts.items()},
         "padding_share": 1 - sum(b.tokens for b in batches) / sum(b.padded_tokens for b in batches),
         "matrix_tflops": rate / 1e12,
-        "utilisation": model_flops(student, rows) / median["ours"] / rate,
+        "utilisation": model_flops(student, rows) * turns / total["ours"] / rate,
     }
+
+
+def ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
+    """Ratio of whole times, and the least and the greatest of a slice."""
+    each = [u / v for u, v in zip(upper, lower, strict=True)]
+    return [sum(upper) / sum(lower), min(each), max(each)]
+
+
+@contextlib.contextmanager
+def accounted(student: Student, parts: dict[str, float]) -> Iterator[None]:
+    """Adds up the time in the decoder, the head and the reduction; on a GPU it waits for each of them."""
+
+    def account(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            synchronize(student.device)
+            started = time.perf_counter()
+            result = function(*args, **kwargs)
+            synchronize(student.device)
+            parts[name] += time.perf_counter() - started
+            return result
+
+        return run
+
+    module: Any = sys.modules[Student.__module__]
+    reduction = module.rank_and_surprisal
+    student.__dict__["_hidden"] = account("decoder", student._hidden)
+    student.__dict__["_logits"] = account("head", student._logits)
+    module.rank_and_surprisal = account("reduction", reduction)
+    try:
+        yield
+    finally:
+        del student.__dict__["_hidden"], student.__dict__["_logits"]
+        module.rank_and_surprisal = reduction
+
+
+def scaling(dtype: str) -> None:
+    """How time grows with the number of rows and with their length, on a small random student."""
+    student = random_student("small", getattr(torch, dtype), default_device())
+    generator = np.random.default_rng(0)
+
+    def random_rows(count: int, length: int) -> Rows:
+        ids = generator.integers(0, student.vocabulary, (count, length + 1))
+        return [EncodedRow(row, np.arange(length // 4, length + 1)) for row in ids]
+
+    sizes = [(16, 1000), (64, 1000), (256, 1000), (64, 1000), (8, 8000), (2, 32_000)]
+    ours(student, random_rows(4, 1000))
+    print_row("rows", "tokens a row", "seconds", "microseconds a token", "model GFLOP a token", "GFLOP/s")
+    print_row(*["--:"] * 6)
+    for count, length in sizes:
+        rows = random_rows(count, length)
+        tokens = count * length
+        best = min(timed(ours, student, rows) for _ in range(3))
+        flops = model_flops(student, rows)
+        cells = (best / tokens * 1e6, flops / tokens / 1e9, flops / best / 1e9)
+        print_row(str(count), str(length), f"{best:.2f}", *(f"{cell:.3g}" for cell in cells))
 
 
 def peak_memory(arguments: argparse.Namespace, workload: str, dtype: str, candidate: str) -> dict[str, float]:
@@ -306,7 +375,9 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=[], choices=list(SHAPES))
     parser.add_argument("--shape-rows", type=int, default=64)
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=1, help="times that all rows are gone through")
+    parser.add_argument("--slice-rows", type=int, default=30, help="rows that a candidate scores in its turn")
+    parser.add_argument("--scaling", action="store_true", help="instead: time against rows and length, small student")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks, a process each")
     parser.add_argument("--profile", type=Path, help="write a torch profiler trace of ours on the first workload")
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -316,36 +387,48 @@ def main() -> None:
     if arguments.only:
         only(arguments)
         return
+    if arguments.scaling:
+        scaling(arguments.dtypes[0])
+        return
     workloads = arguments.shapes or ["champ", *(["gsm8k"] if arguments.gsm8k else [])]
     results: dict[str, Any] = {"machine": machine(), "results": {}}
-    columns = ("workload", "dtype", "tokens/s", "published / ours", "ours / forward", "padding", "utilisation")
-    print_row(*columns, "peak MiB, ours / published")
-    print_row("---", "---", *["--:"] * 6)
+    print_row("workload", "dtype", "candidate", "tokens/s", "published / it", "it / forward", "padding", "utilisation")
+    print_row("---", "---", "---", *["--:"] * 5)
     for workload in workloads:
         for dtype in arguments.dtypes:
             student, rows = workload_of(arguments, workload, dtype)
             if arguments.profile:
                 profile(student, rows, arguments.profile)
                 return
-            found = measure(student, rows, arguments.turns, list(CANDIDATES))
+            found = measure(student, rows, arguments.turns, arguments.slice_rows)
             if not arguments.no_memory:
                 found["peak"] = {name: peak_memory(arguments, workload, dtype, name) for name in ("ours", "published")}
             results["results"][f"{workload} {dtype}"] = found
-            peaks = [f"{max(p.values()):.0f}" for p in found.get("peak", {}).values()]
-            ratios = found["time_of_others_by_ours"]
-            print_row(
-                workload,
-                dtype,
-                f"{found['tokens_per_second']['ours']:.0f}",
-                f"{ratios['published']:.2f}",
-                f"{1 / ratios['forward']:.2f}",
-                f"{found['padding_share']:.1%}",
-                f"{found['utilisation']:.0%}",
-                " / ".join(peaks),
-            )
+            show(workload, dtype, found)
+            if arguments.output:
+                arguments.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
             del student
-    if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def show(workload: str, dtype: str, found: dict[str, Any]) -> None:
+    """A line of the table for ours and for ours with shared prompts, and what else was found below."""
+    speed = found["tokens_per_second"]
+    for name in ("ours", "shared"):
+        print_row(
+            workload,
+            dtype,
+            name,
+            f"{speed[name]:.0f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(*found[f"published_by_{name}"]),
+            f"{speed['forward'] / speed[name]:.2f}",
+            f"{found['padding_share']:.1%}" if name == "ours" else "",
+            f"{found['utilisation']:.0%}" if name == "ours" else "",
+        )
+    least, greatest = found["ours_by_forward"][1:]
+    parts = ", ".join(f"{name} {share:.1%}" for name, share in found["parts_of_ours"].items())
+    print(f"{workload} {dtype}: of ours {parts}; ours / forward by slice {least:.2f} to {greatest:.2f}")
+    for name, peaks in found.get("peak", {}).items():
+        print(f"{workload} {dtype}: peak of {name}: " + ", ".join(f"{k} {v:.0f}" for k, v in peaks.items()))
 
 
 def print_row(*cells: str) -> None:
