@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
+from datasets.utils import tqdm
 
 from .arrays import read_rows
 from .conversation import EncodedRow, find_format
+from .prefixes import Branches
 from .rendering import REASONING_KEYS
 from .scorer import RSRScorer
 from .steps import step_ends, token_steps
@@ -57,8 +59,8 @@ def answer_confidence(
     * ``<prefix>_shortest_sufficient_prefix``: steps before the earliest probe from which on the probability stays
       above the threshold; null where it is not above it at the end. :func:`truncate_at` cuts there.
 
-    All are null where the row cannot be scored or has no answer. Each probe reads its prefix, so that a trajectory
-    costs about half as many passes as it has probes; several probes go into one batch.
+    All are null where the row cannot be scored or has no answer. The student reads each trajectory once, and then the
+    probes, all in one pass; where its family does not allow that, or memory is short, each probe reads its prefix.
 
     Args:
         dataset: Rows of one of the formats that the scorer reads; they need not be scored.
@@ -89,14 +91,16 @@ def answer_confidence(
     source = dataset.select_columns(list({*row_format.names, answer_column})).with_format("arrow")
     columns: dict[str, list[Any]] = {name: [] for name in _types(scorer.score_columns.prefix)}
     start = 0
-    for batch in source.iter(batch_size=_ROWS_PER_BATCH):
-        rows = read_rows(batch, source.features)
-        encoded = scorer.encode(rows, row_format, range(start, start + len(rows)))
-        start += len(rows)
-        answers = [row[answer_column] for row in rows]
-        for values in _probe(scorer, encoded, answers, max_probes, math.log(1 / threshold), cue):
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
+    with tqdm(total=len(dataset), unit="row", desc="Asking for the answers") as progress:
+        for batch in source.iter(batch_size=_ROWS_PER_BATCH):
+            rows = read_rows(batch, source.features)
+            encoded = scorer.encode(rows, row_format, range(start, start + len(rows)))
+            start += len(rows)
+            answers = [row[answer_column] for row in rows]
+            for values in _probe(scorer, encoded, answers, max_probes, math.log(1 / threshold), cue):
+                for column, value in zip(columns.values(), values, strict=True):
+                    column.append(value)
+            progress.update(len(rows))
     kept = dataset.remove_columns([name for name in columns if name in dataset.column_names])
     for name, kind in _types(scorer.score_columns.prefix).items():
         kept = kept.add_column(name, columns[name], feature=kind)
@@ -163,29 +167,28 @@ def _probe(
     """Column values of some rows."""
     tokenizer = scorer.load_tokenizer()
     cue_ids = _ids(tokenizer, cue)
-    probes: list[list[EncodedRow]] = []
-    places: list[npt.NDArray[np.int64]] = []
+    branches: list[Branches] = []
+    places: list[npt.NDArray[np.int64] | None] = []
     for row, answer in zip(encoded, answers, strict=True):
         answer_ids = _ids(tokenizer, str(answer).strip()) if answer is not None else cue_ids[:0]
         if not isinstance(row, EncodedRow) or not answer_ids.size:
-            probes.append([])
-            places.append(cue_ids[:0])
+            places.append(None)
             continue
         counts, ends = _prefixes(row, split_text(tokenizer, row.input_ids[row.positions].tolist()))
-        asked = np.concatenate([cue_ids, answer_ids])
-        scored = np.arange(cue_ids.size, asked.size)
         chosen = np.unique(np.linspace(0, ends.size - 1, min(max_probes, ends.size)).round().astype(np.int64))
-        prefixes = [row.input_ids[:end] for end in ends[chosen]]
-        probes.append([EncodedRow(np.concatenate([ids, asked]), ids.size + scored) for ids in prefixes])
+        asked = np.concatenate([cue_ids, answer_ids])
+        branches.append(Branches(row.input_ids, ends[chosen].tolist(), asked, answer_ids.size))
         places.append(counts[chosen])
-    flat = [probe for some in probes for probe in some]
-    found = iter(scorer.score_probes(flat))
+    found = iter(scorer.score_branches(branches))
     values: list[tuple[Any, ...]] = []
-    for some, place in zip(probes, places, strict=True):
-        surprisals = np.array([next(found).sum(dtype=np.float64) for _ in some])
-        values.append(_summary(surprisals, place, sufficient))
-    if unknown := sum(not some for some in probes):
-        logger.warning("%d of %d rows cannot be encoded or have no answer: null", unknown, len(probes))
+    for place in places:
+        surprisals = None if place is None else next(found)
+        if place is None or surprisals is None:
+            values.append((None, None, None, None, None))
+        else:
+            values.append(_summary(surprisals.sum(axis=1, dtype=np.float64), place, sufficient))
+    if unknown := sum(value[0] is None for value in values):
+        logger.warning("%d of %d rows cannot be read up to the answer or have none: null", unknown, len(values))
     return values
 
 

@@ -37,6 +37,28 @@ class Window:
     groups: list[int]
 
 
+@dataclass(frozen=True)
+class Branches:
+    """One text that is tried as the continuation of a row from several places.
+
+    Attributes:
+        ids: Token ids of the row, int64.
+        ends: Tokens of the row before each of the places, ascending, at least 1.
+        continuation: Token ids of what follows there.
+        scored: How many of its last tokens are scored.
+    """
+
+    ids: npt.NDArray[np.int64]
+    ends: Sequence[int]
+    continuation: npt.NDArray[np.int64]
+    scored: int
+
+    def rows(self) -> list[EncodedRow]:
+        """Each branch as a row of its own."""
+        own = np.arange(self.continuation.size - self.scored, self.continuation.size)
+        return [EncodedRow(np.concatenate([self.ids[:end], self.continuation]), own + end) for end in self.ends]
+
+
 def prefix_length(row: EncodedRow) -> int:
     """Tokens of a row before the one from which its first scored token is predicted."""
     return int(row.positions[0]) - 1
@@ -161,3 +183,36 @@ class PrefixCache:
             use_cache=True,
         )
         return output.last_hidden_state
+
+    def hidden_of_branches(self, branches: Branches) -> torch.Tensor:
+        """Hidden states of branches of the first prompt, read side by side in one row.
+
+        Each sees the prompt up to its place and, of the row, itself alone.
+
+        Args:
+            branches: The branches; the prompt holds their row up to the last place, without the token before it.
+
+        Returns:
+            Shape ``(branches, tokens of the continuation, hidden size)``, from which those tokens are predicted.
+        """
+        size = branches.continuation.size
+        starts = torch.tensor(branches.ends, device=self._device) - 1
+        own = [np.append(branches.ids[end - 1], branches.continuation[:-1]) for end in branches.ends]
+        steps = torch.arange(size, device=self._device)
+        place, step = torch.arange(len(own), device=self._device).repeat_interleave(size), steps.repeat(len(own))
+        prompt = torch.arange(int(self._lengths[0]), device=self._device) < starts[place, None]
+        visible = torch.cat([prompt, (place == place[:, None]) & (step <= step[:, None])], dim=1)
+        keys = self._layers[0][0]
+        mask = torch.zeros(visible.shape, dtype=keys.dtype, device=self._device)
+        mask.masked_fill_(~visible, torch.finfo(keys.dtype).min)
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self._layers):
+            cache.update(keys[:1], values[:1], i)
+        output = self._decoder(
+            input_ids=torch.from_numpy(np.concatenate(own))[None].to(self._device),
+            attention_mask=mask[None, None],
+            position_ids=(starts[:, None] + steps).flatten()[None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[0].unflatten(0, (len(own), size))

@@ -48,6 +48,7 @@ from .metrics import (
     metric_values,
     trajectory_scores,
 )
+from .prefixes import Branches
 from .provenance import settings_hash
 from .rendering import resolve_chat_template
 from .second_pass import local_rows, row_without_prompt
@@ -468,18 +469,24 @@ class RSRScorer:
                 outcomes.append(ScoredRow(row.status, row.input_ids[row.positions], ranks, surprisals, entropies))
         return self._score_again(outcomes, encoded, student, on_batch) if self._needs - {"entropies"} else outcomes
 
-    def score_probes(self, rows: Sequence[EncodedRow]) -> list[npt.NDArray[np.float32]]:
-        """Surprisals of the scored tokens of rows that were made from encoded ones, such as parts of them.
+    def score_branches(self, branches: Sequence[Branches]) -> list[npt.NDArray[np.float32] | None]:
+        """Surprisals of a continuation after several prefixes of a row, which the student reads once.
 
         Args:
-            rows: The rows; their ids are the student's.
+            branches: The branches of each row; the ids are the student's.
 
         Returns:
-            Surprisals in nats of each row, shape ``(scored tokens,)``.
+            For each row the surprisals in nats, shape ``(branches, scored tokens)``; nothing where the continuation
+            ends beyond what the student can read.
         """
-        if not rows:
+        if not branches:
             return []
-        return [surprisals for _, surprisals, _ in self._load_student().score(rows, self.tokens_per_batch)]
+        student = self._load_student()
+        longest = student.positions or sys.maxsize
+        fits = [some.ends[-1] + some.continuation.size - 1 <= longest for some in branches]
+        readable = [some for some, fit in zip(branches, fits, strict=True) if fit]
+        found = iter(student.score_branches(readable, self.tokens_per_batch))
+        return [next(found) if fit else None for fit in fits]
 
     @property
     def _needs(self) -> set[str]:

@@ -30,7 +30,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from .batching import BatchAccount, pad_right, plan_batches
 from .conversation import EncodedRow
 from .kernels import rank_and_surprisal
-from .prefixes import PrefixCache, Window, plan_windows, prefix_length
+from .prefixes import Branches, PrefixCache, Window, plan_windows, prefix_length
 
 logger = logging.getLogger(__name__)
 
@@ -434,6 +434,38 @@ class Student:
         self._score_pieces([_Piece(i, rows[i]) for i in others], None, budget, on_batch, entropy, results)
         return results
 
+    def score_branches(
+        self, branches: Sequence[Branches], tokens_per_batch: int | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """Surprisals of one continuation after several prefixes of a row, which is read only once.
+
+        Where the student's family does not allow that, or it does not fit into memory, each prefix is read.
+
+        Args:
+            branches: The branches of each row.
+            tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
+
+        Returns:
+            For each row the surprisals in nats, float32, shape ``(branches, scored tokens)``.
+        """
+        results: list[Any] = [None] * len(branches)
+        if self.can_branch:
+            for i, some in enumerate(branches):
+                with contextlib.suppress(torch.OutOfMemoryError):
+                    results[i] = self._score_branches(some)
+        left = [i for i, result in enumerate(results) if result is None]
+        found = iter(self.score([row for i in left for row in branches[i].rows()], tokens_per_batch))
+        for i in left:
+            results[i] = np.stack([next(found)[1] for _ in branches[i].ends])
+        return results
+
+    @torch.no_grad()
+    def _score_branches(self, branches: Branches) -> npt.NDArray[np.float32]:
+        prompt = branches.ids[: max(2, branches.ends[-1]) - 1]
+        hidden = self._read_prefixes([prompt], prompt.size).hidden_of_branches(branches)[:, -branches.scored :]
+        targets = torch.from_numpy(np.tile(branches.continuation[-branches.scored :], len(branches.ends)))
+        return self._reduce(hidden.flatten(0, 1), targets, entropy=False)[1].reshape(len(branches.ends), -1)
+
     def _score_pieces(
         self,
         pieces: Sequence[_Piece],
@@ -499,6 +531,10 @@ class Student:
         targets = torch.from_numpy(np.concatenate([piece.row.input_ids[piece.row.positions] for piece in pieces]))
         picked = hidden[torch.from_numpy(where_row).to(hidden.device), torch.from_numpy(where_token).to(hidden.device)]
         del hidden
+        return self._reduce(picked, targets, entropy)
+
+    def _reduce(self, hidden: torch.Tensor, targets: torch.Tensor, entropy: bool) -> TokenArrays:
+        """Hidden states and the tokens that follow them to ranks, surprisals and entropies, a chunk at a time."""
         # Results go into memory that is there before: small blocks that outlive a chunk, between large ones that do
         # not, would fragment the heap until it holds every chunk's logits.
         ranks = torch.empty(len(targets), dtype=torch.int32)
@@ -506,7 +542,7 @@ class Student:
         entropies = torch.empty(len(targets), dtype=torch.float32) if entropy else None
         for start in range(0, len(targets), self.chunk_tokens):
             chunk = slice(start, start + self.chunk_tokens)
-            logits = self._logits(picked[chunk])
+            logits = self._logits(hidden[chunk])
             found = rank_and_surprisal(logits, targets[chunk].to(logits.device), entropy)
             ranks[chunk], surprisals[chunk] = found[:2]
             if entropies is not None and found[2] is not None:
@@ -520,31 +556,47 @@ class Student:
     @cached_property
     def can_share_prompts(self) -> bool:
         """Whether reading a prompt once for several rows gives the hidden states that reading each row gives."""
-        if self._turning_lengths:
-            return False
-        try:
-            return self._sharing_gives_the_same()
-        except Exception as error:  # the caches of model families are not ours: any failure means that it cannot
-            logger.debug("student %r: prompts are not shared: %s", self.name, error)
-            return False
+        return self._agrees(self._shared_and_whole)
+
+    @cached_property
+    def can_branch(self) -> bool:
+        """Whether reading a row once for several continuations gives what reading each of them whole gives."""
+        return self._agrees(self._branched_and_whole)
 
     @torch.no_grad()
-    def _sharing_gives_the_same(self) -> bool:
+    def _agrees(self, read: Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]) -> bool:
+        """Says whether a way of reading gives the hidden states of reading whole rows, on a probe."""
+        if self._turning_lengths:
+            return False
         generator = torch.Generator().manual_seed(0)
         length = min(_PROBE_LENGTH, self.positions or _PROBE_LENGTH)
         rows = torch.randint(0, self.vocabulary, (3, length), generator=generator)
+        try:
+            pairs = read(rows)
+        except Exception as error:  # the caches of model families are not ours: any failure means that it cannot
+            logger.debug("student %r: what is read once is not shared: %s", self.name, error)
+            return False
+        scale = max(1.0, *(float(whole.abs().nan_to_num(0, 0, 0).max()) for _, whole in pairs))
+        tolerance = 32 * torch.finfo(self.model.dtype).eps * scale
+        return all(torch.allclose(found.float(), whole.float(), rtol=0, atol=tolerance) for found, whole in pairs)
+
+    def _shared_and_whole(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        length = rows.shape[1]
         rows[1, : length // 2] = rows[0, : length // 2]
         starts = [length // 2, length // 2, length // 3]
         ids = rows.numpy()
         prefixes = self._read_prefixes([ids[0, : starts[0]], ids[2, : starts[2]]], length)
-        found = prefixes.hidden([0, 0, 1], [row[start:] for row, start in zip(ids, starts, strict=True)]).float()
-        expected = self._hidden(rows).float()
-        scale = float(expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1))
-        tolerance = 32 * torch.finfo(self.model.dtype).eps * scale
-        return all(
-            torch.allclose(found[i, : length - start], expected[i, start:], rtol=0, atol=tolerance)
-            for i, start in enumerate(starts)
-        )
+        found = prefixes.hidden([0, 0, 1], [row[start:] for row, start in zip(ids, starts, strict=True)])
+        whole = self._hidden(rows)
+        return [(found[i, : length - start], whole[i, start:]) for i, start in enumerate(starts)]
+
+    def _branched_and_whole(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        half = rows.shape[1] // 2
+        ids = rows.numpy()
+        branches = Branches(ids[0, :half], [half // 2, half], ids[1, : half // 2], scored=1)
+        found = self._read_prefixes([ids[0, : half - 1]], half).hidden_of_branches(branches)
+        whole = [self._hidden(torch.from_numpy(row.input_ids[None, :-1]))[0] for row in branches.rows()]
+        return [(f, w[end - 1 :]) for f, w, end in zip(found, whole, branches.ends, strict=True)]
 
     def _hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state

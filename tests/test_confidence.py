@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from conftest import conversation
+from conftest import conversation, make_model
 from datasets import Dataset
 from oracle import plain_scores
+from transformers import PreTrainedTokenizerFast
 
 from rsr_datasets import (
     RSRScorer,
@@ -72,6 +73,23 @@ def test_probes_are_spread_and_rows_without_answer_are_null(scorer: RSRScorer) -
         assert found[f"rsr_{name}"][1:3] == [None, None]
     assert found.features["rsr_confidence_gain"].dtype == "float64"
     assert answer_confidence(found, scorer, "answer", max_probes=3).to_dict() == found.to_dict()
+
+
+def test_an_answer_beyond_the_students_last_position_is_null(tokenizer: PreTrainedTokenizerFast) -> None:
+    student = make_model("gpt2", len(tokenizer), n_positions=48)
+    scorer = RSRScorer(student, tokenizer=tokenizer, max_length=48, chat_template="plain")
+    texts = ["short.", "a. " * 60]
+    ds = Dataset.from_list([{"messages": conversation("?", text), "answer": "x"} for text in texts])
+    found = answer_confidence(ds, scorer, "answer", cue="=")
+    assert found["rsr_answer_probes"][:] == [[0, 1], None]
+
+
+def test_the_order_of_rows_and_what_stands_beside_them_do_not_matter(scorer: RSRScorer) -> None:
+    rows = [{"messages": conversation("?", SOLUTION[: 9 * i]), "answer": "7"} for i in range(1, 6)]
+    ds = Dataset.from_list([*rows, {"messages": conversation("?", "x"), "answer": None}])
+    whole = answer_confidence(ds, scorer, "answer")["rsr_answer_surprisals"][:]
+    alone = [answer_confidence(ds.select([i]), scorer, "answer")["rsr_answer_surprisals"][0] for i in range(6)]
+    assert whole == alone
 
 
 def test_mistakes_in_probing(scorer: RSRScorer) -> None:

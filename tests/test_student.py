@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from rsr_datasets.batching import BatchAccount
 from rsr_datasets.conversation import EncodedRow
-from rsr_datasets.prefixes import plan_windows
+from rsr_datasets.prefixes import Branches, plan_windows
 from rsr_datasets.student import Student, StudentSpec, default_device
 
 VOCABULARY = 211
@@ -130,7 +130,7 @@ def test_the_default_device_is_the_cpu_where_there_is_nothing_else() -> None:
 MEMORY = """
 import json, resource, sys, numpy as np, torch, transformers
 from rsr_datasets.conversation import EncodedRow
-from rsr_datasets.prefixes import plan_windows
+from rsr_datasets.prefixes import Branches, plan_windows
 from rsr_datasets.student import Student
 length, vocabulary = int(sys.argv[1]), 150_000
 torch.manual_seed(0)
@@ -159,6 +159,9 @@ def test_memory_does_not_grow_with_length_times_vocabulary() -> None:
     assert peak - loaded < 512 * 1024
     _, peak_of_long_row = peak_memory(32_000)
     assert peak_of_long_row < 1.1 * peak
+
+
+SHARING_FAMILIES = {"llama", "qwen2", "gpt2", "granite", "cohere"}
 
 
 def with_shared_prompts(draw: st.DrawFn) -> list[EncodedRow]:
@@ -205,9 +208,51 @@ def test_a_shared_prompt_is_read_once_and_the_scores_are_the_same(
 
 def test_which_families_share_prompts() -> None:
     """Gemma's sliding windows keep the last tokens alone; they are read as before."""
-    assert {family for family in FAMILIES if Student(model_of(family, VOCABULARY)).can_share_prompts} == {
-        *("llama", "qwen2", "gpt2", "granite", "cohere")
-    }
+    sharing = {family for family in FAMILIES if Student(model_of(family, VOCABULARY)).can_share_prompts}
+    assert sharing == SHARING_FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_a_row_with_branches_is_read_once_and_the_surprisals_are_the_same(family: str, data: st.DataObject) -> None:
+    model = model_of(family, VOCABULARY)
+    read = []
+
+    def ids(least: int, most: int) -> np.ndarray:
+        return np.array(data.draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=least, max_size=most)))
+
+    student = Student(model)
+    rows = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        row, continuation = ids(1, 40), ids(1, 8)
+        ends = sorted(data.draw(st.sets(st.integers(1, row.size), min_size=1, max_size=5)))
+        rows.append(Branches(row, ends, continuation, data.draw(st.integers(1, continuation.size))))
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, args, __: read.append(args[0].numel()))
+    try:
+        assert student.can_branch == (family in SHARING_FAMILIES)
+        read.clear()
+        found = student.score_branches(rows)
+    finally:
+        handle.remove()
+    for branches, surprisals in zip(rows, found, strict=True):
+        expected = [plain_scores(model, row).surprisals for row in branches.rows()]
+        np.testing.assert_allclose(surprisals, np.stack(expected), rtol=0, atol=1e-5)
+    if student.can_branch:
+        own = sum(len(branches.ends) * branches.continuation.size for branches in rows)
+        assert sum(read) == own + sum(max(1, branches.ends[-1] - 1) for branches in rows)
+
+
+def test_branches_that_do_not_fit_into_memory_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Student(make_model("llama", VOCABULARY))
+    branches = [Branches(np.arange(30), [3, 20, 30], np.array([1, 2, 3]), 2)]
+    together = student.score_branches(branches)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(student, "_score_branches", full)
+    np.testing.assert_allclose(student.score_branches(branches), together, rtol=0, atol=1e-5)
 
 
 def test_prompts_are_shared_where_that_saves_enough() -> None:
