@@ -79,7 +79,29 @@ def short_rows(rows: int, folder: Path) -> str:
     return str(folder / "rows")
 
 
+def products(seconds: str) -> None:
+    """Prints how many matrix products, too large for the caches of a core, one thread makes in a second."""
+    torch.set_num_threads(1)
+    matrix = torch.ones(1536, 1536)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < float(seconds):
+        matrix @ matrix
+        count += 1
+    print(count / (time.perf_counter() - started))
+
+
+def limit_of_the_machine(seconds: float = 10.0) -> float:
+    """Time that two processes take for what one takes 1 for, where nothing is shared but the machine."""
+    rates = []
+    for processes in (1, 2):
+        command = [sys.executable, __file__, "products", str(seconds)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        rates.append(sum(float(process.communicate()[0]) for process in running))
+    return rates[0] / rates[1]
+
+
 def speed(folder: Path, rows: int) -> None:
+    print(f"two processes of bare matrix products take {limit_of_the_machine():.3f} of the time of one")
     load_champ().shuffle(seed=0).select(range(rows)).save_to_disk(folder / "champ")
     seconds = {}
     for processes in (1, 2):
@@ -106,6 +128,9 @@ def grow(folder: Path, rows: int) -> None:
 def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         worker(*sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["products"]:
+        products(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "memory", "million"])

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rsr_datasets import kernels
 from rsr_datasets.kernels import rank_and_surprisal
 
 
@@ -43,6 +44,28 @@ def test_equals_sorting_and_softmax_in_double(
     assert torch.equal(again, ranks) and torch.equal(same, surprisals)
     assert entropies.dtype == torch.float32 and (entropies >= 0).all()
     np.testing.assert_allclose(entropies.numpy(), expected_entropies.numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_more_tokens_than_are_reduced_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary, tokens = 1000, 11
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(tokens, vocabulary, generator=generator) * 5).to(dtype)
+    targets = torch.randint(0, vocabulary, (tokens,), generator=generator)
+    before = logits.clone()
+    whole = rank_and_surprisal(logits, targets, entropy=True)
+    assert torch.equal(logits, before)
+    for rows in (0.5, 1, 3, 4):
+        monkeypatch.setattr(kernels, "_BLOCK_BYTES", int(rows * 4 * vocabulary) // torch.get_num_threads())
+        in_parts = rank_and_surprisal(logits, targets, entropy=True)
+        assert torch.equal(in_parts[0], whole[0])
+        for found, expected in zip(in_parts[1:], whole[1:], strict=True):
+            np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_ranks_of_double_logits_are_not_those_of_their_float32_roundings() -> None:
+    ranks, *_ = rank_and_surprisal(torch.tensor([[1.0, 1.0 + 1e-12]], dtype=torch.float64), torch.tensor([0]))
+    assert ranks.tolist() == [2]
 
 
 def test_ties_do_not_count_as_above() -> None:

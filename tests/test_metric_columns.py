@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import logging
@@ -38,6 +39,7 @@ from rsr_datasets.metrics import Metric, TrajectoryTokens, available_metrics, me
 from rsr_datasets.report import build_report
 from rsr_datasets.second_pass import local_rows, row_without_prompt
 from rsr_datasets.steps import step_ends, token_steps
+from rsr_datasets.student import Student
 
 SINGLE_PASS = [name for name, metric in available_metrics().items() if set(metric.needs) <= {"entropies"}]
 EVERYTHING = list(available_metrics())
@@ -91,6 +93,27 @@ def test_default_metrics_add_nothing(student_folder: str) -> None:
     for asked in (RSRScorer(student_folder, metrics=["rsr", "avg_surprisal"]), RSRScorer(student_folder, metrics=[])):
         assert asked.column_types == plain.column_types
         assert asked.fingerprint == plain.fingerprint and asked.output == plain.output
+
+
+def test_no_metric_costs_no_entropy_and_no_second_pass(
+    student_folder: str, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, int]] = []
+    original = Student.score
+
+    def score(self: Student, rows: Any, *arguments: Any, **named: Any) -> Any:
+        asked.append(
+            (inspect.signature(original).bind(self, rows, *arguments, **named).arguments["entropy"], len(rows))
+        )
+        return original(self, rows, *arguments, **named)
+
+    monkeypatch.setattr(Student, "score", score)
+    Dataset.from_list(rows).map(RSRScorer(student_folder), batched=True)
+    scored = asked[0][1]
+    assert asked == [(False, scored)]
+    asked.clear()
+    Dataset.from_list(rows).map(RSRScorer(student_folder, metrics=["avg_entropy", "ifd"]), batched=True)
+    assert asked[0] == (True, scored) and len(asked) == 2
 
 
 def test_what_is_asked_changes_the_fingerprint_and_the_runs_output(student_folder: str) -> None:

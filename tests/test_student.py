@@ -255,6 +255,22 @@ def test_branches_that_do_not_fit_into_memory_are_read_one_by_one(monkeypatch: p
     np.testing.assert_allclose(student.score_branches(branches), together, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("free", "a_token", "expected"),
+    [(2**40, 2**17, 16384), (2**31, 2**17, 8192), (2**20, 2**17, 512), (2**31, 0, 16384)],
+)
+def test_a_gpus_batches_fit_into_half_of_its_free_memory(
+    free: int, a_token: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = Student(make_model("llama", VOCABULARY))
+    assert student.tokens_per_batch == 1024  # float32 on the CPU
+    assert Student(make_model("llama", VOCABULARY).bfloat16()).tokens_per_batch == 2048
+    monkeypatch.setattr(Student, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(student, "_memory_of_pass", lambda length: (free, a_token * length))
+    del student.__dict__["tokens_per_batch"]
+    assert student.tokens_per_batch == expected
+
+
 def test_prompts_are_shared_where_that_saves_enough() -> None:
     def row(prompt: int, response: int, seed: int = 0) -> EncodedRow:
         ids = np.concatenate([np.full(prompt, seed), np.arange(response)])

@@ -1,0 +1,86 @@
+"""The benchmark's own parts: rows of the paper's lengths, operations counted, the published recipe's scores."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from rsr_datasets.batching import plan_batches
+from rsr_datasets.conversation import EncodedRow
+from rsr_datasets.student import Student
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1024, 16384])
+def test_a_thousand_rows_of_the_papers_lengths_have_little_padding(
+    benchmark: ModuleType, tokens_per_batch: int
+) -> None:
+    lengths = [row.input_ids.size - 1 for row in benchmark.paper_rows(1000, 100)]
+    assert 7000 < np.mean(lengths) < 11_000 and 30_000 < max(lengths) < 32_768
+    batches = plan_batches(lengths, tokens_per_batch)
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert 1 - sum(lengths) / padded < 0.03
+
+
+def test_operations_are_those_of_the_matrix_products(benchmark: ModuleType) -> None:
+    student = Student(make_model("llama", 400))
+    rows = [EncodedRow(np.arange(20), np.arange(15, 20)), EncodedRow(np.arange(9), np.arange(2, 9))]
+    counted = FlopCounterMode(display=False)
+    with counted, torch.no_grad():
+        for row in rows:
+            hidden = student._hidden(torch.from_numpy(row.input_ids[None, :-1]))[0, row.positions - 1]
+            torch.nn.functional.linear(hidden, student.model.get_output_embeddings().weight)
+    products = sum(v for op, v in counted.get_flop_counts()["Global"].items() if "attention" not in str(op))
+    norms = 2 * sum(p.numel() for p in student.model.parameters() if p.dim() == 1)
+    config = student.model.config
+    tokens = [row.input_ids.size - 1 for row in rows]
+    attention = 2 * config.hidden_size * config.num_hidden_layers * sum(n**2 for n in tokens)
+    expected = products + norms * sum(tokens) + attention
+    assert benchmark.model_flops(student, rows) == pytest.approx(expected, rel=1e-9)
+
+
+def test_candidates_take_turns_and_parts_are_accounted_for(benchmark: ModuleType) -> None:
+    student = Student(make_model("llama", 400))
+    rows = [EncodedRow(np.arange(n + 5), np.arange(3, n + 5)) for n in range(10)]
+    found = benchmark.measure(student, rows, turns=2, slice_rows=4)
+    assert {name: len(seconds) for name, seconds in found["seconds"].items()} == dict.fromkeys(benchmark.CANDIDATES, 6)
+    assert found["rows"] == 10 and found["tokens"] == sum(n + 4 for n in range(10))
+    assert set(found["parts_of_ours"]) == {"decoder", "head", "reduction"}
+    assert 0.2 < sum(found["parts_of_ours"].values()) < 1
+    median, low, high = found["published_by_ours"]
+    assert 0 < low <= median <= high
+    assert "_hidden" not in student.__dict__  # nothing of the accounting is left
+
+
+def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--shapes", "small", "--shape-rows", "1", "--dtypes", "bfloat16"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "x.json")], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "x.json").read_text())["results"]["small bfloat16"]
+    assert found["peak"]["ours"]["host_mib"] < found["peak"]["published"]["host_mib"] / 2
+    assert "| small | bfloat16 | ours |" in done.stdout and "peak of published" in done.stdout
