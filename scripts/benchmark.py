@@ -4,9 +4,10 @@
     python scripts/benchmark.py --gsm8k solutions.jsonl            # on GSM8K's five solutions a problem
     python scripts/benchmark.py --shapes qwen2.5-7b llama-3.1-8b   # random weights of real shapes, for a GPU
 
-The candidates take turns in one process, on one slice of the rows after the other, because a shared machine is not
-equally fast for long; a ratio is the median of the slices' own, with the quartiles. They are printed as a Markdown
-table and written as JSON. Peak memory is measured in a process of its own for each.
+The candidates take turns on one slice of the rows after the other, because a shared machine is not equally fast for
+long; a ratio is the median of the slices' own, with the quartiles. Each has a process of its own: what one does to its
+process, to its memory allocator say, must not help another, and peak memory is each one's. Printed as a Markdown table
+and written as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,6 @@ from rsr_datasets.conversation import EncodedRow
 from rsr_datasets.metrics import trajectory_scores
 from rsr_datasets.student import (
     Student,
-    StudentSpec,
     default_device,
 )
 
@@ -78,6 +79,7 @@ SHAPES: dict[str, tuple[type[transformers.PreTrainedConfig], dict[str, Any]]] = 
 }
 
 Rows = Sequence[EncodedRow]
+Seconds = dict[str, list[float]]
 
 
 def ours(student: Student, rows: Rows, share_prompts: bool = False) -> None:
@@ -87,8 +89,20 @@ def ours(student: Student, rows: Rows, share_prompts: bool = False) -> None:
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A model as transformers loads it."""
+
+    model: transformers.PreTrainedModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.model.device
+
+
 @torch.no_grad()
-def published(student: Student, rows: Rows) -> None:
+def published(student: Student | Bare, rows: Rows) -> None:
     """The published recipe: four rows a batch as they come, full logits, a top-100 and Python lists a token."""
     model, device = student.model, student.device
     for start in range(0, len(rows), PUBLISHED_BATCH_ROWS):
@@ -125,7 +139,7 @@ def forward(student: Student, rows: Rows) -> None:
     synchronize(student.device)
 
 
-CANDIDATES: dict[str, Callable[[Student, Rows], None]] = {
+CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "ours": ours,
     "shared": functools.partial(ours, share_prompts=True),
     "published": published,
@@ -171,7 +185,7 @@ def paper_rows(count: int, vocabulary: int, seed: int = 0) -> Rows:
     return rows
 
 
-def random_student(shape: str, dtype: torch.dtype, device: torch.device) -> Student:
+def random_model(shape: str, dtype: torch.dtype, device: torch.device) -> transformers.PreTrainedModel:
     kind, sizes = SHAPES[shape]
     config = kind(max_position_embeddings=MAX_LENGTH, **sizes)
     with torch.device(device):
@@ -179,7 +193,7 @@ def random_student(shape: str, dtype: torch.dtype, device: torch.device) -> Stud
         torch.set_default_dtype(dtype)
         model = transformers.AutoModelForCausalLM.from_config(config)
         torch.set_default_dtype(default)
-    return Student(model, name=shape)
+    return model.eval()
 
 
 def synchronize(device: torch.device) -> None:
@@ -187,7 +201,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(candidate: Callable[[Student, Rows], None], student: Student, rows: Rows) -> float:
+def timed(candidate: Callable[[Any, Rows], None], student: Student | Bare, rows: Rows) -> float:
     synchronize(student.device)
     started = time.perf_counter()
     candidate(student, rows)
@@ -228,25 +242,30 @@ def model_flops(student: Student, rows: Rows) -> float:
     return 2.0 * decoder * float(lengths.sum()) + 2.0 * head * scored + attention
 
 
-def measure(student: Student, rows: Rows, turns: int, slice_rows: int) -> dict[str, Any]:
-    for candidate in CANDIDATES.values():  # what is slow only once is not what a long run pays
-        candidate(student, rows[:8])
-    slices = [rows[start : start + slice_rows] for start in range(0, len(rows), slice_rows)] * turns
-    seconds: dict[str, list[float]] = {name: [] for name in CANDIDATES}
-    for i, some in enumerate(slices):
-        names = list(CANDIDATES)
+def take_turns(run: Mapping[str, Callable[[int, int], float]], rows: int, turns: int, slice_rows: int) -> Seconds:
+    """Seconds of each candidate for each slice of rows."""
+    seconds: Seconds = {name: [] for name in run}
+    for i, start in enumerate([*range(0, rows, slice_rows)] * turns):
+        names = list(run)
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            seconds[name].append(timed(CANDIDATES[name], student, some))
-    with accounted(student) as parts:  # apart, as on a GPU it waits for each part
-        whole = sum(timed(ours, student, some) for some in slices[:ACCOUNTED_SLICES])
+            seconds[name].append(run[name](start, min(start + slice_rows, rows)))
+    return seconds
+
+
+def account(seconds: Seconds, student: Student, rows: Rows, turns: int, slice_rows: int) -> dict[str, Any]:
+    """What the seconds say, and where ours go."""
+    ours(student, rows[:8])
+    some = rows[: ACCOUNTED_SLICES * slice_rows]
+    with accounted(student) as parts:
+        whole = timed(ours, student, some)
     batches: list[BatchAccount] = []
-    student.score(rows, on_batch=batches.append)
-    total = {name: sum(values) for name, values in seconds.items()}
-    tokens = sum(row.input_ids.size - 1 for some in slices for row in some)
+    student.score(some, on_batch=batches.append)
+    total = {name: sum(values) / turns for name, values in seconds.items()}
+    tokens = sum(row.input_ids.size - 1 for row in rows)
     rate = matrix_rate(student.device, student.model.dtype)
     return {
         "rows": len(rows),
-        "tokens": tokens // turns,
+        "tokens": tokens,
         "scored_tokens": sum(row.positions.size for row in rows),
         "seconds": seconds,
         "tokens_per_second": {name: tokens / value for name, value in total.items()},
@@ -257,7 +276,7 @@ def measure(student: Student, rows: Rows, turns: int, slice_rows: int) -> dict[s
         "parts_of_ours": {name: value / whole for name, value in parts.items()},
         "padding_share": 1 - sum(b.tokens for b in batches) / sum(b.padded_tokens for b in batches),
         "matrix_tflops": rate / 1e12,
-        "utilisation": model_flops(student, rows) * turns / total["ours"] / rate,
+        "utilisation": model_flops(student, rows) / total["ours"] / rate,
     }
 
 
@@ -297,7 +316,7 @@ def accounted(student: Student) -> Iterator[dict[str, float]]:
 
 def scaling(dtype: str) -> None:
     """How time grows with the number of rows and with their length, on a small random student."""
-    student = random_student("small", getattr(torch, dtype), default_device())
+    student = Student(random_model("small", getattr(torch, dtype), default_device()))
     generator = np.random.default_rng(0)
 
     def random_rows(count: int, length: int) -> Rows:
@@ -317,28 +336,58 @@ def scaling(dtype: str) -> None:
         print_row(str(count), str(length), f"{best:.2f}", *(f"{cell:.3g}" for cell in cells))
 
 
-def peak_memory(arguments: argparse.Namespace, workload: str, dtype: str, candidate: str) -> dict[str, float]:
-    """Peak memory above the loaded model, MiB, of one candidate in a process of its own."""
-    command = [sys.executable, __file__, "--only", candidate, "--workload", workload, "--dtypes", dtype]
-    command += ["--problems", str(arguments.problems), "--shape-rows", str(arguments.shape_rows)]
-    if arguments.gsm8k:
-        command += ["--gsm8k", str(arguments.gsm8k)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+class Worker:
+    """A candidate in a process of its own, which loads the student and waits for slices of rows."""
+
+    def __init__(self, candidate: str, arguments: argparse.Namespace, workload: str, dtype: str) -> None:
+        command = [sys.executable, __file__, "--only", candidate, "--workload", workload, "--dtypes", dtype]
+        for name in ("problems", "gsm8k_problems", "shape_rows", "gsm8k"):
+            if (value := getattr(arguments, name)) is not None:
+                command += [f"--{name.replace('_', '-')}", str(value)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.rows = int(self._answer())
+
+    def run(self, start: int, end: int) -> float:
+        """Seconds for a slice."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{start} {end}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def finish(self) -> dict[str, float]:
+        """Ends the process; peak memory above the loaded model, MiB."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        peaks = dict(self._answer())
+        self._process.wait()
+        return peaks
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a candidate ended with {self._process.wait()}")
+        return json.loads(line)
 
 
 def only(arguments: argparse.Namespace) -> None:
-    """The process of its own: runs one candidate once and prints its peaks."""
-    student, rows = workload_of(arguments, arguments.workload, arguments.dtypes[0])
-    if student.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        device_before = torch.cuda.memory_allocated()
+    """The process of a worker: seconds for each slice that it is asked for, and in the end its peaks."""
+    candidate = CANDIDATES[arguments.only]
+    loaded, rows = workload_of(arguments, arguments.workload, arguments.dtypes[0])
+    student = loaded if arguments.only == "published" else as_student(loaded)
+    on_gpu = student.device.type == "cuda"
+    device_before = torch.cuda.memory_allocated() if on_gpu else 0
     host_before = resident()
+    candidate(student, rows[:8])  # what is slow only once is not what a long run pays
+    print(len(rows), flush=True)
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    CANDIDATES[arguments.only](student, rows)
-    synchronize(student.device)
+    for line in sys.stdin:
+        start, end = (int(word) for word in line.split())
+        print(timed(candidate, student, rows[start:end]), flush=True)
     peaks = {"host_mib": (resident("VmHWM") - host_before) / 1024}
-    if student.device.type == "cuda":
+    if on_gpu:
         peaks["device_mib"] = (torch.cuda.max_memory_allocated() - device_before) / 2**20
     print(json.dumps(peaks))
 
@@ -348,18 +397,26 @@ def resident(what: str = "VmRSS") -> int:
     return int(next(line for line in lines if line.startswith(what)).split()[1])
 
 
-def workload_of(arguments: argparse.Namespace, name: str, dtype: str) -> tuple[Student, Rows]:
+def workload_of(arguments: argparse.Namespace, name: str, dtype: str) -> tuple[Bare, Rows]:
     device = default_device()
     if name in SHAPES:
-        student = random_student(name, getattr(torch, dtype), device)
-        return student, paper_rows(arguments.shape_rows, student.vocabulary)
+        model = random_model(name, getattr(torch, dtype), device)
+        return Bare(model), paper_rows(arguments.shape_rows, model.config.vocab_size)
     scorer = RSRScorer(smollm2_path(), dtype=dtype)
     rows = (
         champ_rows(scorer, arguments.problems)
         if name == "champ"
         else gsm8k_rows(scorer, arguments.gsm8k, arguments.gsm8k_problems)
     )
-    return StudentSpec(smollm2_path(), dtype=dtype).load(device), rows
+    kind = getattr(torch, dtype)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        smollm2_path().parent, gguf_file=smollm2_path().name, dtype=kind
+    )
+    return Bare(model.to(device).eval()), rows
+
+
+def as_student(loaded: Bare) -> Student:
+    return Student(loaded.model)
 
 
 def profile(student: Student, rows: Rows, file: Path) -> None:
@@ -381,7 +438,6 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1, help="times that all rows are gone through")
     parser.add_argument("--slice-rows", type=int, default=15, help="rows that a candidate scores in its turn")
     parser.add_argument("--scaling", action="store_true", help="instead: time against rows and length, small student")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks, a process each")
     parser.add_argument("--profile", type=Path, help="write a torch profiler trace of ours on the first workload")
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--only", choices=list(CANDIDATES), help=argparse.SUPPRESS)
@@ -399,18 +455,23 @@ def main() -> None:
     print_row("---", "---", "---", *["--:"] * 5)
     for workload in workloads:
         for dtype in arguments.dtypes:
-            student, rows = workload_of(arguments, workload, dtype)
             if arguments.profile:
-                profile(student, rows, arguments.profile)
+                loaded, rows = workload_of(arguments, workload, dtype)
+                profile(as_student(loaded), rows, arguments.profile)
                 return
-            found = measure(student, rows, arguments.turns, arguments.slice_rows)
-            if not arguments.no_memory:
-                found["peak"] = {name: peak_memory(arguments, workload, dtype, name) for name in ("ours", "published")}
+            workers = {name: Worker(name, arguments, workload, dtype) for name in CANDIDATES}
+            count = workers["ours"].rows
+            run = {name: worker.run for name, worker in workers.items()}
+            seconds = take_turns(run, count, arguments.turns, arguments.slice_rows)
+            peaks = {name: worker.finish() for name, worker in workers.items()}
+            loaded, rows = workload_of(arguments, workload, dtype)
+            found = account(seconds, as_student(loaded), rows, arguments.turns, arguments.slice_rows)
+            found["peak"] = peaks
             results["results"][f"{workload} {dtype}"] = found
             show(workload, dtype, found)
             if arguments.output:
                 arguments.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-            del student
+            del loaded
 
 
 def show(workload: str, dtype: str, found: dict[str, Any]) -> None:
@@ -429,7 +490,7 @@ def show(workload: str, dtype: str, found: dict[str, Any]) -> None:
         )
     parts = ", ".join(f"{name} {share:.1%}" for name, share in found["parts_of_ours"].items())
     print(f"{workload} {dtype}: of ours {parts}")
-    for name, peaks in found.get("peak", {}).items():
+    for name, peaks in found["peak"].items():
         print(f"{workload} {dtype}: peak of {name}: " + ", ".join(f"{k} {v:.0f}" for k, v in peaks.items()))
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -65,8 +66,20 @@ def test_operations_are_those_of_the_matrix_products(benchmark: ModuleType) -> N
 def test_candidates_take_turns_and_parts_are_accounted_for(benchmark: ModuleType) -> None:
     student = Student(make_model("llama", 400))
     rows = [EncodedRow(np.arange(n + 5), np.arange(3, n + 5)) for n in range(10)]
-    found = benchmark.measure(student, rows, turns=2, slice_rows=4)
-    assert {name: len(seconds) for name, seconds in found["seconds"].items()} == dict.fromkeys(benchmark.CANDIDATES, 6)
+    asked = []
+
+    def runner(name: str) -> Callable[[int, int], float]:
+        def run(start: int, end: int) -> float:
+            asked.append((start, end))
+            return benchmark.timed(benchmark.CANDIDATES[name], student, rows[start:end])
+
+        return run
+
+    seconds = benchmark.take_turns({name: runner(name) for name in benchmark.CANDIDATES}, len(rows), 2, 4)
+    slices = [(0, 4), (4, 8), (8, 10)] * 2
+    assert asked == [part for part in slices for _ in benchmark.CANDIDATES]
+    found = benchmark.account(seconds, student, rows, 2, 4)
+    assert {name: len(times) for name, times in found["seconds"].items()} == dict.fromkeys(benchmark.CANDIDATES, 6)
     assert found["rows"] == 10 and found["tokens"] == sum(n + 4 for n in range(10))
     assert set(found["parts_of_ours"]) == {"decoder", "head", "reduction"}
     assert 0.2 < sum(found["parts_of_ours"].values()) < 1
