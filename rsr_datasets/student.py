@@ -371,7 +371,10 @@ class Student:
         if self.device.type != "cuda":
             return budget
         length = min(_MEMORY_PROBE_LENGTH, self.positions or _MEMORY_PROBE_LENGTH)
-        free, taken = self._memory_of_pass(length)
+        try:
+            free, taken = self._memory_of_pass(length)
+        except torch.OutOfMemoryError:
+            return _LEAST_TOKENS
         return max(_LEAST_TOKENS, min(budget, int(_SHARE_OF_FREE_MEMORY * free * length / max(1, taken))))
 
     @torch.no_grad()

@@ -270,6 +270,13 @@ def test_a_gpus_batches_fit_into_half_of_its_free_memory(
     del student.__dict__["tokens_per_batch"]
     assert student.tokens_per_batch == expected
 
+    def full(length: int) -> tuple[int, int]:
+        raise torch.OutOfMemoryError(f"no room for {length} tokens")
+
+    monkeypatch.setattr(student, "_memory_of_pass", full)
+    del student.__dict__["tokens_per_batch"]
+    assert student.tokens_per_batch == 512
+
 
 def test_prompts_are_shared_where_that_saves_enough() -> None:
     def row(prompt: int, response: int, seed: int = 0) -> EncodedRow:
