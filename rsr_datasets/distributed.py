@@ -3,7 +3,8 @@
 A run folder holds ``run.json`` (what is scored, and how), ``units/`` with one Arrow file of new columns a unit and a
 note beside it, and in the end ``scored/``, the data set with its columns, and ``manifest.json``, the whole account.
 A unit is done when its note is there and fits its file; what its batches are depends on its rows and the settings
-alone, so that any number of processes gives the same bits.
+alone, so that any number of processes gives the same bits. ``launch-*/`` is where the processes of one launch meet:
+the plan, their signs of life, and who has taken which unit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,9 @@ def score_dataset(
         scorer: The scorer; its student is loaded once a process, from a Hub id or a path.
         output_dir: Run folder: a new or empty one, or that of an earlier run of the same data set and settings.
         unit_rows: Rows a unit; a resumed run keeps its own.
-        dead_after: Seconds without a sign of life from a process, on another machine say, after which the processes
-            that wait for it give up with an error. Processes that work give one every few seconds.
+        dead_after: Seconds without a sign of life after which a process, on another machine say, counts as dead.
+            Processes that work give one every few seconds. The main process scores what a dead one had begun; if
+            it is the main process that died, the others give up with an error.
 
     Returns:
         The data set with the score columns, in row order, loaded from ``output_dir/scored``, in every process.
@@ -100,7 +102,7 @@ def score_dataset(
     Raises:
         ValueError: If the folder belongs to another run (the message names what differs) or is not a run folder.
         FolderInUseError: If another launch is at work in the folder.
-        RuntimeError: If ``accelerate`` does not see the processes that were launched, or one of them died.
+        RuntimeError: If ``accelerate`` does not see the processes that were launched, or the main process died.
         OSError: If a file cannot be written; what is done stays done.
     """
     if unit_rows < 1:
@@ -170,6 +172,54 @@ def deal_units(units: Sequence[Unit], num_processes: int) -> list[list[int]]:
     return dealt
 
 
+class Claims:
+    """Who scores what in one launch: each process its own share, and then what slower ones have not begun.
+
+    Args:
+        folder: Where the processes meet. A unit belongs to the process that makes its file there first.
+        shares: For each process the numbers of its units.
+        process: Which process this is.
+    """
+
+    def __init__(self, folder: Path, shares: Sequence[Sequence[int]], process: int) -> None:
+        self._folder = folder
+        self._process = process
+        self._own = shares[process]
+        self._of_others = [number for share in (*shares[process + 1 :], *shares[:process]) for number in share[::-1]]
+
+    def free(self) -> Iterator[int]:
+        """Units that nobody has taken when they are asked for: this process's own, then others' from the end."""
+        for number in (*self._own, *self._of_others):
+            if not self._file(number).exists():
+                yield number
+
+    def take(self, number: int) -> bool:
+        """Takes a unit; says whether this process was the first to do so."""
+        file = self._file(number)
+        with _clear_write_errors(file):
+            try:
+                with file.open("x") as stream:
+                    stream.write(str(self._process))
+            except FileExistsError:
+                return False
+        return True
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Makes units free again."""
+        for number in numbers:
+            self._file(number).unlink(missing_ok=True)
+
+    def owner(self, number: int) -> int | None:
+        """Which process took a unit; ``None`` if that was not written, or not yet."""
+        try:
+            return int(self._file(number).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"unit-{number:07d}"
+
+
 def _score_split(
     dataset: Dataset, scorer: RSRScorer, folder: Path, unit_rows: int, state: PartialState, dead_after: float
 ) -> Dataset:
@@ -194,9 +244,9 @@ def _score_split(
         with Heartbeat(heartbeats[state.process_index]) as heartbeat:
             if not state.is_main_process:
                 watch = Watch(heartbeats[:1], dead_after)
-                plan = _wait_for(exchange / "plan.json", watch)
+                shares = _wait_for(exchange / "plan.json", watch)["shares"]
                 run = _Run(dataset, row_format, scorer, folder, _read_json(folder / "run.json"))
-                run.score(plan["shares"][state.process_index], state, heartbeat)
+                run.score(Claims(exchange, shares, state.process_index), state, heartbeat)
                 _wait_for(exchange / "finished.json", watch)
                 return run.result()
             try:
@@ -204,9 +254,13 @@ def _score_split(
                 run = _Run.start(dataset, row_format, scorer, folder, unit_rows, state.device)
                 shares = run.deal(state.num_processes)
                 _write_json(exchange / "plan.json", {"shares": shares})
-                with run.progress(Watch(heartbeats[1:], dead_after), shares, heartbeat) as wait_for_all:
-                    run.score(shares[0], state, heartbeat)
-                    wait_for_all()
+                claims = Claims(exchange, shares, state.process_index)
+                watch = Watch(heartbeats[1:], dead_after)
+                with run.progress(watch, heartbeat):
+                    run.score(claims, state, heartbeat)
+                    while abandoned := run.wait_for_others(claims, watch):
+                        claims.release(abandoned)
+                        run.score(claims, state, heartbeat)
                 scored = run.finish()
             except Exception as error:
                 # Whoever waits must hear that there is nothing to wait for.
@@ -282,8 +336,8 @@ class _Run:
             logger.info("resuming: %d of %d units are done", len(self.units) - len(missing), len(self.units))
         return deal_units(missing, num_processes)
 
-    def score(self, numbers: Sequence[int], state: PartialState, heartbeat: Heartbeat) -> None:
-        """Scores units, reading and encoding the next one meanwhile."""
+    def score(self, claims: Claims, state: PartialState, heartbeat: Heartbeat) -> None:
+        """Scores units as long as there are free ones, reading and encoding the next one meanwhile."""
 
         def prepare(number: int) -> tuple[str, list[EncodedRow | UnscorableRowError]]:
             unit = self.units[number]
@@ -294,15 +348,19 @@ class _Run:
             return content_hash(table), encoded
 
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as reader:
-            ahead = reader.submit(prepare, numbers[0]) if numbers else None
-            for place, number in enumerate(numbers):
+            prepared = ((number, reader.submit(prepare, number)) for number in claims.free())
+            waited = 0.0
+            ahead = next(prepared, None)
+            while ahead is not None:
+                number, future = ahead
                 started = time.monotonic()
-                assert ahead is not None
-                content, encoded = ahead.result()
-                waited = time.monotonic() - started
-                if place + 1 < len(numbers):
-                    ahead = reader.submit(prepare, numbers[place + 1])
-                self._score_unit(self.units[number], content, encoded, waited, state, heartbeat)
+                content, encoded = future.result()
+                waited += time.monotonic() - started
+                ahead = next(prepared, None)
+                # Taken now, not when it was read: what another was free to take is not held back by what is in hand.
+                if claims.take(number):
+                    self._score_unit(self.units[number], content, encoded, waited, state, heartbeat)
+                    waited = 0.0
 
     def _score_unit(
         self,
@@ -347,13 +405,35 @@ class _Run:
             },
         )
 
-    @contextlib.contextmanager
-    def progress(self, watch: Watch, shares: Sequence[Sequence[int]], own: Heartbeat) -> Iterator[Callable[[], None]]:
-        """Shows all processes' progress while the block runs; gives a function that waits until every unit is done.
+    def wait_for_others(self, claims: Claims, watch: Watch) -> list[int]:
+        """Waits until every unit is done, or a process that has taken some of them is dead.
 
-        That function raises a ``RuntimeError`` if a process that still has units gives no sign of life.
+        Returns:
+            The units of dead processes.
         """
-        missing = {number: process for process, share in enumerate(shares) for number in share}
+        missing = {unit.number for unit in self.units}
+        while True:
+            present = {entry.name for entry in os.scandir(self.folder / "units")}
+            missing = {number for number in missing if self._files(self.units[number])[1].name not in present}
+            watch.look()
+            dead = {process + 1 for process in watch.silent()}
+            # What is taken by nobody knows whom may be a dead one's too; to score it twice would do no harm.
+            abandoned = [number for number in missing if claims.owner(number) in {None, *dead}] if dead else []
+            if abandoned:
+                logger.warning(
+                    "processes %s have given no sign of life for %g s: the main process scores the units that they "
+                    "had begun, %s",
+                    sorted(dead),
+                    watch.patience,
+                    sorted(abandoned),
+                )
+            if abandoned or not missing:
+                return abandoned
+            time.sleep(_POLL_SECONDS)
+
+    @contextlib.contextmanager
+    def progress(self, watch: Watch, own: Heartbeat) -> Iterator[None]:
+        """Shows all processes' progress while the block runs."""
         done_before = self.tokens_by_cost[0]
         ended = threading.Event()
         rows = sum(unit.end - unit.start for unit in self.units)
@@ -368,32 +448,19 @@ class _Run:
             # What a byte of text is in tokens shows once some text is encoded; the total gets better with it.
             tokens, cost = self.tokens_by_cost
             bar.total = max(done, round(total_cost * tokens / cost) if cost else 0)
-            bar.update((done if missing else bar.total) - bar.n)
-
-        def wait_for_all() -> None:
-            while True:
-                present = {entry.name for entry in os.scandir(self.folder / "units")}
-                for number in [number for number in missing if self._files(self.units[number])[1].name in present]:
-                    del missing[number]
-                if not missing:
-                    return
-                if dead := {process + 1 for process in watch.silent()} & set(missing.values()):
-                    raise RuntimeError(
-                        f"processes {sorted(dead)} have given no sign of life for {watch.patience:g} s and "
-                        f"{len(missing)} units are not done: run again to score them"
-                    )
-                time.sleep(_POLL_SECONDS)
+            bar.update(done - bar.n)
 
         total_cost = sum(unit.cost for unit in self.units)
         with tqdm(initial=done_before, desc=f"Scoring {rows:,} rows", unit="tok", unit_scale=True) as bar:
             thread = threading.Thread(target=show, name="progress", daemon=True)
             thread.start()
             try:
-                yield wait_for_all
+                yield
             finally:
                 ended.set()
                 thread.join()
                 update()
+            bar.update(bar.total - bar.n)  # not all processes have said their last number yet
 
     def finish(self) -> Dataset:
         """Checks every unit, joins the columns to the data set, and saves it with its account."""

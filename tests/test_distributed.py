@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from rsr_datasets import RSRScorer, score_dataset
 from rsr_datasets.conversation import find_format
-from rsr_datasets.distributed import Unit, deal_units, plan_units
+from rsr_datasets.distributed import Claims, Unit, deal_units, plan_units
 from rsr_datasets.provenance import read_records
 
 WORDS = ("to solve the problem let x be the number of strings then f(n) = 2 f(n-1) + 3 so the answer is 42").split()  # noqa: SIM905
@@ -31,13 +32,20 @@ ROWS = 160
 COLUMNS = ["rsr", "rsr_avg_rank", "rsr_avg_surprisal", "rsr_num_tokens", "rsr_settings", "rsr_status"]
 
 SCRIPT = """
-import json, logging, os, sys, torch
+import json, sys, time, torch
 from datasets import load_from_disk
 from accelerate import PartialState
 from rsr_datasets import RSRScorer, score_dataset
 
 torch.set_num_threads(1)
-source, student, output, rank_clip, dead_after = sys.argv[1:6]
+source, student, output, rank_clip, dead_after, pause = sys.argv[1:7]
+score_encoded = RSRScorer.score_encoded
+
+def score_slowly(*arguments):
+    time.sleep(float(pause))
+    return score_encoded(*arguments)
+
+RSRScorer.score_encoded = score_slowly
 scorer = RSRScorer(student, rank_clip=int(rank_clip))
 scored = score_dataset(load_from_disk(source), scorer, output, unit_rows=4, dead_after=float(dead_after))
 state = PartialState()
@@ -81,8 +89,12 @@ def launch(
     machine: tuple[int, int] | None = None,
     prefix: tuple[str, ...] = (),
     dead_after: float = 600,
+    pause: float = 0.05,
 ) -> subprocess.Popen[str]:
-    """Starts a run; ``machine`` is (rank, port) of one of two machines with a process each."""
+    """Starts a run; ``machine`` is (rank, port) of one of two machines with a process each.
+
+    For every unit a process takes a ``pause``, in seconds, or the first one would be done before the others began.
+    """
     command = [*prefix, sys.executable]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     if processes > 1 or machine:
@@ -95,7 +107,7 @@ def launch(
             command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
         else:
             command += ["--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"]
-    command += [str(script), str(source), student, str(output), str(rank_clip), str(dead_after)]
+    command += [str(script), str(source), student, str(output), str(rank_clip), str(dead_after), str(pause)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -167,10 +179,18 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def kill_when(process: subprocess.Popen[str], folder: Path, notes: int, victim: str = "all") -> set[str]:
-    """Kills (-9) all processes of a run, or one rank, once so many units are done; returns the done units' notes."""
+def kill_when(
+    process: subprocess.Popen[str], folder: Path, notes: int = 0, victim: str = "all", taken_by: str = ""
+) -> set[str]:
+    """Kills (-9) all processes of a run, or one rank, once so many units are done or a process has taken one.
+
+    Returns:
+        The notes of the units that are done.
+    """
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("units/*.json"))) < notes:
+    while len(list(folder.glob("units/*.json"))) < notes or (
+        taken_by and taken_by not in {file.read_text() for file in folder.glob("launch-*/unit-*")}
+    ):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     launched = psutil.Process(process.pid)
@@ -213,21 +233,59 @@ def test_when_one_process_is_killed_the_run_ends_and_resumes(
     assert_same_bits(folder, undisturbed)
 
 
-@pytest.mark.parametrize("victim", [0, 1], ids=["main", "other"])
-def test_when_a_machine_dies_the_other_one_says_so_and_the_run_resumes(
-    source: Path, student_folder: str, script: Path, undisturbed: Path, tmp_path: Path, victim: int
+def test_when_the_main_machine_dies_the_other_one_says_so_and_the_run_resumes(
+    source: Path, student_folder: str, script: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     port = free_port()
     machines = [launch(script, source, student_folder, folder, machine=(rank, port), dead_after=8) for rank in (0, 1)]
-    done = kill_when(machines[victim], folder, notes=3)
-    survivor = machines[1 - victim]
-    _, err = survivor.communicate(timeout=120)
-    assert survivor.returncode != 0
-    assert ("processes [1] have" if victim else "the main process has") + " given no sign of life for 8 s" in err
+    done = kill_when(machines[0], folder, notes=3)
+    _, err = machines[1].communicate(timeout=120)
+    assert machines[1].returncode != 0
+    assert "the main process has given no sign of life for 8 s: run again to resume" in err
     before = times(folder, done)
     finish(launch(script, source, student_folder, folder))
     assert times(folder, done) == before
+    assert_same_bits(folder, undisturbed)
+
+
+def test_when_another_machine_dies_the_main_one_does_its_work(
+    source: Path, student_folder: str, script: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    port = free_port()
+    pauses = 0.05, 1000  # the other one never ends the unit that it has taken
+    machines = [
+        launch(script, source, student_folder, folder, machine=(rank, port), dead_after=8, pause=pauses[rank])
+        for rank in (0, 1)
+    ]
+    kill_when(machines[1], folder, taken_by="1")
+    launcher = psutil.Process(machines[0].pid)
+    deadline = time.monotonic() + 120
+    while launcher.children():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    launcher.kill()  # torch's launcher waits five minutes for the other machine's before it ends
+    out, err = machines[0].communicate()
+    assert '"world": 2' in out, err[-3000:]
+    assert "processes [1] have given no sign of life for 8 s: the main process scores the units that they had" in err
+    assert_same_bits(folder, undisturbed)
+
+
+def test_a_slow_process_is_helped(
+    source: Path, student_folder: str, script: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The second process needs ten times as long for a unit: the first one does most of its share too."""
+    folder = tmp_path / "run"
+    port = free_port()
+    machines = [
+        launch(script, source, student_folder, folder, machine=(rank, port), pause=pause)
+        for rank, pause in enumerate((0.1, 1.0))
+    ]
+    for machine in machines:
+        finish(machine)
+    by_process = Counter(account["process"] for account in accounts(folder))
+    assert set(by_process) == {0, 1} and by_process[0] > 2 * by_process[1]
     assert_same_bits(folder, undisturbed)
 
 
@@ -489,3 +547,16 @@ def test_no_process_has_more_than_one_unit_over_the_least(costs: list[int], num_
     loads = [sum(costs[number] for number in share) for share in shares]
     assert max(loads) - min(loads) <= max(costs, default=0)
     assert deal_units(units, num_processes) == shares
+
+
+def test_each_unit_is_taken_once_and_others_are_helped_from_the_end(tmp_path: Path) -> None:
+    shares = [[0, 3], [1, 4], [2, 5]]
+    first, second, third = (Claims(tmp_path, shares, process) for process in range(3))
+    assert list(first.free()) == [0, 3, 4, 1, 5, 2] and list(third.free()) == [2, 5, 3, 0, 4, 1]
+    ahead = first.free()
+    assert next(ahead) == 0 and first.take(0) and not second.take(0)
+    assert third.take(3)
+    assert next(ahead) == 4  # what another has taken meanwhile is passed over
+    assert [first.owner(number) for number in (0, 3, 4)] == [0, 2, None]
+    first.release([3])
+    assert list(second.free()) == [1, 4, 5, 2, 3] and second.take(3)
