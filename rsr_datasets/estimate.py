@@ -79,7 +79,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEsti
     batch = scorer.tokens_per_batch or default_tokens_per_batch(scorer.placement, dtype)
     # Of one layer at a time: the residual stream, attention's inputs and output, and the three parts of the MLP.
     width = 6 * text_config.hidden_size + 3 * getattr(text_config, "intermediate_size", 4 * text_config.hidden_size)
-    memory = (parameters + batch * width) * dtype.itemsize + 3 * default_chunk_bytes(scorer.placement)
+    memory = (parameters + batch * width) * dtype.itemsize + default_chunk_bytes(scorer.placement)
     seconds = 2 * parameters * tokens / (_SHARE_OF_RATE * _matrix_rate(scorer.placement, dtype))
     return RunEstimate(
         rows=len(dataset),

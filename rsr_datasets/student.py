@@ -59,8 +59,10 @@ _LEAST_TOKENS = 512
 _MEMORY_PROBE_LENGTH = 2048
 _SHARE_OF_FREE_MEMORY = 0.5
 _LARGEST_BLOCK_KEPT = (1 << 25) - (1 << 16)
-_DEVICE_CHUNK_BYTES = {"cpu": 3 << 23}
-_DEFAULT_CHUNK_BYTES = 1 << 28
+_DEVICE_CHUNK_BYTES = {"cpu": 3 << 25}
+_DEFAULT_CHUNK_BYTES = 3 << 28
+_LEAST_CHUNK_TOKENS = 16
+_LARGE_LOGIT = 1024.0
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,9 @@ class Student:
 
     The decoder computes hidden states; only those at scored positions go through the output head, a bounded number
     at a time. The head is the model's own forward pass around a decoder that hands back what it is given, so that
-    whatever a family does to its logits (soft-capping, scaling, a bias) happens here too.
+    whatever a family does to its logits (soft-capping, scaling, a bias) happens here too. On a CPU a head that does
+    nothing but one matrix product is computed into memory that is kept: a fifth of its time or more would go into
+    pages that are new.
 
     Args:
         model: The model; it is put into evaluation mode.
@@ -352,17 +356,32 @@ class Student:
             self._head = _head_alone(model, prefix, logits_dtype)
         self._head_dtype = torch.float32 if logits_dtype == "float32" else None
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        self.chunk_tokens = chunk_tokens or max(16, default_chunk_bytes(self.device) // (4 * self.vocabulary))
         self.positions = _position_limit(model)
         self._turning_lengths = _turning_lengths(model.config)
+        self._plain_head: torch.nn.Linear | None = None
         if self.device.type == "cpu":
             _let_freed_memory_be_kept()
-        self._check()
+        some_hidden = self._check()
+        if self.device.type == "cpu":
+            self._plain_head = self._find_plain_head(some_hidden)
+        self.chunk_tokens = chunk_tokens or self._choose_chunk_tokens()
+        self._room_for_logits = torch.empty(0)
 
     @property
     def device(self) -> torch.device:
         """Where the token ids go."""
         return self.model.get_input_embeddings().weight.device
+
+    def _choose_chunk_tokens(self) -> int:
+        head = self.model.get_output_embeddings().weight
+        dtype = self._head_dtype or head.dtype
+        # On a CPU the logits are all there is; elsewhere there are two float32 copies of them at worst.
+        bytes_each, most = dtype.itemsize, default_chunk_bytes(self.device)
+        if self.device.type != "cpu":
+            bytes_each = 12
+        elif self._plain_head is None:
+            most = _LARGEST_BLOCK_KEPT
+        return max(_LEAST_CHUNK_TOKENS, most // (bytes_each * self.vocabulary))
 
     @cached_property
     def tokens_per_batch(self) -> int:
@@ -579,7 +598,7 @@ class Student:
         except Exception as error:  # the caches of model families are not ours: any failure means that it cannot
             logger.debug("student %r: what is read once is not shared: %s", self.name, error)
             return False
-        scale = max(1.0, *(float(whole.abs().nan_to_num(0, 0, 0).max()) for _, whole in pairs))
+        scale = max(1.0, *(_largest(whole) for _, whole in pairs))
         tolerance = 32 * torch.finfo(self.model.dtype).eps * scale
         return all(torch.allclose(found.float(), whole.float(), rtol=0, atol=tolerance) for found, whole in pairs)
 
@@ -605,15 +624,49 @@ class Student:
         return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of some positions; where the head is one product, they are good until the next call."""
         if self._head_dtype is not None:
             hidden = hidden.to(self._head_dtype)
-        return self._head(inputs_embeds=hidden[None], use_cache=False).logits[0]
+        if self._plain_head is None:
+            return self._head(inputs_embeds=hidden[None], use_cache=False).logits[0]
+        weight = self._plain_head.weight
+        if self._room_for_logits.shape[0] < len(hidden):
+            self._room_for_logits = weight.new_empty((len(hidden), weight.shape[0]))
+        return torch.mm(hidden, weight.t(), out=self._room_for_logits[: len(hidden)])
 
     @torch.no_grad()
-    def _check(self) -> None:
+    def _find_plain_head(self, hidden: torch.Tensor) -> torch.nn.Linear | None:
+        """The output head, if all that the model does there is one product with its weight.
+
+        Seen by the logits themselves, also of hidden states that are enlarged so far that soft-capping would show.
+        """
+        output = self.model.get_output_embeddings()
+        head = next((self._head._modules[name] for name, part in self.model._modules.items() if part is output), None)
+        if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.device.type != "cpu":
+            return None
+        if self._head_dtype is not None:
+            hidden = hidden.to(self._head_dtype)
+        if hidden.dtype != head.weight.dtype or hidden.shape[1] != head.weight.shape[1]:
+            return None
+        largest = _largest(torch.nn.functional.linear(hidden, head.weight))
+        for factor in (1.0, _LARGE_LOGIT / max(largest, torch.finfo(torch.float16).tiny)):
+            expected = self._logits(hidden * factor).float()
+            found = torch.nn.functional.linear(hidden * factor, head.weight).float()
+            tolerance = 4 * torch.finfo(head.weight.dtype).eps * _largest(expected)
+            if expected.shape != found.shape or not torch.allclose(
+                expected, found, rtol=0, atol=tolerance, equal_nan=True
+            ):
+                return None
+        return head
+
+    @torch.no_grad()
+    def _check(self) -> torch.Tensor:
         """Compares the head alone with the model's own logits, and what a token sees with what it may see.
 
         That is what stands before it in its own row: neither what comes after it nor another row of the batch.
+
+        Returns:
+            Some hidden states, shape ``(tokens, hidden size)``.
         """
         generator = torch.Generator().manual_seed(0)
         length = min([_PROBE_LENGTH, self.positions or _PROBE_LENGTH, *self._turning_lengths])
@@ -630,8 +683,7 @@ class Student:
         # Two computations of the same numbers: they may differ by rounding in the student's own dtype, of which
         # float32 takes more steps.
         steps = 32 if self.model.dtype == torch.float32 else 4
-        largest = float(expected.abs().nan_to_num(0, 0, 0).max().clamp(min=1))
-        tolerance = steps * torch.finfo(self.model.dtype).eps * largest
+        tolerance = steps * torch.finfo(self.model.dtype).eps * max(1.0, _largest(expected))
         if expected.shape != found.shape or not torch.allclose(
             expected.to(found.device), found, rtol=0, atol=tolerance, equal_nan=True
         ):
@@ -642,8 +694,7 @@ class Student:
         self.vocabulary = min(self.vocabulary, expected.shape[-1])
         probe[0, -1] = (probe[0, -1] + 1) % self.vocabulary
         changed = self._hidden(probe)[0, :-1].float()
-        scale = float(hidden.float().abs().nan_to_num(0, 0, 0).max().clamp(min=1))
-        tolerance = 32 * torch.finfo(self.model.dtype).eps * scale
+        tolerance = 32 * torch.finfo(self.model.dtype).eps * max(1.0, _largest(hidden))
         # Attention spreads a NaN even with a weight of zero; what it reaches has no score that could be wrong.
         numbers = changed.isfinite() & hidden[:-1].isfinite()
         if not torch.allclose(changed[numbers], hidden[:-1][numbers].float(), rtol=0, atol=tolerance):
@@ -656,6 +707,12 @@ class Student:
                 f"{described}: a row alone and the same row beside a longer one give different hidden states; its "
                 "scores would depend on the batch, so it is refused"
             )
+        return hidden
+
+
+def _largest(numbers: torch.Tensor) -> float:
+    """The largest magnitude of what is finite there."""
+    return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
 
 
 class _GivenHiddenStates(torch.nn.Module):
@@ -774,7 +831,7 @@ def default_tokens_per_batch(device: torch.device, dtype: torch.dtype) -> int:
 
 
 def default_chunk_bytes(device: torch.device) -> int:
-    """Float32 logits that exist at once on a kind of device, in bytes."""
+    """What the logits of a chunk, and what is made of them at once, take on a kind of device, in bytes."""
     return _DEVICE_CHUNK_BYTES.get(device.type, _DEFAULT_CHUNK_BYTES)
 
 

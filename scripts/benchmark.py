@@ -127,7 +127,6 @@ def published(student: Student | Bare, rows: Rows) -> None:
 @torch.no_grad()
 def forward(student: Student, rows: Rows) -> None:
     """The floor: the decoder on our batches without their padding, and the bare product with the output head."""
-    weight = student.model.get_output_embeddings().weight
     lengths = [row.input_ids.size - 1 for row in rows]
     for batch in plan_batches(lengths, student.tokens_per_batch):
         length = max(1, round(sum(lengths[i] for i in batch) / len(batch)))
@@ -135,7 +134,7 @@ def forward(student: Student, rows: Rows) -> None:
         hidden = student._hidden(ids).flatten(0, 1)
         scored = sum(rows[i].positions.size for i in batch)
         for start in range(0, scored, student.chunk_tokens):
-            torch.nn.functional.linear(hidden[start : min(start + student.chunk_tokens, scored)], weight)
+            student._logits(hidden[start : min(start + student.chunk_tokens, scored)])
     synchronize(student.device)
 
 

@@ -161,6 +161,7 @@ def test_memory_does_not_grow_with_length_times_vocabulary() -> None:
     assert peak_of_long_row < 1.1 * peak
 
 
+PLAIN_HEADS = {"llama", "qwen2", "gpt2", "gemma3"}
 SHARING_FAMILIES = {"llama", "qwen2", "gpt2", "granite", "cohere"}
 
 
@@ -204,6 +205,16 @@ def test_a_shared_prompt_is_read_once_and_the_scores_are_the_same(
         assert read == whole - saved
     else:
         assert read == whole
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_a_head_that_is_one_product_is_computed_as_one(family: str) -> None:
+    """What soft-caps or scales its logits goes through the model, also where they are too small to show it."""
+    assert (Student(model_of(family, VOCABULARY))._plain_head is not None) == (family in PLAIN_HEADS)
+    small = make_model(family, VOCABULARY)
+    with torch.no_grad():
+        small.get_output_embeddings().weight.mul_(1e-3)
+    assert (Student(small)._plain_head is not None) == (family in PLAIN_HEADS)
 
 
 def test_which_families_share_prompts() -> None:
