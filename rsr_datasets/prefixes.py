@@ -20,6 +20,9 @@ from .conversation import EncodedRow
 _SHORTEST_PREFIX = 16
 _LONGEST_SUFFIX = 4096
 _LEAST_SAVING = 0.05
+# A layer has some 12 x (hidden size)^2 weights. Attention under a mask also computes what the mask hides, at half the
+# rate of the large products: for a response of n tokens as much again as the weights cost for n^2 / (6 x hidden size).
+_MASK_COST = 6
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,17 @@ def prefix_length(row: EncodedRow) -> int:
     return int(row.positions[0]) - 1
 
 
-def plan_windows(rows: Sequence[EncodedRow], tokens_per_window: int) -> tuple[list[Window], list[int]]:
+def plan_windows(
+    rows: Sequence[EncodedRow], tokens_per_window: int, hidden_size: int
+) -> tuple[list[Window], list[int]]:
     """Finds the rows for which reading a shared prompt once saves work.
 
-    The plan depends on the rows and the limit alone.
+    The plan depends on the rows, the limit and the model alone.
 
     Args:
         rows: Encoded rows.
         tokens_per_window: Most tokens of prompts, padded to the longest, whose keys and values are held at once.
+        hidden_size: Of the student.
 
     Returns:
         Windows of rows that share prompts, and the numbers of the rows that share none.
@@ -79,7 +85,7 @@ def plan_windows(rows: Sequence[EncodedRow], tokens_per_window: int) -> tuple[li
     groups: dict[bytes, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(row.input_ids[: prefix_length(row)].tobytes(), []).append(i)
-    shared = [members for members in groups.values() if _pays([rows[i] for i in members])]
+    shared = [members for members in groups.values() if _pays([rows[i] for i in members], hidden_size)]
     shared.sort(key=lambda members: -prefix_length(rows[members[0]]))
     windows: list[Window] = []
     widest = 0
@@ -96,11 +102,19 @@ def plan_windows(rows: Sequence[EncodedRow], tokens_per_window: int) -> tuple[li
     return windows, [i for i in range(len(rows)) if i not in sharing]
 
 
-def _pays(rows: Sequence[EncodedRow]) -> bool:
+def _pays(rows: Sequence[EncodedRow], hidden_size: int) -> bool:
     prefix = prefix_length(rows[0])
-    longest = max(row.input_ids.size - prefix for row in rows)
-    saved = prefix * (len(rows) - 1) / sum(row.input_ids.size for row in rows)
-    return prefix >= _SHORTEST_PREFIX and longest <= _LONGEST_SUFFIX and saved >= _LEAST_SAVING
+    suffixes = np.array([row.input_ids.size - prefix for row in rows], dtype=np.float64)
+    saved = prefix * (len(rows) - 1) - float((suffixes**2).sum()) / (_MASK_COST * hidden_size)
+    whole = prefix * len(rows) + float(suffixes.sum())
+    return prefix >= _SHORTEST_PREFIX and suffixes.max() <= _LONGEST_SUFFIX and saved >= _LEAST_SAVING * whole
+
+
+def _common_length(prompts: Sequence[npt.NDArray[np.int64]]) -> int:
+    """How many tokens all prompts begin with, a system prompt say; each has at least one more."""
+    first, longest = prompts[0], min(prompt.size for prompt in prompts) - 1
+    same = np.all([prompt[:longest] == first[:longest] for prompt in prompts], axis=0)
+    return int(longest if same.all() else np.argmin(same))
 
 
 class PrefixCache:
@@ -131,12 +145,30 @@ class PrefixCache:
         self._lengths = torch.tensor([prefix.size for prefix in prefixes], device=device)
         self._layers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.batches: list[BatchAccount] = []
-        sizes = [prefix.size for prefix in prefixes]
+        longest = max(prefix.size for prefix in prefixes)
+        common = _common_length(prefixes)
+        if common < _SHORTEST_PREFIX or len(prefixes) == 1:
+            common = 0
+        else:
+            beginning: ModelOutput = decoder(input_ids=pad_right([prefixes[0][:common]]).to(device), use_cache=True)
+            self._keep(beginning.past_key_values, list(range(len(prefixes))), longest)
+            self.batches.append(BatchAccount(common, common, split=False))
+        sizes = [prefix.size - common for prefix in prefixes]
         for batch in plan_batches(sizes, tokens_per_batch):
-            input_ids = pad_right([prefixes[i] for i in batch]).to(device)
-            output: ModelOutput = decoder(input_ids=input_ids, use_cache=True)
-            self._keep(output.past_key_values, batch, max(sizes))
+            input_ids = pad_right([prefixes[i][common:] for i in batch]).to(device)
+            output: ModelOutput = decoder(input_ids=input_ids, **self._after(common, batch, input_ids.shape[1]))
+            self._keep(output.past_key_values, batch, longest)
             self.batches.append(BatchAccount(sum(sizes[i] for i in batch), input_ids.numel(), split=False))
+
+    def _after(self, common: int, batch: Sequence[int], length: int) -> dict[str, Any]:
+        """What the decoder is told where the beginning of the prompts has been read."""
+        if not common:
+            return {"use_cache": True}
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self._layers):
+            cache.update(keys[batch, :, :common], values[batch, :, :common], i)
+        positions = torch.arange(common, common + length, device=self._device).expand(len(batch), length)
+        return {"use_cache": True, "past_key_values": cache, "position_ids": positions}
 
     def _keep(self, cache: Any, batch: Sequence[int], longest: int) -> None:
         """Puts the keys and values of some prompts beside those of the others."""

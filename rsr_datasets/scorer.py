@@ -148,9 +148,9 @@ class RSRScorer:
             They do not change the scores or ``rsr_settings``. A value that is not defined is null.
         column_prefix: Name of the ratio's column and prefix of the others.
         tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
-        share_prompts: Whether to read a prompt that several rows of a batch share, candidates of one problem say,
-            only once where that saves work. It rounds otherwise: single surprisals of a deep student move by some
-            1e-5, and a token's rank with a near tie.
+        share_prompts: Whether to read what several rows of a batch begin with, the prompt of a problem's candidates
+            say, only once where that saves work. Like every other batch it rounds otherwise: single surprisals of a
+            deep student move by some 1e-5, and a token's rank with a near tie; none is less exact than alone.
         columns: Standard to actual names of the input columns, where they differ, e.g.
             ``{"prompt": "question", "completion": "solution"}``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
@@ -181,7 +181,7 @@ class RSRScorer:
         metrics: Sequence[str | Metric] | None = None,
         column_prefix: str = "rsr",
         tokens_per_batch: int | None = None,
-        share_prompts: bool = False,
+        share_prompts: bool = True,
         columns: Mapping[str, str] | None = None,
         strict: bool = False,
     ) -> None:

@@ -54,6 +54,7 @@ _REMEMBERED_HASH = "_rsr_datasets_hash"
 _PROBE_LENGTH = 24
 _MOST_SPARE_POSITIONS = 8
 _CPU_BYTES = 4096
+_CPU_WINDOW_BATCHES = 4
 _DEFAULT_TOKENS = 16384
 _LEAST_TOKENS = 512
 _MEMORY_PROBE_LENGTH = 2048
@@ -437,7 +438,8 @@ class Student:
         windows: list[Window] = []
         others = list(range(len(rows)))
         if share_prompts and self.can_share_prompts:
-            windows, others = plan_windows(rows, budget)
+            room = budget * (_CPU_WINDOW_BATCHES if self.device.type == "cpu" else 1)
+            windows, others = plan_windows(rows, room, self.model.get_input_embeddings().weight.shape[1])
         for window in windows:
             try:
                 prefixes = self._read_prefixes(window.prefixes, budget)
@@ -604,8 +606,9 @@ class Student:
 
     def _shared_and_whole(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         length = rows.shape[1]
-        rows[1, : length // 2] = rows[0, : length // 2]
-        starts = [length // 2, length // 2, length // 3]
+        starts = [length * 5 // 6, length * 5 // 6, length * 3 // 4]
+        rows[1, : starts[0]] = rows[0, : starts[0]]
+        rows[2, : length * 2 // 3] = rows[0, : length * 2 // 3]  # prompts that begin alike are read in two steps
         ids = rows.numpy()
         prefixes = self._read_prefixes([ids[0, : starts[0]], ids[2, : starts[2]]], length)
         found = prefixes.hidden([0, 0, 1], [row[start:] for row, start in zip(ids, starts, strict=True)])

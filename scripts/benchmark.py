@@ -24,7 +24,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,7 @@ from rsr_datasets import RSRScorer, __version__
 from rsr_datasets.batching import BatchAccount, plan_batches
 from rsr_datasets.conversation import EncodedRow
 from rsr_datasets.metrics import trajectory_scores
-from rsr_datasets.student import (
-    Student,
-    default_device,
-)
+from rsr_datasets.student import Student, default_device
 
 PUBLISHED_BATCH_ROWS = 4
 PUBLISHED_TOP_K = 100
@@ -82,29 +78,17 @@ Rows = Sequence[EncodedRow]
 Seconds = dict[str, list[float]]
 
 
-def ours(student: Student, rows: Rows, share_prompts: bool = False) -> None:
+def ours(student: Student, rows: Rows, share_prompts: bool = True) -> None:
     """What the scorer does with encoded rows, the ratio included."""
     scored = student.score(rows, share_prompts=share_prompts)
     ranks, surprisals = (np.concatenate([arrays[i] for arrays in scored]) for i in (0, 1))
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
 
 
-@dataclass(frozen=True)
-class Bare:
-    """A model as transformers loads it."""
-
-    model: transformers.PreTrainedModel
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.model.device
-
-
 @torch.no_grad()
-def published(student: Student | Bare, rows: Rows) -> None:
+def published(model: transformers.PreTrainedModel, rows: Rows) -> None:
     """The published recipe: four rows a batch as they come, full logits, a top-100 and Python lists a token."""
-    model, device = student.model, student.device
+    device = model.device
     for start in range(0, len(rows), PUBLISHED_BATCH_ROWS):
         batch = rows[start : start + PUBLISHED_BATCH_ROWS]
         longest = max(row.input_ids.size for row in batch)
@@ -140,7 +124,7 @@ def forward(student: Student, rows: Rows) -> None:
 
 CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "ours": ours,
-    "shared": functools.partial(ours, share_prompts=True),
+    "whole": functools.partial(ours, share_prompts=False),
     "published": published,
     "forward": forward,
 }
@@ -200,7 +184,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(candidate: Callable[[Any, Rows], None], student: Student | Bare, rows: Rows) -> float:
+def timed(
+    candidate: Callable[[Any, Rows], None], student: Student | transformers.PreTrainedModel, rows: Rows
+) -> float:
     synchronize(student.device)
     started = time.perf_counter()
     candidate(student, rows)
@@ -258,7 +244,7 @@ def account(seconds: Seconds, student: Student, rows: Rows, turns: int, slice_ro
     with accounted(student) as parts:
         whole = timed(ours, student, some)
     batches: list[BatchAccount] = []
-    student.score(some, on_batch=batches.append)
+    student.score(some, on_batch=batches.append, share_prompts=True)
     total = {name: sum(values) / turns for name, values in seconds.items()}
     tokens = sum(row.input_ids.size - 1 for row in rows)
     rate = matrix_rate(student.device, student.model.dtype)
@@ -269,9 +255,9 @@ def account(seconds: Seconds, student: Student, rows: Rows, turns: int, slice_ro
         "seconds": seconds,
         "tokens_per_second": {name: tokens / value for name, value in total.items()},
         "published_by_ours": ratios(seconds["published"], seconds["ours"]),
-        "published_by_shared": ratios(seconds["published"], seconds["shared"]),
+        "published_by_whole": ratios(seconds["published"], seconds["whole"]),
         "ours_by_forward": ratios(seconds["ours"], seconds["forward"]),
-        "shared_by_forward": ratios(seconds["shared"], seconds["forward"]),
+        "whole_by_forward": ratios(seconds["whole"], seconds["forward"]),
         "parts_of_ours": {name: value / whole for name, value in parts.items()},
         "padding_share": 1 - sum(b.tokens for b in batches) / sum(b.padded_tokens for b in batches),
         "matrix_tflops": rate / 1e12,
@@ -303,13 +289,14 @@ def accounted(student: Student) -> Iterator[dict[str, float]]:
 
     module: Any = sys.modules[Student.__module__]
     reduction = module.rank_and_surprisal
-    student.__dict__["_hidden"] = account("decoder", student._hidden)
+    decoder: Any = student._decoder
+    decoder.forward = account("decoder", decoder.forward)
     student.__dict__["_logits"] = account("head", student._logits)
     module.rank_and_surprisal = account("reduction", reduction)
     try:
         yield parts
     finally:
-        del student.__dict__["_hidden"], student.__dict__["_logits"]
+        del decoder.__dict__["forward"], student.__dict__["_logits"]
         module.rank_and_surprisal = reduction
 
 
@@ -373,7 +360,7 @@ def only(arguments: argparse.Namespace) -> None:
     """The process of a worker: seconds for each slice that it is asked for, and in the end its peaks."""
     candidate = CANDIDATES[arguments.only]
     loaded, rows = workload_of(arguments, arguments.workload, arguments.dtypes[0])
-    student = loaded if arguments.only == "published" else as_student(loaded)
+    student = loaded if arguments.only == "published" else Student(loaded)
     on_gpu = student.device.type == "cuda"
     device_before = torch.cuda.memory_allocated() if on_gpu else 0
     host_before = resident()
@@ -396,11 +383,11 @@ def resident(what: str = "VmRSS") -> int:
     return int(next(line for line in lines if line.startswith(what)).split()[1])
 
 
-def workload_of(arguments: argparse.Namespace, name: str, dtype: str) -> tuple[Bare, Rows]:
+def workload_of(arguments: argparse.Namespace, name: str, dtype: str) -> tuple[transformers.PreTrainedModel, Rows]:
     device = default_device()
     if name in SHAPES:
         model = random_model(name, getattr(torch, dtype), device)
-        return Bare(model), paper_rows(arguments.shape_rows, model.config.vocab_size)
+        return model, paper_rows(arguments.shape_rows, model.config.vocab_size)
     scorer = RSRScorer(smollm2_path(), dtype=dtype)
     rows = (
         champ_rows(scorer, arguments.problems)
@@ -411,11 +398,7 @@ def workload_of(arguments: argparse.Namespace, name: str, dtype: str) -> tuple[B
     model = transformers.AutoModelForCausalLM.from_pretrained(
         smollm2_path().parent, gguf_file=smollm2_path().name, dtype=kind
     )
-    return Bare(model.to(device).eval()), rows
-
-
-def as_student(loaded: Bare) -> Student:
-    return Student(loaded.model)
+    return model.to(device).eval(), rows
 
 
 def profile(student: Student, rows: Rows, file: Path) -> None:
@@ -435,7 +418,7 @@ def main() -> None:
     parser.add_argument("--shape-rows", type=int, default=64)
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--turns", type=int, default=1, help="times that all rows are gone through")
-    parser.add_argument("--slice-rows", type=int, default=15, help="rows that a candidate scores in its turn")
+    parser.add_argument("--slice-rows", type=int, help="rows a turn: 15, and of GSM8K's short ones 250")
     parser.add_argument("--scaling", action="store_true", help="instead: time against rows and length, small student")
     parser.add_argument("--profile", type=Path, help="write a torch profiler trace of ours on the first workload")
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -449,6 +432,7 @@ def main() -> None:
         scaling(arguments.dtypes[0])
         return
     workloads = arguments.shapes or ["gsm8k" if arguments.gsm8k else "champ"]
+    slice_rows = arguments.slice_rows or (250 if arguments.gsm8k else 15)
     results: dict[str, Any] = {"machine": machine(), "results": {}}
     print_row("workload", "dtype", "candidate", "tokens/s", "published / it", "it / forward", "padding", "utilisation")
     print_row("---", "---", "---", *["--:"] * 5)
@@ -456,15 +440,15 @@ def main() -> None:
         for dtype in arguments.dtypes:
             if arguments.profile:
                 loaded, rows = workload_of(arguments, workload, dtype)
-                profile(as_student(loaded), rows, arguments.profile)
+                profile(Student(loaded), rows, arguments.profile)
                 return
             workers = {name: Worker(name, arguments, workload, dtype) for name in CANDIDATES}
             count = workers["ours"].rows
             run = {name: worker.run for name, worker in workers.items()}
-            seconds = take_turns(run, count, arguments.turns, arguments.slice_rows)
+            seconds = take_turns(run, count, arguments.turns, slice_rows)
             peaks = {name: worker.finish() for name, worker in workers.items()}
             loaded, rows = workload_of(arguments, workload, dtype)
-            found = account(seconds, as_student(loaded), rows, arguments.turns, arguments.slice_rows)
+            found = account(seconds, Student(loaded), rows, arguments.turns, slice_rows)
             found["peak"] = peaks
             results["results"][f"{workload} {dtype}"] = found
             show(workload, dtype, found)
@@ -474,9 +458,9 @@ def main() -> None:
 
 
 def show(workload: str, dtype: str, found: dict[str, Any]) -> None:
-    """A line of the table for ours and for ours with shared prompts, and what else was found below."""
+    """A line of the table for ours and for ours without shared prompts, and what else was found below."""
     speed = found["tokens_per_second"]
-    for name in ("ours", "shared"):
+    for name in ("ours", "whole"):
         print_row(
             workload,
             dtype,

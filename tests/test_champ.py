@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from typing import Any
@@ -15,7 +16,8 @@ from datasets import Dataset
 from oracle import plain_scores, plain_tokens
 
 from rsr_datasets import RSRScorer, dataset_rsr, rank_teachers, select_trajectories
-from rsr_datasets.conversation import find_format
+from rsr_datasets.batching import BatchAccount
+from rsr_datasets.conversation import EncodedRow, find_format
 from rsr_datasets.second_pass import local_rows
 
 ORACLE = SHARED / "oracle" / "champ_smollm2.json"
@@ -162,6 +164,24 @@ def solutions(add_rsr: RSRScorer) -> Dataset:
         return {"messages": [user, {"role": "assistant", "content": assistant}]}
 
     return rows.map(to_messages, remove_columns=["question", "solution"]).map(add_rsr, batched=True)
+
+
+def test_what_is_read_once_is_as_exact_as_what_is_read_alone(add_rsr: RSRScorer, solutions: Dataset) -> None:
+    """Against the same student in float64: the rounding of 30 layers is what there is, with or without sharing."""
+    student = add_rsr._load_student()
+    chats = solutions.select(range(25))
+    rows = [row for row in add_rsr.encode(chats.to_list(), find_format(["messages"])) if isinstance(row, EncodedRow)]
+    batches: list[BatchAccount] = []
+    shared = student.score(rows, on_batch=batches.append, share_prompts=True)
+    assert sum(batch.tokens for batch in batches) < 0.75 * sum(row.input_ids.size for row in rows)
+    exact = copy.deepcopy(student.model).double()
+    errors = []
+    for row, once in zip(rows, shared, strict=True):
+        expected = plain_scores(exact, row).surprisals
+        errors.append([np.abs(found[1] - expected) for found in (once, student.score([row])[0])])
+    once, alone = (np.concatenate(parts) for parts in zip(*errors, strict=True))
+    assert once.mean() < 1.05 * alone.mean() < 5e-6
+    assert once.max() < 1.5 * alone.max() < 1.5e-4
 
 
 def test_correct_never_keeps_a_wrong_solution_where_a_right_one_exists(solutions: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -166,12 +167,13 @@ SHARING_FAMILIES = {"llama", "qwen2", "gpt2", "granite", "cohere"}
 
 
 def with_shared_prompts(draw: st.DrawFn) -> list[EncodedRow]:
-    """Rows of which some begin with the same prompt, and are scored from its end on."""
+    """Rows of which some begin with the same prompt, and all alike, and are scored from its end on."""
     rows = []
+    system = np.arange(draw(st.sampled_from([0, 10, 20, 50]))) % VOCABULARY
     for _ in range(draw(st.integers(1, 4))):
         seed, candidates = draw(st.integers(0, 2**31)), draw(st.integers(1, 4))
         generator = np.random.default_rng(seed)
-        prompt = generator.integers(0, VOCABULARY, draw(st.integers(2, 40)))
+        prompt = np.concatenate([system, generator.integers(0, VOCABULARY, draw(st.integers(2, 40)))])
         for _ in range(candidates):
             response = generator.integers(0, VOCABULARY, draw(st.integers(1, 30)))
             ids = np.concatenate([prompt, response])
@@ -192,7 +194,7 @@ def test_a_shared_prompt_is_read_once_and_the_scores_are_the_same(
     scored = student.score(rows, tokens_per_batch, batches.append, share_prompts=True)
     for row, (ranks, surprisals, _) in zip(rows, scored, strict=True):
         assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
-    windows, others = plan_windows(rows, tokens_per_batch)
+    windows, others = plan_windows(rows, 4 * tokens_per_batch, SIZES["hidden_size"])
     assert sorted([*others, *(i for window in windows for i in window.rows)]) == list(range(len(rows)))
     read = sum(batch.tokens for batch in batches)
     whole = sum(row.input_ids.size - 1 for row in rows)
@@ -202,6 +204,10 @@ def test_a_shared_prompt_is_read_once_and_the_scores_are_the_same(
             for window in windows
             for group in range(len(window.prefixes))
         )
+        for window in windows:
+            beginnings = zip(*(prompt[:-1] for prompt in window.prefixes), strict=False)
+            alike = sum(1 for _ in itertools.takewhile(lambda tokens: len(set(tokens)) == 1, beginnings))
+            saved += alike * (len(window.prefixes) - 1) if alike >= 16 else 0
         assert read == whole - saved
     else:
         assert read == whole
@@ -294,13 +300,15 @@ def test_prompts_are_shared_where_that_saves_enough() -> None:
         ids = np.concatenate([np.full(prompt, seed), np.arange(response)])
         return EncodedRow(ids, np.arange(prompt, ids.size))
 
-    windows, others = plan_windows([row(30, 20), row(30, 50), row(40, 9, seed=1)], 1000)
+    windows, others = plan_windows([row(30, 20), row(30, 50), row(40, 9, seed=1)], 1000, 1000)
     assert others == [2] and [(w.rows, w.groups) for w in windows] == [([0, 1], [0, 0])]
-    assert plan_windows([row(30, 2000), row(30, 2000)], 1000) == ([], [0, 1])  # too little
-    assert plan_windows([row(9, 9), row(9, 9)], 1000) == ([], [0, 1])  # too short
+    assert plan_windows([row(30, 2000), row(30, 2000)], 1000, 1000) == ([], [0, 1])  # too little
+    assert plan_windows([row(100, 400), row(100, 400)], 1000, 1000) == ([], [0, 1])  # less than the masks cost
+    assert plan_windows([row(100, 400), row(100, 400)], 1000, 4000)[1] == []
+    assert plan_windows([row(9, 9), row(9, 9)], 1000, 1000) == ([], [0, 1])  # too short
     several = [row(30, 9, seed) for seed in range(4) for _ in range(2)]
-    assert [len(window.prefixes) for window in plan_windows(several, 70)[0]] == [2, 2]
-    assert [len(window.prefixes) for window in plan_windows(several, 1)[0]] == [1, 1, 1, 1]
+    assert [len(window.prefixes) for window in plan_windows(several, 70, 1000)[0]] == [2, 2]
+    assert [len(window.prefixes) for window in plan_windows(several, 1, 1000)[0]] == [1, 1, 1, 1]
 
 
 def test_weights_that_are_not_there_are_not_made_up(tmp_path) -> None:
