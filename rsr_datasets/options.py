@@ -30,7 +30,7 @@ def options_of(function: Callable[..., Any], skip: Sequence[str] = ()) -> list[i
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=parameter.default,
-            annotation=_option(name, parameter.annotation, helps.get(name, "")),
+            annotation=_option(parameter, helps.get(name, "")),
         )
         for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
         if name not in ("self", *skip)
@@ -92,16 +92,17 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
-def _option(name: str, annotation: Any, text: str) -> Any:
-    flag = f"--{name.replace('_', '-')}"
+def _option(parameter: inspect.Parameter, text: str) -> Any:
+    annotation = parameter.annotation
+    flag = f"--{parameter.name.replace('_', '-')}"
     kinds = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
     optional = types.NoneType in kinds
     kinds.discard(types.NoneType)
     origins = {get_origin(kind) or kind for kind in kinds}
     if origins == {bool}:
-        return Annotated[
-            bool | None if optional else bool, typer.Option(f"{flag}/--no-{flag[2:]}" if optional else flag, help=text)
-        ]
+        can_be_turned_off = optional or parameter.default is True
+        names = f"{flag}/--no-{flag[2:]}" if can_be_turned_off else flag
+        return Annotated[bool | None if optional else bool, typer.Option(names, help=text)]
     if Literal in origins:
         return Annotated[annotation, typer.Option(flag, help=text)]
     if Mapping in origins:
