@@ -254,10 +254,8 @@ def account(seconds: Seconds, student: Student, rows: Rows, turns: int, slice_ro
         "scored_tokens": sum(row.positions.size for row in rows),
         "seconds": seconds,
         "tokens_per_second": {name: tokens / value for name, value in total.items()},
-        "published_by_ours": ratios(seconds["published"], seconds["ours"]),
-        "published_by_whole": ratios(seconds["published"], seconds["whole"]),
-        "ours_by_forward": ratios(seconds["ours"], seconds["forward"]),
-        "whole_by_forward": ratios(seconds["whole"], seconds["forward"]),
+        "published_by": {name: ratios(seconds["published"], seconds[name]) for name in seconds},
+        "by_forward": {name: ratios(seconds[name], seconds["forward"]) for name in seconds},
         "parts_of_ours": {name: value / whole for name, value in parts.items()},
         "padding_share": 1 - sum(b.tokens for b in batches) / sum(b.padded_tokens for b in batches),
         "matrix_tflops": rate / 1e12,
@@ -442,7 +440,8 @@ def main() -> None:
                 loaded, rows = workload_of(arguments, workload, dtype)
                 profile(Student(loaded), rows, arguments.profile)
                 return
-            workers = {name: Worker(name, arguments, workload, dtype) for name in CANDIDATES}
+            names = [name for name in CANDIDATES if name != "whole" or workload not in SHAPES]  # they share no prompts
+            workers = {name: Worker(name, arguments, workload, dtype) for name in names}
             count = workers["ours"].rows
             run = {name: worker.run for name, worker in workers.items()}
             seconds = take_turns(run, count, arguments.turns, slice_rows)
@@ -458,16 +457,16 @@ def main() -> None:
 
 
 def show(workload: str, dtype: str, found: dict[str, Any]) -> None:
-    """A line of the table for ours and for ours without shared prompts, and what else was found below."""
+    """A line of the table for each candidate, and what else was found below."""
     speed = found["tokens_per_second"]
-    for name in ("ours", "whole"):
+    for name in speed:
         print_row(
             workload,
             dtype,
             name,
             f"{speed[name]:.0f}",
-            "{:.2f} ({:.2f} to {:.2f})".format(*found[f"published_by_{name}"]),
-            "{:.2f} ({:.2f} to {:.2f})".format(*found[f"{name}_by_forward"]),
+            "{:.2f} ({:.2f} to {:.2f})".format(*found["published_by"][name]),
+            "{:.2f} ({:.2f} to {:.2f})".format(*found["by_forward"][name]),
             f"{found['padding_share']:.1%}" if name == "ours" else "",
             f"{found['utilisation']:.0%}" if name == "ours" else "",
         )

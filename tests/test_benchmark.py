@@ -84,7 +84,7 @@ def test_candidates_take_turns_and_parts_are_accounted_for(benchmark: ModuleType
     assert found["rows"] == 10 and found["tokens"] == sum(n + 4 for n in range(10))
     assert set(found["parts_of_ours"]) == {"decoder", "head", "reduction"}
     assert 0.2 < sum(found["parts_of_ours"].values()) < 1
-    median, low, high = found["published_by_ours"]
+    median, low, high = found["published_by"]["ours"]
     assert 0 < low <= median <= high
     assert "forward" not in student._decoder.__dict__  # nothing of the accounting is left
 
@@ -97,4 +97,9 @@ def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "x.json").read_text())["results"]["small bfloat16"]
     assert found["peak"]["ours"]["host_mib"] < found["peak"]["published"]["host_mib"] / 2
-    assert "| small | bfloat16 | ours |" in done.stdout and "peak of published" in done.stdout
+    assert found["published_by"]["published"] == found["by_forward"]["forward"] == [1.0, 1.0, 1.0]
+    assert (
+        "| small | bfloat16 | ours |" in done.stdout
+        and "whole" not in found["by_forward"]
+        and "peak of published" in done.stdout
+    )

@@ -194,7 +194,7 @@ def test_a_shared_prompt_is_read_once_and_the_scores_are_the_same(
     scored = student.score(rows, tokens_per_batch, batches.append, share_prompts=True)
     for row, (ranks, surprisals, _) in zip(rows, scored, strict=True):
         assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
-    windows, others = plan_windows(rows, 4 * tokens_per_batch, SIZES["hidden_size"])
+    windows, others = plan_windows(rows, 3 * tokens_per_batch, SIZES["hidden_size"])
     assert sorted([*others, *(i for window in windows for i in window.rows)]) == list(range(len(rows)))
     read = sum(batch.tokens for batch in batches)
     whole = sum(row.input_ids.size - 1 for row in rows)
