@@ -43,7 +43,7 @@ from rsr_datasets.student import Student, default_device
 
 PUBLISHED_BATCH_ROWS = 4
 PUBLISHED_TOP_K = 100
-ACCOUNTED_SLICES = 3
+LEAST_ACCOUNTED_ROWS = 45
 MAX_LENGTH = 32_768
 PAPER = Path(__file__).with_name("paper_tables.json")
 SHAPES: dict[str, tuple[type[transformers.PreTrainedConfig], dict[str, Any]]] = {
@@ -240,7 +240,7 @@ def take_turns(run: Mapping[str, Callable[[int, int], float]], rows: int, turns:
 def account(seconds: Seconds, student: Student, rows: Rows, turns: int, slice_rows: int) -> dict[str, Any]:
     """What the seconds say, and where ours go."""
     ours(student, rows[:8])
-    some = rows[: ACCOUNTED_SLICES * slice_rows]
+    some = rows[: max(LEAST_ACCOUNTED_ROWS, slice_rows)]
     with accounted(student) as parts:
         whole = timed(ours, student, some)
     batches: list[BatchAccount] = []
