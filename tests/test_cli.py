@@ -439,7 +439,11 @@ def test_an_interrupted_score_says_how_to_go_on(student_folder: str, tmp_path: P
     options = ("--student", student_folder, "--output-dir", tmp_path / "run", "--unit-rows", 1)
     line = [sys.executable, "-m", "rsr_datasets", "score", *map(str, (tmp_path / "rows.parquet", *options))]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
+    try:
+        process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     while process.poll() is None and not list((tmp_path / "run").glob("units/*.json")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -38,7 +38,10 @@ def arguments(tmp_path: Path, student: str) -> list[str]:
 def assert_scored_by_two_processes(run: Path) -> None:
     assert load_from_disk(run / "scored")["rsr_status"][:] == ["scored"] * ROWS
     manifest = json.loads((run / "manifest.json").read_text())
-    assert {process: totals["rows"] for process, totals in manifest["totals"]["processes"].items()} == {"0": 6, "1": 6}
+    assert sum(totals["rows"] for totals in manifest["totals"]["processes"].values()) == ROWS
+    plan = json.loads(next(run.glob("launch-*/plan.json")).read_text())
+    assert [len(share) for share in plan["shares"]] == [3, 3]
+    assert sorted(file.name for file in run.glob("launch-*/alive-*.json")) == ["alive-0.json", "alive-1.json"]
 
 
 def test_two_nodes(student_folder: str, tmp_path: Path) -> None:
