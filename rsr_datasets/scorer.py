@@ -150,7 +150,7 @@ class RSRScorer:
         tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
         share_prompts: Whether to read what several rows of a batch begin with, the prompt of a problem's candidates
             say, only once where that saves work. Like every other batch it rounds otherwise: single surprisals of a
-            deep student move by some 1e-5, and a token's rank with a near tie; none is less exact than alone.
+            deep student move by some 1e-5, and a token's rank with a near tie, which is their own rounding.
         columns: Standard to actual names of the input columns, where they differ, e.g.
             ``{"prompt": "question", "completion": "solution"}``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.

@@ -11,6 +11,7 @@ import os
 import pickle
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -366,7 +367,7 @@ class Student:
         if self.device.type == "cpu":
             self._plain_head = self._find_plain_head(some_hidden)
         self.chunk_tokens = chunk_tokens or self._choose_chunk_tokens()
-        self._room_for_logits = torch.empty(0)
+        self._kept = threading.local()  # each thread that scores has its own room for logits
 
     @property
     def device(self) -> torch.device:
@@ -627,15 +628,16 @@ class Student:
         return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of some positions; where the head is one product, they are good until the next call."""
+        """Logits of some positions; where the head is one product, they are good until this thread's next call."""
         if self._head_dtype is not None:
             hidden = hidden.to(self._head_dtype)
         if self._plain_head is None:
             return self._head(inputs_embeds=hidden[None], use_cache=False).logits[0]
         weight = self._plain_head.weight
-        if self._room_for_logits.shape[0] < len(hidden):
-            self._room_for_logits = weight.new_empty((len(hidden), weight.shape[0]))
-        return torch.mm(hidden, weight.t(), out=self._room_for_logits[: len(hidden)])
+        room: torch.Tensor | None = getattr(self._kept, "room", None)
+        if room is None or len(room) < len(hidden):
+            room = self._kept.room = weight.new_empty((len(hidden), weight.shape[0]))
+        return torch.mm(hidden, weight.t(), out=room[: len(hidden)])
 
     @torch.no_grad()
     def _find_plain_head(self, hidden: torch.Tensor) -> torch.nn.Linear | None:

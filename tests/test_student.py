@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -221,6 +222,17 @@ def test_only_a_head_that_is_one_product_is_computed_as_one(family: str) -> None
     with torch.no_grad():
         small.get_output_embeddings().weight.mul_(1e-3)
     assert (Student(small)._plain_head is not None) == (family in PLAIN_HEADS)
+
+
+def test_threads_that_score_with_one_student_do_not_disturb_each_other() -> None:
+    student = Student(make_model("llama", 20_000), chunk_tokens=64)
+    rows = [row_of(length) for length in range(40, 80)]
+    expected = [student.score([row])[0] for row in rows]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda row: student.score([row])[0], rows))
+    for (ranks, surprisals, _), (expected_ranks, expected_surprisals, _) in zip(found, expected, strict=True):
+        assert ranks.tolist() == expected_ranks.tolist()
+        np.testing.assert_allclose(surprisals, expected_surprisals, rtol=0, atol=1e-5)
 
 
 def test_which_families_share_prompts() -> None:
