@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+# On a CPU a batch, however small, takes the time of 47 to 72 tokens in float32 and of 43 to 138 in bfloat16 (measured
+# on SmolLM2-135M), of budgets of 1024 and 2048.
+_PASSES_IN_BUDGET = 16
+
 
 @dataclass(frozen=True)
 class BatchAccount:
@@ -26,10 +30,11 @@ class BatchAccount:
 
 
 def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Groups sequences of similar length into batches.
+    """Groups sequences of similar length into the batches that cost least.
 
-    Longest first, so that a batch that does not fit into memory shows at once. The plan depends on the lengths and
-    the budget alone.
+    A batch costs its padded tokens, and a pass over the weights besides, which counts as a part of the budget: where
+    lengths spread, smaller batches that pad less are cheaper than full ones. Longest first, so that a batch that does
+    not fit into memory shows at once. The plan depends on the lengths and the budget alone.
 
     Args:
         lengths: Tokens of each sequence.
@@ -43,15 +48,25 @@ def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch={tokens_per_batch}: must be a positive number")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    # Of the first n in that order: what the cheapest batches cost, and where the last of them begins.
+    costs = np.full(len(order) + 1, np.inf)
+    costs[0] = 0
+    begins = np.zeros(len(order) + 1, dtype=np.int64)
+    for begin, index in enumerate(order):
+        longest = max(1, lengths[index])
+        most = min(len(order) - begin, max(1, tokens_per_batch // longest))
+        ends = slice(begin + 1, begin + most + 1)
+        costs_here = costs[begin] + tokens_per_batch / _PASSES_IN_BUDGET + longest * np.arange(1, most + 1)
+        cheaper = costs_here < costs[ends]
+        costs[ends][cheaper] = costs_here[cheaper]
+        begins[ends][cheaper] = begin
     batches: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and longest * (len(batches[-1]) + 1) <= tokens_per_batch:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-            longest = lengths[index]
-    return batches
+    end = len(order)
+    while end:
+        batches.append(order[begins[end] : end])
+        end = int(begins[end])
+    return batches[::-1]
 
 
 def pad_right(sequences: Sequence[npt.NDArray[np.int64]]) -> torch.Tensor:
