@@ -50,6 +50,7 @@ DEFAULT_UNIT_ROWS = 1000
 DEFAULT_DEAD_AFTER = 600.0
 _POLL_SECONDS = 0.5
 _LAUNCH = "launch-"
+_BATCHING = ("tokens_per_batch", "share_prompts", "torch_compile")
 
 
 class FolderInUseError(RuntimeError):
@@ -283,7 +284,7 @@ class _Run:
         self.folder = folder
         self.settings = settings
         self.units = [Unit(*unit) for unit in settings["units"]]
-        self.scorer = scorer.with_batching(settings["tokens_per_batch"], settings["share_prompts"])
+        self.scorer = scorer.with_batching(**{name: settings[name] for name in _BATCHING})
         self.tokens_by_cost = [0, 0]
         self._text = dataset.select_columns(row_format.names).with_format("arrow")
 
@@ -308,6 +309,7 @@ class _Run:
             settings = wanted | {
                 "tokens_per_batch": scorer.choose_tokens_per_batch(scorer.device or device),
                 "share_prompts": scorer.share_prompts,
+                "torch_compile": scorer.torch_compile,
                 "units": [[unit.number, unit.start, unit.end, unit.cost] for unit in units],
             }
             (folder / "units").mkdir(exist_ok=True)

@@ -151,6 +151,9 @@ class RSRScorer:
         share_prompts: Whether to read what several rows of a batch begin with, the prompt of a problem's candidates
             say, only once where that saves work. Like every other batch it rounds otherwise: single surprisals of a
             deep student move by some 1e-5, and a token's rank with a near tie, which is their own rounding.
+        torch_compile: Whether to compile the student's layers, which pays in half precision and long runs: the first
+            use in a process takes up to a minute. Where that fails, it is said and the layers run as they are. It
+            rounds otherwise too.
         columns: Standard to actual names of the input columns, where they differ, e.g.
             ``{"prompt": "question", "completion": "solution"}``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
@@ -182,6 +185,7 @@ class RSRScorer:
         column_prefix: str = "rsr",
         tokens_per_batch: int | None = None,
         share_prompts: bool = True,
+        torch_compile: bool = False,
         columns: Mapping[str, str] | None = None,
         strict: bool = False,
     ) -> None:
@@ -211,6 +215,7 @@ class RSRScorer:
         self.score_columns = ScoreColumns(column_prefix)
         self.tokens_per_batch = tokens_per_batch
         self.share_prompts = share_prompts
+        self.torch_compile = torch_compile
         self.spec = StudentSpec(
             student=student,
             revision=revision,
@@ -261,17 +266,17 @@ class RSRScorer:
         """
         return self.tokens_per_batch or self._load_student(device).tokens_per_batch
 
-    def with_batching(self, tokens_per_batch: int, share_prompts: bool) -> RSRScorer:
-        """The same scorer with other batches; the two load one student between them.
+    def with_batching(self, tokens_per_batch: int, share_prompts: bool, torch_compile: bool) -> RSRScorer:
+        """The same scorer that reads in another way; the two load one student between them.
 
         Args:
             tokens_per_batch: Padded tokens in one forward pass.
             share_prompts: Whether to read shared prompts once.
+            torch_compile: Whether to compile the student's layers.
         """
+        changed = {key: value for key, value in locals().items() if key != "self"}
         other = RSRScorer.__new__(RSRScorer)
-        other.__dict__.update(self.__dict__)
-        other._arguments = {**self._arguments, "tokens_per_batch": tokens_per_batch, "share_prompts": share_prompts}
-        other.tokens_per_batch, other.share_prompts = tokens_per_batch, share_prompts
+        other.__dict__.update(self.__dict__, _arguments={**self._arguments, **changed}, **changed)
         return other
 
     @property
@@ -445,7 +450,8 @@ class RSRScorer:
         scorable = [isinstance(row, EncodedRow) and row.input_ids.max() < student.vocabulary for row in encoded]
         wanted = [row for row, fits in zip(encoded, scorable, strict=True) if fits and isinstance(row, EncodedRow)]
         entropy = "entropies" in self._needs
-        arrays = iter(student.score(wanted, self.tokens_per_batch, on_batch, entropy, self.share_prompts))
+        how = (self.share_prompts, self.torch_compile)
+        arrays = iter(student.score(wanted, self.tokens_per_batch, on_batch, entropy, *how))
         outcomes = []
         for i, (row, fits) in enumerate(zip(encoded, scorable, strict=True)):
             if isinstance(row, UnscorableRowError):
@@ -512,7 +518,7 @@ class RSRScorer:
                 for outcome, row in zip(outcomes, encoded, strict=True)
             ]
             flat = [part for some in rows for part in some]
-            found = iter(student.score(flat, self.tokens_per_batch, on_batch))
+            found = iter(student.score(flat, self.tokens_per_batch, on_batch, torch_compile=self.torch_compile))
             for i, some in enumerate(rows):
                 if some:
                     added: dict[str, Any] = {need: np.concatenate([next(found)[1] for _ in some])}

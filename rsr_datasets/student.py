@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 import transformers
 import xxhash
+from accelerate.utils import compile_regions
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput, cached_file, is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -65,6 +66,7 @@ _DEVICE_CHUNK_BYTES = {"cpu": 3 << 25}
 _DEFAULT_CHUNK_BYTES = 3 << 28
 _LEAST_CHUNK_TOKENS = 16
 _LARGE_LOGIT = 1024.0
+_MOST_GRAPHS = 64
 
 
 @dataclass(frozen=True)
@@ -314,6 +316,12 @@ class _Piece:
         return self.row.input_ids[self.start : -1]
 
 
+_Read = Callable[[Sequence[int], Sequence[npt.NDArray[np.int64]]], torch.Tensor]
+"""The groups and token ids of pieces to their hidden states, shape ``(pieces, longest, hidden size)``."""
+_ReadTwice = Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
+"""Some rows of token ids to pairs of the hidden states that two ways of reading give."""
+
+
 class Student:
     """A loaded causal language model that gives ranks and surprisals.
 
@@ -415,6 +423,7 @@ class Student:
         on_batch: Callable[[BatchAccount], None] | None = None,
         entropy: bool = False,
         share_prompts: bool = False,
+        torch_compile: bool = False,
     ) -> list[TokenArrays]:
         """Ranks and surprisals of the scored tokens of each row, and the entropies there.
 
@@ -426,6 +435,7 @@ class Student:
             on_batch: Called after each forward pass.
             entropy: Whether to give entropies.
             share_prompts: Read a prompt that several rows share only once, where that saves work.
+            torch_compile: Read the rows that share none with compiled layers; the first time takes up to a minute.
 
         Returns:
             For each row its ranks, int32, and its surprisals and entropies in nats, float32, all of shape
@@ -455,8 +465,13 @@ class Student:
                 _Piece(i, rows[i], prefix_length(rows[i]), group)
                 for i, group in zip(window.rows, window.groups, strict=True)
             ]
-            self._score_pieces(pieces, prefixes, budget, on_batch, entropy, results)
-        self._score_pieces([_Piece(i, rows[i]) for i in others], None, budget, on_batch, entropy, results)
+            self._score_pieces(pieces, prefixes.hidden, budget, on_batch, entropy, results)
+        compiled = bool(torch_compile and others and self.can_compile)
+
+        def read(_: Sequence[int], ids: Sequence[npt.NDArray[np.int64]]) -> torch.Tensor:
+            return self._hidden(pad_right(ids), compiled)
+
+        self._score_pieces([_Piece(i, rows[i]) for i in others], read, budget, on_batch, entropy, results)
         return results
 
     def score_branches(
@@ -494,7 +509,7 @@ class Student:
     def _score_pieces(
         self,
         pieces: Sequence[_Piece],
-        prefixes: PrefixCache | None,
+        read: _Read,
         tokens_per_batch: int,
         on_batch: Callable[[BatchAccount], None] | None,
         entropy: bool,
@@ -506,7 +521,7 @@ class Student:
         parts = [(batch, False) for batch in reversed(self._plan(lengths, tokens_per_batch))]
         while parts:
             batch, split = parts.pop()
-            scored = self._try_batch([pieces[i] for i in batch], prefixes, entropy)
+            scored = self._try_batch([pieces[i] for i in batch], read, entropy)
             if scored is None:
                 half = len(batch) // 2
                 logger.warning(
@@ -533,10 +548,10 @@ class Student:
             for batch in plan_batches([lengths[i] for i in group], tokens_per_batch)
         ]
 
-    def _try_batch(self, pieces: Sequence[_Piece], prefixes: PrefixCache | None, entropy: bool) -> TokenArrays | None:
+    def _try_batch(self, pieces: Sequence[_Piece], read: _Read, entropy: bool) -> TokenArrays | None:
         """Scores a batch; nothing where it does not fit into the device's memory and could be smaller."""
         try:
-            return self._score_batch(pieces, prefixes, entropy)
+            return self._score_batch(pieces, read, entropy)
         except torch.OutOfMemoryError:
             if len(pieces) == 1:
                 raise
@@ -546,11 +561,8 @@ class Student:
         return None
 
     @torch.no_grad()
-    def _score_batch(self, pieces: Sequence[_Piece], prefixes: PrefixCache | None, entropy: bool) -> TokenArrays:
-        if prefixes is None:
-            hidden = self._hidden(pad_right([piece.ids for piece in pieces]))
-        else:
-            hidden = prefixes.hidden([piece.group for piece in pieces], [piece.ids for piece in pieces])
+    def _score_batch(self, pieces: Sequence[_Piece], read: _Read, entropy: bool) -> TokenArrays:
+        hidden = read([piece.group for piece in pieces], [piece.ids for piece in pieces])
         where_row = np.repeat(np.arange(len(pieces)), [piece.row.positions.size for piece in pieces])
         where_token = np.concatenate([piece.row.positions - piece.start for piece in pieces]) - 1
         targets = torch.from_numpy(np.concatenate([piece.row.input_ids[piece.row.positions] for piece in pieces]))
@@ -581,26 +593,29 @@ class Student:
     @cached_property
     def can_share_prompts(self) -> bool:
         """Whether reading a prompt once for several rows gives the hidden states that reading each row gives."""
-        return self._agrees(self._shared_and_whole)
+        return self._can(self._shared_and_whole)
 
     @cached_property
     def can_branch(self) -> bool:
         """Whether reading a row once for several continuations gives what reading each of them whole gives."""
-        return self._agrees(self._branched_and_whole)
+        return self._can(self._branched_and_whole)
 
-    @torch.no_grad()
-    def _agrees(self, read: Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]) -> bool:
-        """Says whether a way of reading gives the hidden states of reading whole rows, on a probe."""
+    def _can(self, read: _ReadTwice) -> bool:
+        """Says whether the student can be read in another way than each row whole."""
         if self._turning_lengths:
             return False
-        generator = torch.Generator().manual_seed(0)
-        length = min(_PROBE_LENGTH, self.positions or _PROBE_LENGTH)
-        rows = torch.randint(0, self.vocabulary, (3, length), generator=generator)
         try:
-            pairs = read(rows)
+            return self._agree(read)
         except Exception as error:  # the caches of model families are not ours: any failure means that it cannot
             logger.debug("student %r: what is read once is not shared: %s", self.name, error)
             return False
+
+    @torch.no_grad()
+    def _agree(self, read: _ReadTwice) -> bool:
+        """Says whether two ways of reading give the same hidden states, on a probe."""
+        generator = torch.Generator().manual_seed(0)
+        length = min(_PROBE_LENGTH, self.positions or _PROBE_LENGTH)
+        pairs = read(torch.randint(0, self.vocabulary, (3, length), generator=generator))
         scale = max(1.0, *(_largest(whole) for _, whole in pairs))
         tolerance = 32 * torch.finfo(self.model.dtype).eps * scale
         return all(torch.allclose(found.float(), whole.float(), rtol=0, atol=tolerance) for found, whole in pairs)
@@ -624,8 +639,34 @@ class Student:
         whole = [self._hidden(torch.from_numpy(row.input_ids[None, :-1]))[0] for row in branches.rows()]
         return [(f, w[end - 1 :]) for f, w, end in zip(found, whole, branches.ends, strict=True)]
 
-    def _hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
+    @cached_property
+    def can_compile(self) -> bool:
+        """Whether its layers, compiled, give what they give; if not, that is said. They share the weights."""
+        reason = "its hidden states would differ"
+
+        def read(rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            # A batch of one row is compiled apart.
+            return [(self._hidden(some, compiled=True), self._hidden(some)) for some in (rows[:1], rows)]
+
+        try:
+            if self._agree(read):
+                return True
+        except Exception as error:  # families that cannot be compiled, and machines without a compiler
+            reason = _shorten(error)
+        logger.warning("student %r is read without torch_compile: %s", self.name, reason)
+        return False
+
+    @cached_property
+    def _compiled_decoder(self) -> torch.nn.Module:
+        return compile_regions(self._decoder, dynamic=True)
+
+    def _hidden(self, input_ids: torch.Tensor, compiled: bool = False) -> torch.Tensor:
+        if not compiled:
+            return self._decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
+        # Layers of several kinds, and students of several dtypes, share their code, for which dynamo by itself keeps
+        # no more than eight graphs and then runs what is left as it is.
+        with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
+            return self._compiled_decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of some positions; where the head is one product, they are good until this thread's next call."""
@@ -972,6 +1013,11 @@ def _refusing(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())
-        kind = "" if isinstance(error, OSError | ValueError | RuntimeError) and said else f"{type(error).__name__}: "
-        raise ValueError(f"{what}: {textwrap.shorten(kind + said, _LONGEST_REASON, placeholder=' ...')}") from error
+        raise ValueError(f"{what}: {_shorten(error)}") from error
+
+
+def _shorten(error: Exception) -> str:
+    """What went wrong, on one line."""
+    said = " ".join(str(error).split())
+    kind = "" if isinstance(error, OSError | ValueError | RuntimeError) and said else f"{type(error).__name__}: "
+    return textwrap.shorten(kind + said, _LONGEST_REASON, placeholder=" ...")

@@ -78,9 +78,9 @@ Rows = Sequence[EncodedRow]
 Seconds = dict[str, list[float]]
 
 
-def ours(student: Student, rows: Rows, share_prompts: bool = True) -> None:
+def ours(student: Student, rows: Rows, share_prompts: bool = True, torch_compile: bool = False) -> None:
     """What the scorer does with encoded rows, the ratio included."""
-    scored = student.score(rows, share_prompts=share_prompts)
+    scored = student.score(rows, share_prompts=share_prompts, torch_compile=torch_compile)
     ranks, surprisals = (np.concatenate([arrays[i] for arrays in scored]) for i in (0, 1))
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
 
@@ -125,6 +125,7 @@ def forward(student: Student, rows: Rows) -> None:
 CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "ours": ours,
     "whole": functools.partial(ours, share_prompts=False),
+    "compiled": functools.partial(ours, torch_compile=True),
     "published": published,
     "forward": forward,
 }

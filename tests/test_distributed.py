@@ -472,7 +472,7 @@ def test_splits_share_one_student(source: Path, student_folder: str, tmp_path: P
     splits = DatasetDict(train=dataset.select(range(6)), test=dataset.select(range(6, 9)))
     score_dataset(splits, scorer, tmp_path)
     assert scorer._loaded.student is not None
-    assert scorer.with_batching(7, True)._loaded is scorer._loaded
+    assert scorer.with_batching(7, True, False)._loaded is scorer._loaded
 
 
 def test_other_processes_hear_of_a_refusal(

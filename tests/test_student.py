@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_scored_the_same, plain_scores
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
+import rsr_datasets.student as student_module
 from rsr_datasets.batching import BatchAccount
 from rsr_datasets.conversation import EncodedRow
 from rsr_datasets.prefixes import Branches, plan_windows
@@ -233,6 +236,53 @@ def test_threads_that_score_with_one_student_do_not_disturb_each_other() -> None
     for (ranks, surprisals, _), (expected_ranks, expected_surprisals, _) in zip(found, expected, strict=True):
         assert ranks.tolist() == expected_ranks.tolist()
         np.testing.assert_allclose(surprisals, expected_surprisals, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_compiled_layers_give_the_same_scores_and_leave_the_model_as_it_was(family: str) -> None:
+    model = make_model(family, VOCABULARY)
+    modules = list(model.modules())
+    student = Student(model)
+    rows = [row_of(length) for length in (90, 41, 40, 39, 12, 5, 2)]
+    counters = torch._dynamo.utils.counters["stats"]
+    calls = counters["unique_graphs"]
+    for tokens_per_batch in (50, 200):  # a row alone, and several
+        for row, (ranks, surprisals, _) in zip(
+            rows, student.score(rows, tokens_per_batch, torch_compile=True), strict=True
+        ):
+            assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
+        assert student.can_compile and counters["unique_graphs"] > calls
+    compiled = counters["unique_graphs"]
+    student.score([row_of(length) for length in (77, 60, 33, 31)], 150, torch_compile=True)
+    assert counters["unique_graphs"] == compiled  # other lengths need no other code
+    assert list(model.modules()) == modules and not any(module._compiled_call_impl for module in modules)
+
+
+@pytest.mark.parametrize("fault", [None, 1.0])
+def test_a_student_that_cannot_be_compiled_is_read_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: float | None
+) -> None:
+    def compile_regions(decoder: torch.nn.Module, **_: object) -> Callable[..., ModelOutput]:
+        def run(**inputs: torch.Tensor) -> ModelOutput:
+            if fault is None:
+                raise RuntimeError("no compiler\nhere")
+            output = decoder(**inputs)
+            output.last_hidden_state += fault
+            return output
+
+        return run
+
+    monkeypatch.setattr(student_module, "compile_regions", compile_regions)
+    student = Student(model_of("llama", VOCABULARY))
+    rows = [row_of(length) for length in (20, 30)]
+    for (ranks, surprisals, _), expected in zip(
+        student.score(rows, torch_compile=True), student.score(rows), strict=True
+    ):
+        assert ranks.tolist() == expected[0].tolist() and surprisals.tolist() == expected[1].tolist()
+    student.score(rows, torch_compile=True)
+    reason = "no compiler here" if fault is None else "its hidden states would differ"
+    said = [record.getMessage() for record in caplog.records if "torch_compile" in record.getMessage()]
+    assert said == [f"student 'student' is read without torch_compile: {reason}"]
 
 
 def test_which_families_share_prompts() -> None:
