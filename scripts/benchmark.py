@@ -21,6 +21,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ import transformers
 from champ import load_champ, smollm2_path
 from datasets import Dataset
 
-from rsr_datasets import RSRScorer, __version__
+from rsr_datasets import RSRScorer, __version__, score_dataset
 from rsr_datasets.batching import BatchAccount, plan_batches
 from rsr_datasets.conversation import EncodedRow
 from rsr_datasets.metrics import trajectory_scores
@@ -44,6 +45,7 @@ from rsr_datasets.student import Student, default_device
 PUBLISHED_BATCH_ROWS = 4
 PUBLISHED_TOP_K = 100
 LEAST_ACCOUNTED_ROWS = 45
+PROFILED_UNIT_ROWS = 10
 MAX_LENGTH = 32_768
 PAPER = Path(__file__).with_name("paper_tables.json")
 SHAPES: dict[str, tuple[type[transformers.PreTrainedConfig], dict[str, Any]]] = {
@@ -400,12 +402,41 @@ def workload_of(arguments: argparse.Namespace, name: str, dtype: str) -> tuple[t
     return model.to(device).eval(), rows
 
 
-def profile(student: Student, rows: Rows, file: Path) -> None:
-    with torch.profiler.profile() as profiler:
-        ours(student, rows)
-        synchronize(student.device)
-    profiler.export_chrome_trace(str(file))
+def profile(arguments: argparse.Namespace, workload: str, dtype: str) -> None:
+    """Traces a run of CHAMP from its texts on, as the command scores a dataset, or of a shape's random rows."""
+    with contextlib.ExitStack() as stack:
+        if workload in SHAPES:
+            loaded, rows = workload_of(arguments, workload, dtype)
+            run = functools.partial(ours, Student(loaded), rows)
+            ours(Student(loaded), rows[:8])
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            scorer = RSRScorer(smollm2_path(), dtype=dtype)
+            dataset = load_champ(arguments.problems)
+            run = functools.partial(score_dataset, dataset, scorer, folder / "run", unit_rows=PROFILED_UNIT_ROWS)
+            score_dataset(dataset.select(range(8)), scorer, folder / "first")
+        with torch.profiler.profile() as profiler:
+            run()
+            synchronize(default_device())
+    profiler.export_chrome_trace(str(arguments.profile))
     print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
+    print(f"{workload} {dtype}: idle for {idle_share(profiler.events()):.2%} of the time from the first operation on")
+
+
+def idle_share(events: Sequence[Any]) -> float:
+    """Share of the time between the first and the last operation of a trace in which the device has none.
+
+    On a CPU the device is idle where no operation runs in any thread.
+    """
+    kinds = [torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU]
+    kind = next(kind for kind in kinds if any(event.device_type == kind for event in events))
+    operations = [event for event in events if event.device_type == kind and event.cpu_parent is None]
+    spans = sorted((event.time_range.start, event.time_range.end) for event in operations)
+    busy, reached = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return 1 - busy / (reached - spans[0][0])
 
 
 def main() -> None:
@@ -419,7 +450,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1, help="times that all rows are gone through")
     parser.add_argument("--slice-rows", type=int, help="rows a turn: 15, and of GSM8K's short ones 250")
     parser.add_argument("--scaling", action="store_true", help="instead: time against rows and length, small student")
-    parser.add_argument("--profile", type=Path, help="write a torch profiler trace of ours on the first workload")
+    parser.add_argument(
+        "--profile", type=Path, help="instead: write a torch profiler trace of ours on the first workload"
+    )
     parser.add_argument("--output", type=Path, help="JSON file")
     parser.add_argument("--only", choices=list(CANDIDATES), help=argparse.SUPPRESS)
     parser.add_argument("--workload", help=argparse.SUPPRESS)
@@ -438,8 +471,7 @@ def main() -> None:
     for workload in workloads:
         for dtype in arguments.dtypes:
             if arguments.profile:
-                loaded, rows = workload_of(arguments, workload, dtype)
-                profile(Student(loaded), rows, arguments.profile)
+                profile(arguments, workload, dtype)
                 return
             names = [name for name in CANDIDATES if name != "whole" or workload not in SHAPES]  # they share no prompts
             workers = {name: Worker(name, arguments, workload, dtype) for name in names}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,3 +103,16 @@ def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
         and "whole" not in found["by_forward"]
         and "peak of published" in done.stdout
     )
+
+
+def test_a_device_is_idle_where_no_operation_runs(benchmark: ModuleType) -> None:
+    def event(start: float, end: float, kind: str = "CPU", parent: object = None) -> SimpleNamespace:
+        time_range = SimpleNamespace(start=start, end=end)
+        device_type = getattr(torch.autograd.DeviceType, kind)
+        return SimpleNamespace(time_range=time_range, device_type=device_type, cpu_parent=parent)
+
+    outer = event(0, 40)
+    events = [event(90, 100), outer, event(10, 20, parent=outer), event(30, 60)]
+    assert benchmark.idle_share(events) == pytest.approx(0.3)
+    on_gpu = [event(50, 60, "CUDA"), event(70, 75, "CUDA")]
+    assert benchmark.idle_share([*events, *on_gpu]) == pytest.approx(0.4)
