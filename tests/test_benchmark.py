@@ -114,5 +114,8 @@ def test_a_device_is_idle_where_no_operation_runs(benchmark: ModuleType) -> None
     outer = event(0, 40)
     events = [event(90, 100), outer, event(10, 20, parent=outer), event(30, 60)]
     assert benchmark.idle_share(events) == pytest.approx(0.3)
+    events.append(event(60, 65))
+    assert benchmark.idle_share(events, least=24) == pytest.approx(0.25)
+    assert benchmark.idle_share(events, least=26) == 0
     on_gpu = [event(50, 60, "CUDA"), event(70, 75, "CUDA")]
     assert benchmark.idle_share([*events, *on_gpu]) == pytest.approx(0.4)
