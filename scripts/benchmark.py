@@ -433,9 +433,9 @@ def idle_share(events: Sequence[Any], least: float = 0) -> float:
     On a CPU the device is idle where no operation runs in any thread. Gaps shorter than ``least`` microseconds, as
     they are between the operations of a layer, do not count.
     """
-    kinds = [torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU]
-    kind = next(kind for kind in kinds if any(event.device_type == kind for event in events))
-    operations = [event for event in events if event.device_type == kind and event.cpu_parent is None]
+    kinds = [event.device_type.name for event in events]
+    kind = "CUDA" if "CUDA" in kinds else "CPU"
+    operations = [event for event in events if event.device_type.name == kind and event.cpu_parent is None]
     spans = sorted((event.time_range.start, event.time_range.end) for event in operations)
     idle, reached = 0.0, spans[0][0]
     for start, end in spans:

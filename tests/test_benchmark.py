@@ -108,8 +108,7 @@ def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
 def test_a_device_is_idle_where_no_operation_runs(benchmark: ModuleType) -> None:
     def event(start: float, end: float, kind: str = "CPU", parent: object = None) -> SimpleNamespace:
         time_range = SimpleNamespace(start=start, end=end)
-        device_type = getattr(torch.autograd.DeviceType, kind)
-        return SimpleNamespace(time_range=time_range, device_type=device_type, cpu_parent=parent)
+        return SimpleNamespace(time_range=time_range, device_type=SimpleNamespace(name=kind), cpu_parent=parent)
 
     outer = event(0, 40)
     events = [event(90, 100), outer, event(10, 20, parent=outer), event(30, 60)]
