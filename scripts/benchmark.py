@@ -417,7 +417,7 @@ def profile(arguments: argparse.Namespace, workload: str, dtype: str) -> None:
             scorer = RSRScorer(smollm2_path(), dtype=dtype)
             dataset = load_champ(arguments.problems)
             run = functools.partial(score_dataset, dataset, scorer, folder / "run", unit_rows=PROFILED_UNIT_ROWS)
-            score_dataset(dataset.select(range(8)), scorer, folder / "first")
+            score_dataset(dataset.select(range(5)), scorer, folder / "first")
         with torch.profiler.profile() as profiler:
             run()
             synchronize(default_device())
