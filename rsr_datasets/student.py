@@ -67,6 +67,7 @@ _DEFAULT_CHUNK_BYTES = 3 << 28
 _LEAST_CHUNK_TOKENS = 16
 _LARGE_LOGIT = 1024.0
 _MOST_GRAPHS = 64
+_COMPILED_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -641,14 +642,18 @@ class Student:
 
     @cached_property
     def can_compile(self) -> bool:
-        """Whether its layers, compiled, give what they give; if not, that is said. They share the weights."""
+        """Whether compiling the layers leaves the hidden states as they are; if not, that is said."""
         reason = "its hidden states would differ"
+        length = min(_COMPILED_LENGTH, self.positions or _COMPILED_LENGTH)
 
         def read(rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-            # A batch of one row is compiled apart.
             return [(self._hidden(some, compiled=True), self._hidden(some)) for some in (rows[:1], rows)]
 
         try:
+            # What the compiler sees first decides how loops are shared among threads; one row is compiled apart.
+            with torch.no_grad():
+                for count in (1, 2):
+                    self._hidden(torch.zeros((count, length), dtype=torch.int64), compiled=True)
             if self._agree(read):
                 return True
         except Exception as error:  # families that cannot be compiled, and machines without a compiler

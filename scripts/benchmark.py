@@ -410,8 +410,9 @@ def profile(arguments: argparse.Namespace, workload: str, dtype: str) -> None:
     with contextlib.ExitStack() as stack:
         if workload in SHAPES:
             loaded, rows = workload_of(arguments, workload, dtype)
-            run = functools.partial(ours, Student(loaded), rows)
-            ours(Student(loaded), rows[:8])
+            student = Student(loaded)
+            run = functools.partial(ours, student, rows)
+            ours(student, rows[:8])
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             scorer = RSRScorer(smollm2_path(), dtype=dtype)

@@ -262,8 +262,11 @@ def test_compiled_layers_give_the_same_scores_and_leave_the_model_as_it_was(fami
 def test_a_student_that_cannot_be_compiled_is_read_as_it_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: float | None
 ) -> None:
+    shapes = []
+
     def compile_regions(decoder: torch.nn.Module, **_: object) -> Callable[..., ModelOutput]:
         def run(**inputs: torch.Tensor) -> ModelOutput:
+            shapes.append(tuple(inputs["input_ids"].shape))
             if fault is None:
                 raise RuntimeError("no compiler\nhere")
             output = decoder(**inputs)
@@ -283,6 +286,7 @@ def test_a_student_that_cannot_be_compiled_is_read_as_it_is(
     reason = "no compiler here" if fault is None else "its hidden states would differ"
     said = [record.getMessage() for record in caplog.records if "torch_compile" in record.getMessage()]
     assert said == [f"student 'student' is read without torch_compile: {reason}"]
+    assert shapes[:2] == ([(1, 512)] if fault is None else [(1, 512), (2, 512)])  # of a usual size, whatever is scored
 
 
 def test_which_families_share_prompts() -> None:
