@@ -11,7 +11,8 @@
 #   sbatch scripts/slurm.sh 'traces/*.parquet' --student Qwen/Qwen2.5-7B --output-dir /shared/runs/qwen
 # Submit it in a clone of this repository, with the environment that has rsr_datasets in it active.
 set -euo pipefail
-address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+address=${hosts%%$'\n'*}  # the first; "| head" would now and then break the pipe, and the job
 export NODES=$SLURM_JOB_NUM_NODES PROCESSES_PER_NODE=${SLURM_GPUS_ON_NODE:-1} PORT=$((20000 + SLURM_JOB_ID % 20000))
 # A node that dies takes the job with it, so that Slurm requeues it at once.
 srun --kill-on-bad-exit=1 bash -c 'exec bash scripts/two_nodes.sh "$SLURM_NODEID" "$@"' node "$address" "$@"

@@ -20,7 +20,10 @@ SLURM_NODEID=1 "$@" & second=$!
 wait $first && wait $second
 """
 SCONTROL = """#!/usr/bin/env bash
-[ "$*" = "show hostnames node[1-2]" ] && printf '127.0.0.1\\nnode2\\n'
+[ "$*" = "show hostnames node[1-2]" ] || exit 1
+echo 127.0.0.1
+sleep 0.3  # who stopped reading after the first name would be heard of now
+echo node2
 """
 
 
