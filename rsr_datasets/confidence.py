@@ -14,7 +14,7 @@ from datasets.utils import tqdm
 
 from .arrays import read_rows
 from .conversation import EncodedRow, find_format
-from .prefixes import Branches
+from .packing import Branches
 from .rendering import REASONING_KEYS
 from .scorer import RSRScorer
 from .steps import step_ends, token_steps

@@ -76,7 +76,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEsti
     parameters = sum(p.numel() for p in model.parameters())
     wanted = scorer.spec.torch_dtype
     dtype = wanted if isinstance(wanted, torch.dtype) else getattr(config, "dtype", None) or torch.float32
-    batch = scorer.tokens_per_batch or default_tokens_per_batch(scorer.placement, dtype)
+    batch = scorer.tokens_per_batch or default_tokens_per_batch(scorer.placement)
     # Of one layer at a time: the residual stream, attention's inputs and output, and the three parts of the MLP.
     width = 6 * text_config.hidden_size + 3 * getattr(text_config, "intermediate_size", 4 * text_config.hidden_size)
     memory = (parameters + batch * width) * dtype.itemsize + default_chunk_bytes(scorer.placement)

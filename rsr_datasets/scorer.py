@@ -48,7 +48,7 @@ from .metrics import (
     metric_values,
     trajectory_scores,
 )
-from .prefixes import Branches
+from .packing import Branches
 from .provenance import settings_hash
 from .rendering import resolve_chat_template
 from .second_pass import local_rows, row_without_prompt
@@ -56,7 +56,7 @@ from .student import LogitsDtype, Student, StudentSpec, default_device, hash_tex
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 5
+SCORES_VERSION = 6
 """Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
 
 _PROCESS_OF_IMPORT = os.getpid()

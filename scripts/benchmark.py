@@ -291,14 +291,14 @@ def accounted(student: Student) -> Iterator[dict[str, float]]:
 
     module: Any = sys.modules[Student.__module__]
     reduction = module.rank_and_surprisal
-    decoder: Any = student._decoder
-    decoder.forward = account("decoder", decoder.forward)
-    student.__dict__["_logits"] = account("head", student._logits)
+    ways = {"_hidden": "decoder", "_hidden_of_pack": "decoder", "_logits": "head"}
+    student.__dict__.update({method: account(name, getattr(student, method)) for method, name in ways.items()})
     module.rank_and_surprisal = account("reduction", reduction)
     try:
         yield parts
     finally:
-        del decoder.__dict__["forward"], student.__dict__["_logits"]
+        for method in ways:
+            del student.__dict__[method]
         module.rank_and_surprisal = reduction
 
 

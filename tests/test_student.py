@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from transformers.utils import ModelOutput
 import rsr_datasets.student as student_module
 from rsr_datasets.batching import BatchAccount
 from rsr_datasets.conversation import EncodedRow
-from rsr_datasets.prefixes import Branches, plan_windows
+from rsr_datasets.packing import Branches
 from rsr_datasets.student import Student, StudentSpec, default_device
 
 VOCABULARY = 211
@@ -135,7 +134,6 @@ def test_the_default_device_is_the_cpu_where_there_is_nothing_else() -> None:
 MEMORY = """
 import json, resource, sys, numpy as np, torch, transformers
 from rsr_datasets.conversation import EncodedRow
-from rsr_datasets.prefixes import Branches, plan_windows
 from rsr_datasets.student import Student
 length, vocabulary = int(sys.argv[1]), 150_000
 torch.manual_seed(0)
@@ -167,7 +165,8 @@ def test_memory_does_not_grow_with_length_times_vocabulary() -> None:
 
 
 PLAIN_HEADS = {"llama", "qwen2", "gpt2", "gemma3"}
-SHARING_FAMILIES = {"llama", "qwen2", "gpt2", "granite", "cohere"}
+PACKING_FAMILIES = {"llama", "qwen2", "gpt2", "granite", "cohere"}
+LARGE = 10_000
 
 
 def with_shared_prompts(draw: st.DrawFn) -> list[EncodedRow]:
@@ -187,34 +186,31 @@ def with_shared_prompts(draw: st.DrawFn) -> list[EncodedRow]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=25, deadline=None)
-@given(st.composite(with_shared_prompts)(), st.integers(1, 200), st.randoms())
+@given(st.composite(with_shared_prompts)(), st.integers(1, 200) | st.just(LARGE), st.booleans(), st.randoms())
 def test_a_shared_prompt_is_read_once_and_the_scores_are_the_same(
-    family: str, rows: list[EncodedRow], tokens_per_batch: int, random: object
+    family: str, rows: list[EncodedRow], tokens_per_batch: int, by_row: bool, random: object
 ) -> None:
     model = model_of(family, VOCABULARY)
     random.shuffle(rows)
     student = Student(model)
+    student._attends_by_row = by_row
     batches: list[BatchAccount] = []
     scored = student.score(rows, tokens_per_batch, batches.append, share_prompts=True)
     for row, (ranks, surprisals, _) in zip(rows, scored, strict=True):
         assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
-    windows, others = plan_windows(rows, 3 * tokens_per_batch, SIZES["hidden_size"])
-    assert sorted([*others, *(i for window in windows for i in window.rows)]) == list(range(len(rows)))
     read = sum(batch.tokens for batch in batches)
+    once = len({tuple(row.input_ids[:end]) for row in rows for end in range(1, row.input_ids.size)})
     whole = sum(row.input_ids.size - 1 for row in rows)
-    if student.can_share_prompts:
-        saved = sum(
-            window.prefixes[group].size * (window.groups.count(group) - 1)
-            for window in windows
-            for group in range(len(window.prefixes))
-        )
-        for window in windows:
-            beginnings = zip(*(prompt[:-1] for prompt in window.prefixes), strict=False)
-            alike = sum(1 for _ in itertools.takewhile(lambda tokens: len(set(tokens)) == 1, beginnings))
-            saved += alike * (len(window.prefixes) - 1) if alike >= 16 else 0
-        assert read == whole - saved
-    else:
+    assert once <= read <= whole
+    assert student.can_pack == (family in PACKING_FAMILIES)
+    if not student.can_pack:
         assert read == whole
+    elif by_row and tokens_per_batch == LARGE:
+        assert read - once < 0.05 * whole  # what is too short to be shared
+    alone = student.score(rows, tokens_per_batch, batches.append)
+    assert sum(batch.tokens for batch in batches) == read + whole
+    for row, (ranks, surprisals, _) in zip(rows, alone, strict=True):
+        assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -286,13 +282,7 @@ def test_a_student_that_cannot_be_compiled_is_read_as_it_is(
     reason = "no compiler here" if fault is None else "its hidden states would differ"
     said = [record.getMessage() for record in caplog.records if "torch_compile" in record.getMessage()]
     assert said == [f"student 'student' is read without torch_compile: {reason}"]
-    assert shapes[:2] == ([(1, 512)] if fault is None else [(1, 512), (2, 512)])  # of a usual size, whatever is scored
-
-
-def test_which_families_share_prompts() -> None:
-    """Gemma's sliding windows keep the last tokens alone; they are read as before."""
-    sharing = {family for family in FAMILIES if Student(model_of(family, VOCABULARY)).can_share_prompts}
-    assert sharing == SHARING_FAMILIES
+    assert shapes[:2] == ([(1, 512)] if fault is None else [(1, 512), (1, 1024)])  # a usual size, whatever is scored
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -313,7 +303,7 @@ def test_a_row_with_branches_is_read_once_and_the_surprisals_are_the_same(family
         rows.append(Branches(row, ends, continuation, data.draw(st.integers(1, continuation.size))))
     handle = model.get_input_embeddings().register_forward_hook(lambda _, args, __: read.append(args[0].numel()))
     try:
-        assert student.can_branch == (family in SHARING_FAMILIES)
+        assert student.can_pack == (family in PACKING_FAMILIES)
         read.clear()
         found = student.score_branches(rows)
     finally:
@@ -321,9 +311,9 @@ def test_a_row_with_branches_is_read_once_and_the_surprisals_are_the_same(family
     for branches, surprisals in zip(rows, found, strict=True):
         expected = [plain_scores(model, row).surprisals for row in branches.rows()]
         np.testing.assert_allclose(surprisals, np.stack(expected), rtol=0, atol=1e-5)
-    if student.can_branch:
-        own = sum(len(branches.ends) * branches.continuation.size for branches in rows)
-        assert sum(read) == own + sum(max(1, branches.ends[-1] - 1) for branches in rows)
+    if student.can_pack:
+        whole = [[tuple(row.input_ids[:-1]) for row in branches.rows()] for branches in rows]
+        assert sum(read) == sum(len({ids[:end] for ids in some for end in range(1, len(ids) + 1)}) for some in whole)
 
 
 def test_branches_that_do_not_fit_into_memory_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +336,7 @@ def test_a_gpus_batches_fit_into_half_of_its_free_memory(
     free: int, a_token: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = Student(make_model("llama", VOCABULARY))
-    assert student.tokens_per_batch == 1024  # float32 on the CPU
-    assert Student(make_model("llama", VOCABULARY).bfloat16()).tokens_per_batch == 2048
+    assert student.tokens_per_batch == 2048  # on the CPU
     monkeypatch.setattr(Student, "device", torch.device("cuda", 0))
     monkeypatch.setattr(student, "_memory_of_pass", lambda length: (free, a_token * length))
     del student.__dict__["tokens_per_batch"]
@@ -359,22 +348,6 @@ def test_a_gpus_batches_fit_into_half_of_its_free_memory(
     monkeypatch.setattr(student, "_memory_of_pass", full)
     del student.__dict__["tokens_per_batch"]
     assert student.tokens_per_batch == 512
-
-
-def test_prompts_are_shared_where_that_saves_enough() -> None:
-    def row(prompt: int, response: int, seed: int = 0) -> EncodedRow:
-        ids = np.concatenate([np.full(prompt, seed), np.arange(response)])
-        return EncodedRow(ids, np.arange(prompt, ids.size))
-
-    windows, others = plan_windows([row(30, 20), row(30, 50), row(40, 9, seed=1)], 1000, 1000)
-    assert others == [2] and [(w.rows, w.groups) for w in windows] == [([0, 1], [0, 0])]
-    assert plan_windows([row(30, 2000), row(30, 2000)], 1000, 1000) == ([], [0, 1])  # too little
-    assert plan_windows([row(100, 400), row(100, 400)], 1000, 1000) == ([], [0, 1])  # less than the masks cost
-    assert plan_windows([row(100, 400), row(100, 400)], 1000, 4000)[1] == []
-    assert plan_windows([row(9, 9), row(9, 9)], 1000, 1000) == ([], [0, 1])  # too short
-    several = [row(30, 9, seed) for seed in range(4) for _ in range(2)]
-    assert [len(window.prefixes) for window in plan_windows(several, 70, 1000)[0]] == [2, 2]
-    assert [len(window.prefixes) for window in plan_windows(several, 1, 1000)[0]] == [1, 1, 1, 1]
 
 
 def test_weights_that_are_not_there_are_not_made_up(tmp_path) -> None:

@@ -1,0 +1,360 @@
+"""Rows that the student reads in one sequence, where what several of them begin with stands only once.
+
+The layers of a decoder see one sequence of tokens without padding; only attention tells its rows apart. Candidates of
+one problem share its prompt, and often all rows a system prompt.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from .batching import PASSES_IN_BUDGET
+from .conversation import EncodedRow
+
+Ids = npt.NDArray[np.int64]
+
+_ATTENTION = "rsr_datasets_packed"
+# torch's kernel for CPUs computes what a mask hides too, and is as fast for this many queries as for more.
+_QUERIES_A_CALL = 128
+# A layer has some 12 x (hidden size)^2 weights, and attention under a mask runs at half the rate of large products:
+# for n queries of m keys it costs as much as the weights cost for n x m / (6 x hidden size) tokens.
+_MASK_COST = 6
+# What attention functions are given besides, and what does not concern them.
+_OF_NO_CONCERN = {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
+
+
+@dataclass(frozen=True)
+class Branches:
+    """One text that is tried as the continuation of a row from several places.
+
+    Attributes:
+        ids: Token ids of the row, int64.
+        ends: Tokens of the row before each of the places, ascending, at least 1.
+        continuation: Token ids of what follows there.
+        scored: How many of its last tokens are scored.
+    """
+
+    ids: Ids
+    ends: Sequence[int]
+    continuation: Ids
+    scored: int
+
+    def rows(self) -> list[EncodedRow]:
+        """Each branch as a row of its own."""
+        own = np.arange(self.continuation.size - self.scored, self.continuation.size)
+        return [EncodedRow(np.concatenate([self.ids[:end], self.continuation]), own + end) for end in self.ends]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of attention.
+
+    Attributes:
+        queries: The tokens of the sequence that ask.
+        visible: How many of their block's keys they are given.
+        mask: Which of these each of them sees, broadcastable to ``(1, 1, queries, visible)``, boolean or to be added;
+            without one they are the queries themselves, and each sees those before it and itself.
+    """
+
+    queries: slice
+    visible: int
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Calls of attention to the same keys, which are tokens of the sequence."""
+
+    keys: slice | torch.Tensor
+    calls: list[_Call]
+
+
+class Pack:
+    """Rows in one sequence.
+
+    Args:
+        rows: Token ids of each row, of shape ``(length,)``.
+        least_shared: Part of a row from which on it shares what it begins with; above 1 none is shared.
+        device: Where the sequence goes.
+        dtype: Of the student.
+        hidden_size: Of the student where rows that share are to be read in few large calls of attention, as suits a
+            GPU, and sharing is to pay for these; without it each row has calls of its own.
+
+    Attributes:
+        input_ids: Shape ``(1, tokens)``.
+        position_ids: Shape ``(1, tokens)``.
+        paths: For each row the places of its tokens in the sequence, shape ``(length,)``.
+        blocks: How attention is computed.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Ids],
+        least_shared: float,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        hidden_size: int | None = None,
+    ) -> None:
+        self._device = device
+        self._dtype = dtype
+        self._longest = max(row.size for row in rows)
+        self.paths: list[Ids] = [np.empty(0, dtype=np.int64)] * len(rows)
+        self.blocks: list[_Block] = []
+        ids, positions, size = [], [], 0
+        for run in sharing_runs(rows, least_shared, hidden_size):
+            starts = []
+            for row, neighbour in _longest_first(rows, run):
+                shared = 0 if neighbour is None else _common_length(rows[neighbour], rows[row])
+                own = np.arange(size, size + rows[row].size - shared)
+                self.paths[row] = own if neighbour is None else np.concatenate([self.paths[neighbour][:shared], own])
+                ids.append(rows[row][shared:])
+                positions.append(np.arange(shared, rows[row].size))
+                starts.append((row, shared, size))
+                size += own.size
+            if hidden_size is None:
+                self.blocks += [self._row_block(*start) for start in starts]
+            else:
+                self.blocks.append(self._run_block(starts, size))
+        self.input_ids = torch.from_numpy(np.concatenate(ids))[None].to(device)
+        self.position_ids = torch.from_numpy(np.concatenate(positions))[None].to(device)
+
+    def _row_block(self, row: int, shared: int, start: int) -> _Block:
+        """Calls for what a row does not share."""
+        path = self.paths[row]
+        if not shared:
+            whole = slice(start, start + path.size)
+            return _Block(whole, [_Call(whole, path.size)])
+        calls = []
+        for first in range(shared, path.size, _QUERIES_A_CALL):
+            end = min(first + _QUERIES_A_CALL, path.size)
+            queries = slice(start + first - shared, start + end - shared)
+            calls.append(_Call(queries, end, self._last_are_causal(end - first, end)))
+        return _Block(torch.from_numpy(path).to(self._device), calls)
+
+    def _last_are_causal(self, queries: int, keys: int) -> torch.Tensor:
+        """The mask of queries that are the last of the keys: a part of one that serves all."""
+        mask = self.__dict__.get("_mask")
+        if mask is None:
+            side = _QUERIES_A_CALL
+            hidden = torch.ones((side, side), dtype=torch.bool).triu(1)
+            mask = self._mask = torch.zeros((side, side + self._longest), dtype=self._dtype)
+            mask[:, -side:].masked_fill_(hidden, -torch.inf)
+            mask = self._mask = mask.to(self._device)
+        return mask[-queries:, mask.shape[1] - keys :]
+
+    def _run_block(self, starts: Sequence[tuple[int, int, int]], end: int) -> _Block:
+        """One call for the first of some rows, and one for what all others do not share."""
+        first, _, begin = starts[0]
+        rest = begin + self.paths[first].size
+        calls = [_Call(slice(begin, rest), rest - begin)]
+        if rest < end:
+            mask = np.zeros((end - rest, end - begin), dtype=bool)
+            for row, shared, start in starts[1:]:
+                path = self.paths[row]
+                own = np.arange(shared, path.size)
+                mask[start - rest : start - rest + own.size, path - begin] = np.arange(path.size) <= own[:, None]
+            calls.append(_Call(slice(rest, end), end - begin, torch.from_numpy(mask).to(self._device)))
+        return _Block(slice(begin, end), calls)
+
+
+def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | None = None) -> list[list[int]]:
+    """Divides rows into runs of those that share what they begin with.
+
+    Args:
+        rows: Token ids of each row.
+        least_shared: Part of a row from which on it shares what it begins with.
+        hidden_size: Of the student, where the tokens of a run are read under one mask, whose cost must be saved.
+
+    Returns:
+        Numbers of rows, run by run, in an order in which each shares most with the one before it.
+    """
+    runs: list[list[int]] = []
+    tokens = longest = previous = 0
+    for row in _sorted(rows):
+        size = rows[row].size
+        shared = _common_length(rows[previous], rows[row]) if runs else 0
+        saved = float(shared)
+        if hidden_size is not None:
+            together = max(longest, size)
+            masked = (tokens + size - shared - together) * (tokens + size - shared) - (tokens - longest) * tokens
+            saved -= masked / (_MASK_COST * hidden_size)
+        if runs and shared and saved >= least_shared * size:
+            runs[-1].append(row)
+            tokens, longest = tokens + size - shared, max(longest, size)
+        else:
+            runs.append([row])
+            tokens = longest = size
+        previous = row
+    return runs
+
+
+def plan_packs(rows: Sequence[Ids], tokens_per_batch: int, least_shared: float) -> list[list[int]]:
+    """Divides rows into batches that are read as one sequence each, where that costs least.
+
+    Rows that begin alike stand together; between two batches, what the rows on both sides share is read twice. A batch
+    costs its tokens and a pass over the weights, like one of :func:`rsr_datasets.batching.plan_batches`.
+
+    Args:
+        rows: Token ids of each row.
+        tokens_per_batch: Most tokens in one batch; a longer row has a batch of its own.
+        least_shared: Part of a row from which on it shares what it begins with.
+
+    Returns:
+        Numbers of rows, batch by batch, those of the longest rows first; each occurs once.
+    """
+    order = _sorted(rows)
+    sizes = [rows[row].size for row in order]
+    shares = [0] + [_common_length(rows[a], rows[b]) for a, b in itertools.pairwise(order)]
+    shares = [share if share >= least_shared * size else 0 for share, size in zip(shares, sizes, strict=True)]
+    costs = np.full(len(order) + 1, np.inf)
+    costs[0] = 0
+    begins = np.zeros(len(order) + 1, dtype=np.int64)
+    for begin in range(len(order)):
+        tokens = 0
+        for end in range(begin + 1, len(order) + 1):
+            tokens += sizes[end - 1] - (shares[end - 1] if end > begin + 1 else 0)
+            if tokens > tokens_per_batch and end > begin + 1:
+                break
+            cost = costs[begin] + tokens + tokens_per_batch / PASSES_IN_BUDGET
+            if cost < costs[end]:
+                costs[end], begins[end] = cost, begin
+    batches = []
+    end = len(order)
+    while end:
+        batches.append(order[begins[end] : end])
+        end = int(begins[end])
+    return sorted(batches, key=lambda batch: -max(rows[row].size for row in batch))
+
+
+def _sorted(rows: Sequence[Ids]) -> list[int]:
+    """Numbers of rows in the order of their token ids: each stands beside the one with which it shares most."""
+    return sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes())
+
+
+def _longest_first(rows: Sequence[Ids], run: Sequence[int]) -> Iterator[tuple[int, int | None]]:
+    """A run from its longest row on, up and then down, each row with the one beside it that came before."""
+    longest = max(range(len(run)), key=lambda i: rows[run[i]].size)
+    yield run[longest], None
+    for i in range(longest + 1, len(run)):
+        yield run[i], run[i - 1]
+    for i in range(longest - 1, -1, -1):
+        yield run[i], run[i + 1]
+
+
+def _common_length(first: Ids, second: Ids) -> int:
+    """How many tokens both begin with."""
+    shorter = min(first.size, second.size)
+    same = first[:shorter] == second[:shorter]
+    return shorter if same.all() else int(np.argmin(same))
+
+
+_PACK: contextvars.ContextVar[Pack] = contextvars.ContextVar("pack")
+
+
+@torch.compiler.disable
+def _attend(
+    _: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention among the tokens of each row of the pack that is being read.
+
+    Queries, keys and values have the shape ``(1, heads, tokens, head size)``, and the result
+    ``(1, tokens, heads, head size)``. A family that asks for more than causal attention to all tokens is refused with
+    a ``ValueError``.
+    """
+    others = {name for name, asked in kwargs.items() if asked is not None and name not in _OF_NO_CONCERN}
+    if others or attention_mask is not None or dropout:
+        raise ValueError(f"attention is not merely causal: {sorted(others)}")
+    found = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
+    groups = query.shape[1] // key.shape[1]
+    for block in _PACK.get().blocks:
+        keys, values = (_taken(each, block.keys) for each in (key, value))
+        for call in block.calls:
+            visible, contents = keys[:, :, : call.visible], values[:, :, : call.visible]
+            if groups > 1 and call.mask is not None and query.device.type != "cpu":  # no kernel does both
+                visible, contents = (each.repeat_interleave(groups, dim=1) for each in (visible, contents))
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                query[:, :, call.queries],
+                visible,
+                contents,
+                attn_mask=call.mask,
+                is_causal=call.mask is None,
+                scale=scaling,
+                enable_gqa=visible.shape[1] != query.shape[1],
+            )
+            found[:, call.queries] = attended.transpose(1, 2)
+    return found, None
+
+
+def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:
+    """Some tokens of keys or values; these lie token by token in memory, and are copied so."""
+    if isinstance(places, slice):
+        return part[:, :, places]
+    return part.transpose(1, 2).index_select(1, places).transpose(1, 2)
+
+
+AttentionInterface.register(_ATTENTION, _attend)
+
+
+def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
+    """A decoder that reads packs: its structure copied, its weights shared, its attention replaced.
+
+    Args:
+        decoder: The student's decoder, which is left as it is.
+
+    Raises:
+        ValueError: If its attention is another than torch's own, or does not see all tokens.
+    """
+    config: PreTrainedConfig = decoder.config
+    if config._attn_implementation != "sdpa":
+        raise ValueError(f"its attention is {config._attn_implementation}")
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
+        raise ValueError(f"{type(decoder).__name__} does not keep the keys and values of all tokens")
+    configs: dict[int, PreTrainedConfig] = {}
+
+    def copied(module: torch.nn.Module) -> torch.nn.Module:
+        new = copy.copy(module)
+        new.__dict__["_modules"] = {
+            name: None if child is None else copied(child) for name, child in module._modules.items()
+        }
+        own = module.__dict__.get("config")
+        if isinstance(own, PreTrainedConfig):
+            if id(own) not in configs:
+                configs[id(own)] = copy.deepcopy(own)
+                configs[id(own)]._attn_implementation = _ATTENTION
+            new.__dict__["config"] = configs[id(own)]
+        return new
+
+    return copied(decoder)
+
+
+def read_pack(decoder: torch.nn.Module, pack: Pack) -> torch.Tensor:
+    """Hidden states of a pack's tokens, shape ``(tokens, hidden size)``.
+
+    Args:
+        decoder: What :func:`packed_decoder` gave, or the same compiled.
+        pack: Rows in one sequence.
+    """
+    token = _PACK.set(pack)
+    try:
+        output = decoder(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
+    finally:
+        _PACK.reset(token)
+    return output.last_hidden_state[0]
