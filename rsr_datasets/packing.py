@@ -11,6 +11,7 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,14 +145,15 @@ class Pack:
 
     def _last_are_causal(self, queries: int, keys: int) -> torch.Tensor:
         """The mask of queries that are the last of the keys: a part of one that serves all."""
-        mask = self.__dict__.get("_mask")
-        if mask is None:
-            side = _QUERIES_A_CALL
-            hidden = torch.ones((side, side), dtype=torch.bool).triu(1)
-            mask = self._mask = torch.zeros((side, side + self._longest), dtype=self._dtype)
-            mask[:, -side:].masked_fill_(hidden, -torch.inf)
-            mask = self._mask = mask.to(self._device)
-        return mask[-queries:, mask.shape[1] - keys :]
+        return self._mask[-queries:, self._mask.shape[1] - keys :]
+
+    @cached_property
+    def _mask(self) -> torch.Tensor:
+        """The last keys are the queries themselves; all before them are seen."""
+        hidden = torch.ones((_QUERIES_A_CALL, _QUERIES_A_CALL), dtype=torch.bool).triu(1)
+        mask = torch.zeros((_QUERIES_A_CALL, _QUERIES_A_CALL + self._longest), dtype=self._dtype)
+        mask[:, -_QUERIES_A_CALL:].masked_fill_(hidden, -torch.inf)
+        return mask.to(self._device)
 
     def _run_block(self, starts: Sequence[tuple[int, int, int]], end: int) -> _Block:
         """One call for the first of some rows, and one for what all others do not share."""

@@ -425,7 +425,8 @@ class Student:
             on_batch: Called after each forward pass.
             entropy: Whether to give entropies.
             share_prompts: Read a prompt that several rows share only once, where that saves work.
-            torch_compile: Read the rows that share none with compiled layers; the first time takes up to a minute.
+            torch_compile: Read with compiled layers, on a GPU those rows that share nothing; the first time takes up
+                to a minute.
 
         Returns:
             For each row its ranks, int32, and its surprisals and entropies in nats, float32, all of shape
@@ -438,7 +439,8 @@ class Student:
         budget = tokens_per_batch or self.tokens_per_batch
         ids = [_read_ids(row) for row in rows]
         packed = self._packed_rows(ids, share_prompts)
-        compiled = torch_compile and bool(rows) and self.can_compile
+        others = sorted(set(range(len(rows))).difference(packed))
+        compiled = torch_compile and bool(others or self._packs_all) and self.can_compile
         least_shared = _LEAST_SHARED if share_prompts else _NOTHING_SHARED
 
         def read_packed(some: Sequence[EncodedRow]) -> _Reading:
@@ -447,7 +449,6 @@ class Student:
         def read_padded(some: Sequence[EncodedRow]) -> _Reading:
             return self._read_padded(some, compiled)
 
-        others = sorted(set(range(len(rows))).difference(packed))
         packs, batches = self._plan(packed, ids, budget, least_shared), self._plan(others, ids, budget)
         for planned, read in ((packs, read_packed), (batches, read_padded)):
             self._score_batches(planned, rows, read, on_batch, entropy, results)
@@ -477,7 +478,7 @@ class Student:
             For each row the surprisals in nats, float32, shape ``(branches, scored tokens)``.
         """
         results: list[Any] = [None] * len(branches)
-        if self.can_pack:
+        if self.can_pack and not self._turning_lengths:  # beyond which all that is read together turns
             for i, some in enumerate(branches):
                 with contextlib.suppress(torch.OutOfMemoryError):
                     results[i] = self._score_branches(some)
