@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextvars
 import copy
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ _QUERIES_A_CALL = 128
 # A layer has some 12 x (hidden size)^2 weights, and attention under a mask runs at half the rate of large products:
 # for n queries of m keys it costs as much as the weights cost for n x m / (6 x hidden size) tokens.
 _MASK_COST = 6
+_MOST_GROUPED = 256
 # What attention functions are given besides, and what does not concern them.
 _OF_NO_CONCERN = {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
 
@@ -97,6 +100,7 @@ class Pack:
         position_ids: Shape ``(1, tokens)``.
         paths: For each row the places of its tokens in the sequence, shape ``(length,)``.
         blocks: How attention is computed.
+        attended: How many layers have read it.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class Pack:
         self._longest = max(row.size for row in rows)
         self.paths: list[Ids] = [np.empty(0, dtype=np.int64)] * len(rows)
         self.blocks: list[_Block] = []
+        self.attended = 0
         ids, positions, size = [], [], 0
         for run in sharing_runs(rows, least_shared, hidden_size):
             starts = []
@@ -121,7 +126,8 @@ class Pack:
                 self.paths[row] = own if neighbour is None else np.concatenate([self.paths[neighbour][:shared], own])
                 ids.append(rows[row][shared:])
                 positions.append(np.arange(shared, rows[row].size))
-                starts.append((row, shared, size))
+                if own.size:  # none of a row that another begins with
+                    starts.append((row, shared, size))
                 size += own.size
             if hidden_size is None:
                 self.blocks += [self._row_block(*start) for start in starts]
@@ -161,12 +167,13 @@ class Pack:
         rest = begin + self.paths[first].size
         calls = [_Call(slice(begin, rest), rest - begin)]
         if rest < end:
-            mask = np.zeros((end - rest, end - begin), dtype=bool)
+            mask = torch.zeros((end - rest, end - begin), dtype=torch.bool, device=self._device)
             for row, shared, start in starts[1:]:
-                path = self.paths[row]
-                own = np.arange(shared, path.size)
-                mask[start - rest : start - rest + own.size, path - begin] = np.arange(path.size) <= own[:, None]
-            calls.append(_Call(slice(rest, end), end - begin, torch.from_numpy(mask).to(self._device)))
+                path = torch.from_numpy(self.paths[row] - begin).to(self._device)
+                steps = torch.arange(path.numel(), device=self._device)
+                queries = slice(start - rest, start - rest + path.numel() - shared)
+                mask[queries, path] = steps <= steps[shared:, None]
+            calls.append(_Call(slice(rest, end), end - begin, mask))
         return _Block(slice(begin, end), calls)
 
 
@@ -201,7 +208,9 @@ def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | No
     return runs
 
 
-def plan_packs(rows: Sequence[Ids], tokens_per_batch: int, least_shared: float) -> list[list[int]]:
+def plan_packs(
+    rows: Sequence[Ids], tokens_per_batch: int, least_shared: float, hidden_size: int | None = None
+) -> list[list[int]]:
     """Divides rows into batches that are read as one sequence each, where that costs least.
 
     Rows that begin alike stand together; between two batches, what the rows on both sides share is read twice. A batch
@@ -209,25 +218,34 @@ def plan_packs(rows: Sequence[Ids], tokens_per_batch: int, least_shared: float) 
 
     Args:
         rows: Token ids of each row.
-        tokens_per_batch: Most tokens in one batch; a longer row has a batch of its own.
+        tokens_per_batch: Most tokens in one batch, beside what its first two rows share; a longer row has its own.
         least_shared: Part of a row from which on it shares what it begins with.
+        hidden_size: As :class:`Pack` will be given it.
 
     Returns:
         Numbers of rows, batch by batch, those of the longest rows first; each occurs once.
+
+    Raises:
+        ValueError: If ``tokens_per_batch`` is not positive.
     """
-    order = _sorted(rows)
+    if tokens_per_batch < 1:
+        raise ValueError(f"tokens_per_batch={tokens_per_batch}: must be a positive number")
+    order, shares = [], []
+    for run in sharing_runs(rows, least_shared, hidden_size):
+        order += run
+        shares += [0] + [_common_length(rows[a], rows[b]) for a, b in itertools.pairwise(run)]
     sizes = [rows[row].size for row in order]
-    shares = [0] + [_common_length(rows[a], rows[b]) for a, b in itertools.pairwise(order)]
-    shares = [share if share >= least_shared * size else 0 for share, size in zip(shares, sizes, strict=True)]
     costs = np.full(len(order) + 1, np.inf)
     costs[0] = 0
     begins = np.zeros(len(order) + 1, dtype=np.int64)
     for begin in range(len(order)):
-        tokens = 0
+        tokens = sizes[begin]
+        most = tokens_per_batch + (shares[begin + 1] if begin + 1 < len(order) else 0)
         for end in range(begin + 1, len(order) + 1):
-            tokens += sizes[end - 1] - (shares[end - 1] if end > begin + 1 else 0)
-            if tokens > tokens_per_batch and end > begin + 1:
-                break
+            if end > begin + 1:
+                tokens += sizes[end - 1] - shares[end - 1]
+                if tokens > most:
+                    break
             cost = costs[begin] + tokens + tokens_per_batch / PASSES_IN_BUDGET
             if cost < costs[end]:
                 costs[end], begins[end] = cost, begin
@@ -284,20 +302,25 @@ def _attend(
     others = {name for name, asked in kwargs.items() if asked is not None and name not in _OF_NO_CONCERN}
     if others or attention_mask is not None or dropout:
         raise ValueError(f"attention is not merely causal: {sorted(others)}")
+    pack = _PACK.get()
+    pack.attended += 1
     found = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
     groups = query.shape[1] // key.shape[1]
-    for block in _PACK.get().blocks:
+    # On a GPU only some of torch's kernels take fewer keys than queries have heads, and none of them with a mask.
+    takes_groups = query.device.type == "cpu" or key.shape[-1] == value.shape[-1] <= _MOST_GROUPED
+    for block in pack.blocks:
         keys, values = (_taken(each, block.keys) for each in (key, value))
         for call in block.calls:
             visible, contents = keys[:, :, : call.visible], values[:, :, : call.visible]
-            if groups > 1 and call.mask is not None and query.device.type != "cpu":  # no kernel does both
+            mask = None if call.mask is None else call.mask.to(query.device)
+            if groups > 1 and not (takes_groups and (mask is None or query.device.type == "cpu")):
                 visible, contents = (each.repeat_interleave(groups, dim=1) for each in (visible, contents))
             attended = torch.nn.functional.scaled_dot_product_attention(
                 query[:, :, call.queries],
                 visible,
                 contents,
-                attn_mask=call.mask,
-                is_causal=call.mask is None,
+                attn_mask=mask,
+                is_causal=mask is None,
                 scale=scaling,
                 enable_gqa=visible.shape[1] != query.shape[1],
             )
@@ -309,7 +332,7 @@ def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:
     """Some tokens of keys or values; these lie token by token in memory, and are copied so."""
     if isinstance(places, slice):
         return part[:, :, places]
-    return part.transpose(1, 2).index_select(1, places).transpose(1, 2)
+    return part.transpose(1, 2).index_select(1, places.to(part.device)).transpose(1, 2)
 
 
 AttentionInterface.register(_ATTENTION, _attend)
@@ -333,6 +356,9 @@ def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
 
     def copied(module: torch.nn.Module) -> torch.nn.Module:
         new = copy.copy(module)
+        for name in ("_old_forward", "forward"):  # where accelerate's hooks move a student's layers among devices
+            if (method := module.__dict__.get(name)) is not None:
+                new.__dict__[name] = _of_the_copy(method, module, new)
         new.__dict__["_modules"] = {
             name: None if child is None else copied(child) for name, child in module._modules.items()
         }
@@ -345,6 +371,15 @@ def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
         return new
 
     return copied(decoder)
+
+
+def _of_the_copy(method: Any, module: torch.nn.Module, new: torch.nn.Module) -> Any:
+    """A method that an instance holds itself, bound to its copy."""
+    if isinstance(method, functools.partial):
+        return functools.partial(
+            method.func, *(new if arg is module else arg for arg in method.args), **method.keywords
+        )
+    return MethodType(method.__func__, new) if getattr(method, "__self__", None) is module else method
 
 
 def read_pack(decoder: torch.nn.Module, pack: Pack) -> torch.Tensor:

@@ -21,7 +21,9 @@ from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerFast
 
 from rsr_datasets import RSRScorer
+from rsr_datasets.batching import BatchAccount
 from rsr_datasets.conversation import EncodedRow
+from rsr_datasets.packing import Branches
 from rsr_datasets.student import Student, StudentSpec
 
 VOCABULARY = 211
@@ -153,8 +155,11 @@ def encoded_rows(*lengths: int, vocabulary: int = VOCABULARY) -> list[EncodedRow
     return [EncodedRow(generator.integers(1, vocabulary, n), np.arange(1, n)) for n in lengths]
 
 
-def assert_equals_its_own_logits(student: Student, rows: list[EncodedRow], model: Any = None) -> None:
-    for row, (ranks, surprisals, _) in zip(rows, student.score(rows, tokens_per_batch=10_000), strict=True):
+def assert_equals_its_own_logits(
+    student: Student, rows: list[EncodedRow], model: Any = None, share_prompts: bool = False
+) -> None:
+    found = student.score(rows, tokens_per_batch=10_000, share_prompts=share_prompts)
+    for row, (ranks, surprisals, _) in zip(rows, found, strict=True):
         assert_scored_the_same(ranks, surprisals, plain_scores(model or student.model, row))
 
 
@@ -162,6 +167,20 @@ def assert_equals_its_own_logits(student: Student, rows: list[EncodedRow], model
 def test_a_row_beside_longer_ones_equals_its_own_full_logits(family: str) -> None:
     model = build(family.removesuffix("-yarn"), **FAMILIES[family])
     assert_equals_its_own_logits(Student(model), encoded_rows(3, 9, 17, 150, 33, 2, 90, 25))
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_begin_alike_equal_their_own_full_logits(family: str, by_row: bool) -> None:
+    """As attention is computed on a CPU, and as on a GPU."""
+    student = Student(build(family.removesuffix("-yarn"), **FAMILIES[family]))
+    student._attends_by_row = by_row
+    rows = encoded_rows(9, 150, 33, 90)
+    for row in rows[:]:
+        for end in (row.input_ids.size // 2, row.input_ids.size - 2):
+            ids = np.append(row.input_ids[:end], [(row.input_ids[end] + 1) % VOCABULARY, 3, 5])
+            rows.append(EncodedRow(ids, np.arange(1, ids.size)))
+    assert_equals_its_own_logits(student, rows, share_prompts=True)
 
 
 def test_the_text_side_of_a_model_that_also_sees() -> None:
@@ -200,6 +219,22 @@ def test_longrope_short_rows_do_not_take_the_long_rows_frequencies() -> None:
     assert not torch.allclose(beside, model(torch.from_numpy(rows[1].input_ids)[None]).logits[0], atol=0.1)
 
 
+def test_longrope_rows_on_both_sides_of_the_turn_share_nothing() -> None:
+    student = Student(longrope(sliding_window=None))
+    assert student.can_pack
+    ids = np.arange(60) * 7 % VOCABULARY
+    rows = [EncodedRow(np.append(ids[:end], 5), np.arange(1, end + 1)) for end in (10, 15, 25, 40)]
+    batches: list[BatchAccount] = []
+    for row, (ranks, surprisals, _) in zip(
+        rows, student.score(rows, on_batch=batches.append, share_prompts=True), strict=True
+    ):
+        assert_scored_the_same(ranks, surprisals, plain_scores(student.model, row))
+    assert [batch.tokens for batch in batches] == [40, 15]
+    branches = Branches(ids, [10, 15, 25, 40], np.array([3, 5]), 2)
+    expected = [plain_scores(student.model, row).surprisals for row in branches.rows()]
+    np.testing.assert_allclose(student.score_branches([branches])[0], np.stack(expected), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mamba2", "mixtral"])
 def test_half_precision_on_the_cpu_is_right_to_its_rounding(family: str, dtype: torch.dtype) -> None:
@@ -225,10 +260,17 @@ def test_weights_that_are_no_numbers_give_no_scores(where: str, bad: float, toke
     assert found["rsr_status"] == ["nonfinite"] * 2 and found["rsr"] == [None, None]
 
 
-def test_one_bad_embedding_spoils_only_the_rows_that_hold_its_token(tokenizer) -> None:
+@pytest.mark.parametrize("by_row", [True, False])
+def test_one_bad_embedding_spoils_only_the_rows_that_hold_its_token(by_row: bool) -> None:
     model = make_model("llama", VOCABULARY)
     with torch.no_grad():
         model.model.embed_tokens.weight[7] = float("nan")
+    student = Student(model)
+    student._attends_by_row = by_row
+    prompt = np.arange(50, 80)
+    alike = [EncodedRow(np.append(prompt, [9, last, 9]), np.arange(30, 33)) for last in (7, 8, 6)]
+    for (ranks, surprisals, _), row in zip(student.score(alike, share_prompts=True)[1:], alike[1:], strict=True):
+        assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
     rows = [EncodedRow(np.arange(10, 30), np.arange(1, 20)), EncodedRow(np.arange(3, 20), np.arange(1, 17))]
     good, bad = Student(model).score(rows)
     assert np.isfinite(good[1]).all() and np.isnan(bad[1]).any()

@@ -320,12 +320,17 @@ def test_branches_that_do_not_fit_into_memory_are_read_one_by_one(monkeypatch: p
     student = Student(make_model("llama", VOCABULARY))
     branches = [Branches(np.arange(30), [3, 20, 30], np.array([1, 2, 3]), 2)]
     together = student.score_branches(branches)
+    read, sizes = student._read_packed, []
 
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("full")
+    def small_device(rows: list[EncodedRow], *how: object) -> object:
+        sizes.append(len(rows))
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("full")
+        return read(rows, *how)
 
-    monkeypatch.setattr(student, "_score_branches", full)
+    monkeypatch.setattr(student, "_read_packed", small_device)
     np.testing.assert_allclose(student.score_branches(branches), together, rtol=0, atol=1e-5)
+    assert sizes[0] == 3 and sizes.count(1) == 3
 
 
 @pytest.mark.parametrize(
