@@ -19,8 +19,8 @@ class BatchAccount:
     """What one forward pass cost.
 
     Attributes:
-        tokens: Tokens of the rows.
-        padded_tokens: The same with the padding to the longest of them.
+        tokens: Tokens that were read; what rows share counts once.
+        padded_tokens: The same with the padding to the longest row, if there is any.
         split: Whether it was redone in parts because it did not fit into the device's memory.
     """
 

@@ -147,7 +147,7 @@ class RSRScorer:
             always there: names of :func:`rsr_datasets.available_metrics`, or :class:`rsr_datasets.Metric` objects.
             They do not change the scores or ``rsr_settings``. A value that is not defined is null.
         column_prefix: Name of the ratio's column and prefix of the others.
-        tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
+        tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
         share_prompts: Whether to read what several rows of a batch begin with, the prompt of a problem's candidates
             say, only once where that saves work. Like every other batch it rounds otherwise: single surprisals of a
             deep student move by some 1e-5, and a token's rank with a near tie, which is their own rounding.
@@ -270,7 +270,7 @@ class RSRScorer:
         """The same scorer that reads in another way; the two load one student between them.
 
         Args:
-            tokens_per_batch: Padded tokens in one forward pass.
+            tokens_per_batch: Tokens in one forward pass, with padding.
             share_prompts: Whether to read shared prompts once.
             torch_compile: Whether to compile the student's layers.
         """

@@ -386,7 +386,7 @@ class Student:
 
     @cached_property
     def tokens_per_batch(self) -> int:
-        """Padded tokens in one forward pass: what keeps the device busy, or what fits into half its free memory."""
+        """Tokens in one forward pass: what keeps the device busy, or what fits into half its free memory."""
         budget = default_tokens_per_batch(self.device)
         if self.device.type != "cuda":
             return budget
@@ -422,7 +422,7 @@ class Student:
 
         Args:
             rows: Encoded rows, in any order, of ids below :attr:`vocabulary`.
-            tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
+            tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
             on_batch: Called after each forward pass.
             entropy: Whether to give entropies.
             share_prompts: Read a prompt that several rows share only once, where that saves work.
@@ -473,7 +473,7 @@ class Student:
 
         Args:
             branches: The branches of each row.
-            tokens_per_batch: Padded tokens in one forward pass; ``None`` chooses for the device.
+            tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
 
         Returns:
             For each row the surprisals in nats, float32, shape ``(branches, scored tokens)``.
