@@ -22,7 +22,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from .batching import PASSES_IN_BUDGET
+from .batching import cheapest_cut
 from .conversation import EncodedRow
 
 Ids = npt.NDArray[np.int64]
@@ -230,30 +230,20 @@ def plan_packs(
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch={tokens_per_batch}: must be a positive number")
-    order, shares = [], []
+    order: list[int] = []
+    shares: list[int] = []
     for run in sharing_runs(rows, least_shared, hidden_size):
         order += run
         shares += [0] + [_common_length(rows[a], rows[b]) for a, b in itertools.pairwise(run)]
-    sizes = [rows[row].size for row in order]
-    costs = np.full(len(order) + 1, np.inf)
-    costs[0] = 0
-    begins = np.zeros(len(order) + 1, dtype=np.int64)
-    for begin in range(len(order)):
-        tokens = sizes[begin]
+    sizes = np.array([rows[row].size for row in order], dtype=np.int64)
+    read = np.cumsum(sizes - shares)
+
+    def tokens_from(begin: int) -> npt.NDArray[np.int64]:
+        tokens = read[begin:] - read[begin] + sizes[begin]
         most = tokens_per_batch + (shares[begin + 1] if begin + 1 < len(order) else 0)
-        for end in range(begin + 1, len(order) + 1):
-            if end > begin + 1:
-                tokens += sizes[end - 1] - shares[end - 1]
-                if tokens > most:
-                    break
-            cost = costs[begin] + tokens + tokens_per_batch / PASSES_IN_BUDGET
-            if cost < costs[end]:
-                costs[end], begins[end] = cost, begin
-    batches = []
-    end = len(order)
-    while end:
-        batches.append(order[begins[end] : end])
-        end = int(begins[end])
+        return tokens[: max(1, int(np.searchsorted(tokens, most, side="right")))]
+
+    batches = [order[cut] for cut in cheapest_cut(len(order), tokens_from, tokens_per_batch)]
     return sorted(batches, key=lambda batch: -max(rows[row].size for row in batch))
 
 
