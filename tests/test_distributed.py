@@ -526,7 +526,7 @@ def test_the_account_says_who_did_what(undisturbed: Path) -> None:
     assert manifest["versions"]["datasets"] == datasets.__version__
     totals = manifest["totals"]
     assert totals["statuses"] == {"scored": ROWS - 2, "no_response": 2}
-    assert 0 < totals["padding_share"] < 0.5 and totals["batches_split_for_memory"] == 0
+    assert totals["padding_share"] == 0 and totals["batches_split_for_memory"] == 0  # packed rows need no padding
     assert totals["processes"]["0"]["rows"] == ROWS and totals["processes"]["0"]["tokens"] == totals["tokens"]
 
 
