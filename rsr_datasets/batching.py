@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-# On a CPU a batch, however small, took the time of 47 to 72 tokens in float32, when the budget was 1024, and of 43 to 138
-# in bfloat16, of 2048 (measured on SmolLM2-135M).
+# On a CPU a batch, however small, took the time of 47 to 72 tokens in float32, when the budget was 1024, and of 43 to
+# 138 in bfloat16, of 2048 (measured on SmolLM2-135M).
 _PASSES_IN_BUDGET = 16
 
 
