@@ -105,3 +105,15 @@ def pad_right(sequences: Sequence[npt.NDArray[np.int64]]) -> torch.Tensor:
         row[: len(ids)] = ids
         row[len(ids) :] = ids[-1]
     return torch.from_numpy(padded)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    """Copies a tensor of the CPU to a device, without waiting for what a GPU has to compute before.
+
+    Args:
+        tensor: Any tensor.
+        device: Where to; without one it stays where it is.
+    """
+    if device is None or device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

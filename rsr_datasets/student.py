@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput, cached_file, is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .batching import BatchAccount, pad_right, plan_batches
+from .batching import BatchAccount, pad_right, plan_batches, to_device
 from .conversation import EncodedRow
 from .kernels import rank_and_surprisal
 from .packing import Branches, Pack, packed_decoder, plan_packs, read_pack, sharing_runs
@@ -61,7 +61,7 @@ _LEAST_TOKENS = 512
 _MEMORY_PROBE_LENGTH = 2048
 _SHARE_OF_FREE_MEMORY = 0.5
 _LARGEST_BLOCK_KEPT = (1 << 25) - (1 << 16)
-_DEVICE_CHUNK_BYTES = {"cpu": 3 << 25}
+_DEVICE_CHUNK_BYTES = {"cpu": 3 << 26}
 _DEFAULT_CHUNK_BYTES = 3 << 28
 _LEAST_CHUNK_TOKENS = 16
 _LARGE_LOGIT = 1024.0
@@ -308,9 +308,55 @@ class StudentSpec:
 
 _Reading = tuple[torch.Tensor, BatchAccount]
 """The hidden states from which the scored tokens of some rows are predicted, row by row, and what they cost."""
-_Read = Callable[[Sequence[EncodedRow]], _Reading]
+_Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Ranks, surprisals and entropies of the rows of a batch, one after the other."""
 _ReadTwice = Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
 """Some rows of token ids to pairs of the hidden states that two ways of reading give."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that are read together.
+
+    Attributes:
+        rows: Their numbers.
+        least_shared: Part of a row from which on it shares what it begins with, in one sequence; without it the rows
+            stand side by side, padded.
+        split: Whether it is a part of one that did not fit into the device's memory.
+    """
+
+    rows: list[int]
+    least_shared: float | None = None
+    split: bool = False
+
+    @property
+    def shares(self) -> bool:
+        return self.least_shared is not None and self.least_shared < _NOTHING_SHARED
+
+
+class _Coming:
+    """What was found of a batch, on its way from the device."""
+
+    def __init__(self, found: _Found) -> None:
+        self._found = found
+        self._arrived: torch.cuda.Event | None = None
+        if found[0].is_cuda:
+            ranks, surprisals, entropies = found
+            self._found = (_leaving(ranks), _leaving(surprisals), None if entropies is None else _leaving(entropies))
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(ranks.device))
+
+    def arrays(self) -> TokenArrays:
+        """Waits until it is there."""
+        if self._arrived:
+            self._arrived.synchronize()
+        ranks, surprisals, entropies = self._found
+        return ranks.cpu().numpy(), surprisals.cpu().numpy(), None if entropies is None else entropies.cpu().numpy()
+
+
+def _leaving(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the CPU's memory that a GPU has yet to write."""
+    return tensor.to("cpu", non_blocking=True)
 
 
 class Student:
@@ -436,24 +482,15 @@ class Student:
         Raises:
             torch.OutOfMemoryError: If a single row does not fit into the device's memory.
         """
-        results: list[Any] = [None] * len(rows)
         budget = tokens_per_batch or self.tokens_per_batch
         ids = [_read_ids(row) for row in rows]
         packed = self._packed_rows(ids, share_prompts)
         others = sorted(set(range(len(rows))).difference(packed))
         compiled = torch_compile and bool(others or self._packs_all) and self.can_compile
         least_shared = _LEAST_SHARED if share_prompts else _NOTHING_SHARED
-
-        def read_packed(some: Sequence[EncodedRow]) -> _Reading:
-            return self._read_packed(some, least_shared, compiled and self._packs_all)
-
-        def read_padded(some: Sequence[EncodedRow]) -> _Reading:
-            return self._read_padded(some, compiled)
-
-        packs, batches = self._plan(packed, ids, budget, least_shared), self._plan(others, ids, budget)
-        for planned, read in ((packs, read_packed), (batches, read_padded)):
-            self._score_batches(planned, rows, read, on_batch, entropy, results)
-        return results
+        batches = [_Batch(each, least_shared) for each in self._plan(packed, ids, budget, least_shared)]
+        batches += [_Batch(each) for each in self._plan(others, ids, budget)]
+        return self._score_batches(batches, rows, on_batch, entropy, compiled)
 
     def _packed_rows(self, ids: Sequence[npt.NDArray[np.int64]], share_prompts: bool) -> list[int]:
         """Numbers of the rows that are read in packs: where these pay without sharing all, else those that share."""
@@ -469,58 +506,77 @@ class Student:
     ) -> list[npt.NDArray[np.float32]]:
         """Surprisals of one continuation after several prefixes of a row, which is read only once.
 
-        Where the student's family does not allow that, or it does not fit into memory, each prefix is read.
+        Where the student's family does not allow that, each prefix is read; what does not fit into the device's memory
+        is redone in halves.
 
         Args:
             branches: The branches of each row.
-            tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
+            tokens_per_batch: Tokens in one forward pass, with padding, where each prefix is read; ``None`` chooses for
+                the device.
 
         Returns:
             For each row the surprisals in nats, float32, shape ``(branches, scored tokens)``.
         """
-        results: list[Any] = [None] * len(branches)
-        if self.can_pack and not self._turning_lengths:  # beyond which all that is read together turns
-            results = [self._score_branches(some) for some in branches]
-        left = [i for i, result in enumerate(results) if result is None]
-        found = iter(self.score([row for i in left for row in branches[i].rows()], tokens_per_batch))
-        for i in left:
-            results[i] = np.stack([next(found)[1] for _ in branches[i].ends])
-        return results
-
-    def _score_branches(self, branches: Branches) -> npt.NDArray[np.float32] | None:
-        """Surprisals of each branch, read together; nothing where they do not fit into the device's memory."""
-        rows = branches.rows()
-        scored = self._try_batch(rows, lambda some: self._read_packed(some, 0.0), entropy=False)
-        return None if scored is None else scored[0][1].reshape(len(rows), -1)
+        if not self.can_pack or self._turning_lengths:  # beyond which all that is read together turns
+            scored = iter(self.score([row for some in branches for row in some.rows()], tokens_per_batch))
+            return [np.stack([next(scored)[1] for _ in some.ends]) for some in branches]
+        found = []
+        for some in branches:
+            rows = some.rows()
+            together = _Batch(list(range(len(rows))), least_shared=0.0)
+            found.append(np.stack([surprisals for _, surprisals, _ in self._score_batches([together], rows)]))
+        return found
 
     def _score_batches(
         self,
-        batches: Sequence[list[int]],
+        batches: Sequence[_Batch],
         rows: Sequence[EncodedRow],
-        read: _Read,
-        on_batch: Callable[[BatchAccount], None] | None,
-        entropy: bool,
-        results: list[Any],
-    ) -> None:
-        """Scores rows, and puts each result in its place."""
-        parts = [(batch, False) for batch in reversed(batches)]
-        while parts:
-            batch, split = parts.pop()
-            some = [rows[i] for i in batch]
-            scored = self._try_batch(some, read, entropy)
-            if scored is None:
-                half = len(batch) // 2
-                longest = max(row.input_ids.size for row in some) - 1
-                logger.warning("out of memory with %d rows of at most %d tokens: in halves", len(batch), longest)
-                parts += [(batch[half:], True), (batch[:half], True)]
-                continue
-            found, account = scored
-            ends = np.cumsum([row.positions.size for row in some])[:-1]
-            parts_of_rows = ([None] * len(batch) if array is None else np.split(array, ends) for array in found)
-            for i, *arrays in zip(batch, *parts_of_rows, strict=True):
-                results[i] = tuple(arrays)
-            if on_batch:
-                on_batch(replace(account, split=split))
+        on_batch: Callable[[BatchAccount], None] | None = None,
+        entropy: bool = False,
+        compiled: bool = False,
+    ) -> list[TokenArrays]:
+        """Scores rows; what was found of a batch is waited for when the device has the next one to compute."""
+        results: list[Any] = [None] * len(rows)
+        parts = list(reversed(batches))
+        before = None
+        while parts or before:
+            queued = self._queue(parts, rows, entropy, compiled) if parts else None
+            if before:
+                batch, coming, account = before
+                arrays = coming.arrays()
+                if batch.shares and not np.isfinite(arrays[1]).all():
+                    # What is no number gets through a mask, and must not get from one row into another.
+                    parts.append(replace(batch, least_shared=_NOTHING_SHARED))
+                else:
+                    ends = np.cumsum([rows[i].positions.size for i in batch.rows])[:-1]
+                    by_row = ([None] * len(batch.rows) if array is None else np.split(array, ends) for array in arrays)
+                    for i, *found in zip(batch.rows, *by_row, strict=True):
+                        results[i] = tuple(found)
+                    if on_batch:
+                        on_batch(account)
+            before = queued
+        return results
+
+    def _queue(
+        self, parts: list[_Batch], rows: Sequence[EncodedRow], entropy: bool, compiled: bool
+    ) -> tuple[_Batch, _Coming, BatchAccount] | None:
+        """Takes the last batch; where the device has no memory for it, halves of it are put back in its place."""
+        batch = parts.pop()
+        some = [rows[i] for i in batch.rows]
+        try:
+            found, account = self._score_batch(some, batch.least_shared, entropy, compiled)
+            return batch, _Coming(found), replace(account, split=batch.split)
+        except torch.OutOfMemoryError:
+            if len(some) == 1:
+                raise
+        # Only here, outside the handler, is the failed pass's memory free to be given back.
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).empty_cache()
+        half = len(some) // 2
+        longest = max(row.input_ids.size for row in some) - 1
+        logger.warning("out of memory with %d rows of at most %d tokens: in halves", len(some), longest)
+        parts += [replace(batch, rows=each, split=True) for each in (batch.rows[half:], batch.rows[:half])]
+        return None
 
     def _plan(
         self,
@@ -550,46 +606,36 @@ class Student:
             batches += [[group[i] for i in batch] for batch in planned]
         return batches
 
-    def _try_batch(
-        self, rows: Sequence[EncodedRow], read: _Read, entropy: bool
-    ) -> tuple[TokenArrays, BatchAccount] | None:
-        """Scores a batch; nothing where it does not fit into the device's memory and could be smaller."""
-        try:
-            return self._score_batch(rows, read, entropy)
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
-                raise
-        # Only here, outside the handler, is the failed pass's memory free to be given back.
-        if self.device.type != "cpu":
-            getattr(torch, self.device.type).empty_cache()
-        return None
-
     @torch.no_grad()
-    def _score_batch(self, rows: Sequence[EncodedRow], read: _Read, entropy: bool) -> tuple[TokenArrays, BatchAccount]:
-        hidden, account = read(rows)
+    def _score_batch(
+        self, rows: Sequence[EncodedRow], least_shared: float | None, entropy: bool, compiled: bool
+    ) -> tuple[_Found, BatchAccount]:
+        """Queues all that is to be computed of a batch, without waiting for any of it on a GPU."""
+        if least_shared is None:
+            hidden, account = self._read_padded(rows, compiled)
+        else:
+            hidden, account = self._read_packed(rows, least_shared, compiled and self._packs_all)
         targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
-        return self._reduce(hidden, targets, entropy), account
+        return self._reduce(hidden, to_device(targets, hidden.device), entropy), account
 
-    def _read_padded(self, rows: Sequence[EncodedRow], compiled: bool = False) -> _Reading:
+    def _read_padded(self, rows: Sequence[EncodedRow], compiled: bool) -> _Reading:
         """Reads rows side by side, padded to the longest."""
         ids = [_read_ids(row) for row in rows]
         padded = pad_right(ids)
         hidden = self._hidden(padded, compiled)
         where_row = np.repeat(np.arange(len(rows)), [row.positions.size for row in rows])
         where_token = np.concatenate([row.positions for row in rows]) - 1
-        picked = hidden[torch.from_numpy(where_row).to(hidden.device), torch.from_numpy(where_token).to(hidden.device)]
+        places = torch.from_numpy(where_row * padded.shape[1] + where_token)
+        picked = hidden.flatten(0, 1)[to_device(places, hidden.device)]
         return picked, BatchAccount(sum(each.size for each in ids), padded.numel(), split=False)
 
-    def _read_packed(self, rows: Sequence[EncodedRow], least_shared: float, compiled: bool = False) -> _Reading:
+    def _read_packed(self, rows: Sequence[EncodedRow], least_shared: float, compiled: bool) -> _Reading:
         """Reads rows one after the other, in one sequence."""
         pack = self._pack([_read_ids(row) for row in rows], least_shared)
         hidden = self._hidden_of_pack(pack, compiled)
-        if not self._attends_by_row and least_shared < _NOTHING_SHARED and not hidden.isfinite().all():
-            # What is no number gets through a mask, and must not get from one row into another.
-            return self._read_packed(rows, _NOTHING_SHARED, compiled)
         places = np.concatenate([path[row.positions - 1] for path, row in zip(pack.paths, rows, strict=True)])
         tokens = pack.input_ids.numel()
-        return hidden[torch.from_numpy(places).to(hidden.device)], BatchAccount(tokens, tokens, split=False)
+        return hidden[to_device(torch.from_numpy(places), hidden.device)], BatchAccount(tokens, tokens, split=False)
 
     def _pack(self, ids: Sequence[npt.NDArray[np.int64]], least_shared: float) -> Pack:
         return Pack(ids, least_shared, self.device, self.model.dtype, self._pack_size)
@@ -599,13 +645,13 @@ class Student:
         """The hidden size where rows that share are read in few large calls of attention."""
         return None if self._attends_by_row else self._hidden_size
 
-    def _reduce(self, hidden: torch.Tensor, targets: torch.Tensor, entropy: bool) -> TokenArrays:
+    def _reduce(self, hidden: torch.Tensor, targets: torch.Tensor, entropy: bool) -> _Found:
         """Hidden states and the tokens that follow them to ranks, surprisals and entropies, a chunk at a time."""
         # Results go into memory that is there before: small blocks that outlive a chunk, between large ones that do
         # not, would fragment the heap until it holds every chunk's logits.
-        ranks = torch.empty(len(targets), dtype=torch.int32)
-        surprisals = torch.empty(len(targets), dtype=torch.float32)
-        entropies = torch.empty(len(targets), dtype=torch.float32) if entropy else None
+        ranks = torch.empty_like(targets, dtype=torch.int32)
+        surprisals = torch.empty_like(targets, dtype=torch.float32)
+        entropies = torch.empty_like(surprisals) if entropy else None
         for start in range(0, len(targets), self.chunk_tokens):
             chunk = slice(start, start + self.chunk_tokens)
             logits = self._logits(hidden[chunk])
@@ -613,7 +659,7 @@ class Student:
             ranks[chunk], surprisals[chunk] = found[:2]
             if entropies is not None and found[2] is not None:
                 entropies[chunk] = found[2]
-        return ranks.numpy(), surprisals.numpy(), None if entropies is None else entropies.numpy()
+        return ranks, surprisals, entropies
 
     @property
     def _hidden_size(self) -> int:
@@ -705,7 +751,7 @@ class Student:
     def _hidden(self, input_ids: torch.Tensor, compiled: bool = False) -> torch.Tensor:
         with _compiling(compiled):
             decoder = self._compiled_decoder if compiled else self._decoder
-            return decoder(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
+            return decoder(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
 
     def _hidden_of_pack(self, pack: Pack, compiled: bool = False) -> torch.Tensor:
         with _compiling(compiled):

@@ -261,14 +261,19 @@ def test_weights_that_are_no_numbers_give_no_scores(where: str, bad: float, toke
 
 
 @pytest.mark.parametrize("by_row", [True, False])
-def test_one_bad_embedding_spoils_only_the_rows_that_hold_its_token(by_row: bool) -> None:
+@pytest.mark.parametrize("prompt_tokens", [30, 250])
+def test_one_bad_embedding_spoils_only_the_rows_that_hold_its_token(by_row: bool, prompt_tokens: int) -> None:
     model = make_model("llama", VOCABULARY)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[7] = float("nan")
     student = Student(model)
     student._attends_by_row = by_row
-    prompt = np.arange(50, 80)
-    alike = [EncodedRow(np.append(prompt, [9, last, 9]), np.arange(30, 33)) for last in (7, 8, 6)]
+    assert student.can_pack
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = float("nan")
+    prompt = np.arange(prompt_tokens) % 30 + 50
+    answers = [[7, 9, 9, 9], [9, 8, 9], [9, 6, 9]]  # the longest row is read first, and the bad token ends the prompt
+    alike = [
+        EncodedRow(np.append(prompt, answer), np.arange(prompt_tokens, prompt_tokens + 3)) for answer in answers
+    ]
     for (ranks, surprisals, _), row in zip(student.score(alike, share_prompts=True)[1:], alike[1:], strict=True):
         assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
     rows = [EncodedRow(np.arange(10, 30), np.arange(1, 20)), EncodedRow(np.arange(3, 20), np.arange(1, 17))]
