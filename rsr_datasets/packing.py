@@ -142,15 +142,15 @@ class Pack:
     def _row_block(self, row: int, shared: int, start: int) -> _Block:
         """Calls for what a row does not share."""
         path = self.paths[row]
-        keys = slice(start, start + path.size) if not shared else to_device(torch.from_numpy(path), self._device)
+        whole = slice(start, start + path.size)
         if not shared and (self._dtype != torch.float32 or path.size not in _LENGTHS_IN_BLOCKS):
-            return _Block(keys, [_Call(keys, path.size)])
+            return _Block(whole, [_Call(whole, path.size)])
         calls = []
         for first in range(shared, path.size, _QUERIES_A_CALL):
             end = min(first + _QUERIES_A_CALL, path.size)
             queries = slice(start + first - shared, start + end - shared)
             calls.append(_Call(queries, end, self._last_are_causal(end - first, end)))
-        return _Block(keys, calls)
+        return _Block(to_device(torch.from_numpy(path), self._device) if shared else whole, calls)
 
     def _last_are_causal(self, queries: int, keys: int) -> torch.Tensor:
         """The mask of queries that are the last of the keys: a part of one that serves all."""

@@ -351,12 +351,16 @@ class _Coming:
         if self._arrived:
             self._arrived.synchronize()
         ranks, surprisals, entropies = self._found
-        return ranks.cpu().numpy(), surprisals.cpu().numpy(), None if entropies is None else entropies.cpu().numpy()
+        return _to_numpy(ranks), _to_numpy(surprisals), None if entropies is None else _to_numpy(entropies)
 
 
 def _leaving(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in the CPU's memory that a GPU has yet to write."""
     return tensor.to("cpu", non_blocking=True)
+
+
+def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    return tensor.cpu().numpy()
 
 
 class Student:

@@ -271,9 +271,7 @@ def test_one_bad_embedding_spoils_only_the_rows_that_hold_its_token(by_row: bool
         model.model.embed_tokens.weight[7] = float("nan")
     prompt = np.arange(prompt_tokens) % 30 + 50
     answers = [[7, 9, 9, 9], [9, 8, 9], [9, 6, 9]]  # the longest row is read first, and the bad token ends the prompt
-    alike = [
-        EncodedRow(np.append(prompt, answer), np.arange(prompt_tokens, prompt_tokens + 3)) for answer in answers
-    ]
+    alike = [EncodedRow(np.append(prompt, answer), np.arange(prompt_tokens, prompt_tokens + 3)) for answer in answers]
     for (ranks, surprisals, _), row in zip(student.score(alike, share_prompts=True)[1:], alike[1:], strict=True):
         assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
     rows = [EncodedRow(np.arange(10, 30), np.arange(1, 20)), EncodedRow(np.arange(3, 20), np.arange(1, 17))]

@@ -1,0 +1,132 @@
+"""What a GPU is asked to do, on a machine without one: tensors that have a shape and a device, and no numbers.
+
+torch's fake tensors say where a computation is on two devices at once, and where Python asks for a number that the GPU
+would have to be waited for; copies between the two are looked at here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rsr_datasets import kernels
+from rsr_datasets.conversation import EncodedRow
+from rsr_datasets.packing import Branches
+from rsr_datasets.student import Student
+
+VOCABULARY = 50
+GPU = torch.device("cuda", 0)
+
+pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="for builds of torch that know no CUDA")
+
+
+@pytest.fixture
+def guarded() -> Iterator[None]:
+    """Lets the CPU's guard of the current device, which does nothing, stand for the one that this build has not."""
+    library = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libc10.so"))
+    try:
+        guards = (ctypes.c_void_p * 2).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+    except ValueError:
+        pytest.skip("this build of torch keeps its guards elsewhere")
+    before = guards[1]
+    guards[1] = guards[0]
+    yield
+    guards[1] = before
+
+
+class Copies(TorchDispatchMode):
+    """Notes the copies between devices, and whether Python waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            makes = function is torch.ops.aten._to_copy.default
+            source = args[0].device if makes else args[1].device
+            target = torch.device(kwargs.get("device") or source) if makes else args[0].device
+            waits = not (kwargs.get("non_blocking") or (not makes and len(args) > 2 and args[2]))
+            if source.type != target.type:
+                self.noted.append((f"to {target.type}", "waits" if waits else "goes on"))
+        return function(*args, **kwargs)
+
+
+class Event:
+    """Stands for what says that the GPU has come to some place in its queue."""
+
+    log: list[str]
+
+    def record(self, stream: object) -> None:
+        self.log.append("queued")
+
+    def synchronize(self) -> None:
+        self.log.append("waited for")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_nothing_waits_for_the_gpu_but_results_whose_successors_are_queued(
+    family: str, guarded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(family, VOCABULARY)
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (pinned.append(tensor), tensor)[1])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(kernels, "_fused", lambda: None)  # Triton compiles for what is there
+    monkeypatch.setattr(Student, "_check", lambda student: None)  # it compares numbers
+    monkeypatch.setattr(Student, "can_pack", True)
+    monkeypatch.setattr("rsr_datasets.student._to_numpy", lambda tensor: np.zeros(tensor.shape, dtype=np.float32))
+    Event.log = []
+    prompt = np.arange(40) % VOCABULARY
+    alike = [EncodedRow(np.append(prompt, np.arange(n)), np.arange(40, 40 + n)) for n in (10, 20, 30)]
+    others = [EncodedRow(np.arange(n)[::-1].copy(), np.arange(3, n)) for n in (8, 9, 20, 30)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        move(model)
+        student = Student(model)
+        assert student.device == GPU and student._pack_size is not None
+        with Copies() as copies:
+            found = student.score(alike + others, tokens_per_batch=70, entropy=True, share_prompts=True)
+            student.score(alike + others, tokens_per_batch=70)
+            student.score_branches([Branches(prompt, [5, 20, 40], prompt[:6], 3)])
+    assert [ranks.size for ranks, _, _ in found] == [row.positions.size for row in alike + others]
+    assert set(copies.noted) == {("to cuda", "goes on"), ("to cpu", "goes on")}
+    assert len(pinned) == copies.noted.count(("to cuda", "goes on"))
+    assert Event.log[:3] == ["queued", "queued", "waited for"] and Event.log[-1] == "waited for"
+    assert Event.log.count("queued") == Event.log.count("waited for")
+
+
+def move(model: torch.nn.Module) -> None:
+    """Puts fake tensors on the GPU in the place of a model's own; ``Module.to`` would keep the CPU's."""
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                fake = torch.empty(weight.shape, dtype=weight.dtype, device=GPU)
+                module._parameters[name] = made.setdefault(id(weight), torch.nn.Parameter(fake, requires_grad=False))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=GPU)
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5])
+def test_a_batch_is_queued_before_the_results_of_the_one_before_are_waited_for(
+    batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = Student(make_model("llama", VOCABULARY))
+    log: list[str] = []
+    score = student._score_batch
+    monkeypatch.setattr(student, "_score_batch", lambda *args: (log.append("queued"), score(*args))[1])
+    rows = [EncodedRow(np.arange(20) + i, np.arange(1, 20)) for i in range(batches)]
+    student.score(rows, tokens_per_batch=20, on_batch=lambda batch: log.append("waited for"))
+    assert log == ["queued"] + ["queued", "waited for"] * (batches - 1) + ["waited for"]
