@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rsr_datasets.packing import Pack, packed_decoder, plan_packs, read_pack, sharing_runs
 
 VOCABULARY = 7
+MOST_POSITIONS = 512  # of GPT-2's table
 Rows = list[np.ndarray]
 model_of = functools.cache(make_model)
 
@@ -30,7 +31,7 @@ def rows_that_begin_alike(draw: st.DrawFn, most: int = 8, longest: int = 300) ->
         kept = rows[draw(st.integers(0, len(rows) - 1))] if rows and draw(st.booleans()) else np.empty(0, np.int64)
         kept = kept[: draw(st.integers(0, kept.size))]
         new = generator.integers(0, VOCABULARY, draw(st.integers(0 if kept.size else 1, longest)))
-        rows.append(np.concatenate([kept, new]))
+        rows.append(np.concatenate([kept, new])[:MOST_POSITIONS])
     return rows
 
 
