@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextvars
 import copy
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from .batching import cheapest_cut, to_device
 from .conversation import EncodedRow
+from .decoders import copied
 
 Ids = npt.NDArray[np.int64]
 
@@ -347,32 +346,16 @@ def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
         raise ValueError(f"{type(decoder).__name__} does not keep the keys and values of all tokens")
     configs: dict[int, PreTrainedConfig] = {}
 
-    def copied(module: torch.nn.Module) -> torch.nn.Module:
-        new = copy.copy(module)
-        for name in ("_old_forward", "forward"):  # where accelerate's hooks move a student's layers among devices
-            if (method := module.__dict__.get(name)) is not None:
-                new.__dict__[name] = _of_the_copy(method, module, new)
-        new.__dict__["_modules"] = {
-            name: None if child is None else copied(child) for name, child in module._modules.items()
-        }
+    def attending(_: str, module: torch.nn.Module) -> torch.nn.Module:
         own = module.__dict__.get("config")
         if isinstance(own, PreTrainedConfig):
             if id(own) not in configs:
                 configs[id(own)] = copy.deepcopy(own)
                 configs[id(own)]._attn_implementation = _ATTENTION
-            new.__dict__["config"] = configs[id(own)]
-        return new
+            module.__dict__["config"] = configs[id(own)]
+        return module
 
-    return copied(decoder)
-
-
-def _of_the_copy(method: Any, module: torch.nn.Module, new: torch.nn.Module) -> Any:
-    """A method that an instance holds itself, bound to its copy."""
-    if isinstance(method, functools.partial):
-        return functools.partial(
-            method.func, *(new if arg is module else arg for arg in method.args), **method.keywords
-        )
-    return MethodType(method.__func__, new) if getattr(method, "__self__", None) is module else method
+    return attending("", copied(decoder, attending))
 
 
 def read_pack(decoder: torch.nn.Module, pack: Pack) -> torch.Tensor:

@@ -31,6 +31,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from .batching import BatchAccount, pad_right, plan_batches, to_device
 from .conversation import EncodedRow
+from .decoders import in_parts
 from .kernels import rank_and_surprisal
 from .packing import Branches, Pack, packed_decoder, plan_packs, read_pack, sharing_runs
 
@@ -68,6 +69,8 @@ _LARGE_LOGIT = 1024.0
 _MOST_GRAPHS = 64
 _MOST_OF_A_TOKEN = 0.1
 _COMPILED_LENGTH = 512
+# The inside of a feed-forward layer, of which three results stand side by side, is what a long row takes most for.
+_MOST_FED_AT_ONCE = 16384
 # Less of a row is not worth a mask, which takes the place of a kernel's own causal one.
 _LEAST_SHARED = 0.05
 _NOTHING_SHARED = 2.0
@@ -721,6 +724,20 @@ class Student:
         return [(found[path], whole) for path, whole in zip(pack.paths, self._hidden(rows), strict=True)]
 
     @cached_property
+    def can_part(self) -> bool:
+        """Whether the feed-forward layers give the same for some tokens after the other."""
+
+        def read(rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            parted = in_parts(self._decoder, rows.shape[1] // 2)
+            return [(parted(input_ids=rows.to(self.device), use_cache=False).last_hidden_state, self._hidden(rows))]
+
+        try:
+            return self._agree(read)
+        except Exception as error:  # what families put there is not ours: any failure means that it cannot
+            logger.debug("student %r: its long rows are read whole: %s", self.name, error)
+            return False
+
+    @cached_property
     def can_compile(self) -> bool:
         """Whether compiling the layers leaves the hidden states as they are; if not, that is said."""
         reason = "its hidden states would differ"
@@ -754,12 +771,19 @@ class Student:
 
     def _hidden(self, input_ids: torch.Tensor, compiled: bool = False) -> torch.Tensor:
         with _compiling(compiled):
-            decoder = self._compiled_decoder if compiled else self._decoder
+            decoder = self._compiled_decoder if compiled else self._made_for(input_ids.shape[1], self._decoder)
             return decoder(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
 
     def _hidden_of_pack(self, pack: Pack, compiled: bool = False) -> torch.Tensor:
         with _compiling(compiled):
-            return read_pack(self._compiled_decoder if compiled else self._packed_decoder, pack)
+            tokens = pack.input_ids.shape[1]
+            return read_pack(
+                self._compiled_decoder if compiled else self._made_for(tokens, self._packed_decoder), pack
+            )
+
+    def _made_for(self, length: int, decoder: torch.nn.Module) -> torch.nn.Module:
+        """The decoder, or where a row of that length would take much memory, one that takes less."""
+        return in_parts(decoder, _MOST_FED_AT_ONCE) if length > _MOST_FED_AT_ONCE and self.can_part else decoder
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of some positions; where the head is one product, they are good until this thread's next call."""

@@ -398,3 +398,30 @@ def test_a_batch_that_does_not_fit_is_redone_in_halves(tokenizer) -> None:
     device_memory = 20
     with pytest.raises(torch.OutOfMemoryError):
         limited.score(rows)
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen2"])
+def test_long_rows_go_through_the_feed_forward_layers_in_parts(
+    family: str, by_row: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(family, VOCABULARY)
+    student = Student(model)
+    student._attends_by_row = by_row
+    rows = [row_of(length) for length in (9, 20, 47)]
+    before = list(model.modules())
+    fed: list[int] = []
+    for name, module in model.named_modules():
+        if name.endswith(".mlp"):
+            module.register_forward_hook(lambda _, args, __: fed.append(args[0].shape[-2]))
+    whole = student.score(rows, tokens_per_batch=50)
+    assert max(fed) >= 46
+    monkeypatch.setattr("rsr_datasets.student._MOST_FED_AT_ONCE", 20)
+    assert student.can_part
+    fed.clear()
+    found = student.score(rows, tokens_per_batch=50)
+    assert max(fed) == 20 and min(fed) < 20
+    for row, (ranks, surprisals, _), expected in zip(rows, found, whole, strict=True):
+        np.testing.assert_allclose(surprisals, expected[1], rtol=0, atol=1e-5)
+        assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
+    assert list(model.modules()) == before
