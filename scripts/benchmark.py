@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py                                    # SmolLM2 on CHAMP, float32 and bfloat16
     python scripts/benchmark.py --gsm8k solutions.jsonl            # on GSM8K's five solutions a problem
-    python scripts/benchmark.py --shapes qwen2.5-7b llama-3.1-8b   # random weights of real shapes, for a GPU
+    python scripts/benchmark.py --shapes qwen2.5-7b --dtypes bfloat16 --candidates ours   # random weights, for a GPU
 
 The candidates take turns on one slice of the rows after the other, because a shared machine is not equally fast for
 long; a ratio is the median of the slices' own, with the quartiles. Each has a process of its own: what one does to its
@@ -88,27 +88,40 @@ def ours(student: Student, rows: Rows, share_prompts: bool = True, torch_compile
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
 
 
-@torch.no_grad()
 def published(model: transformers.PreTrainedModel, rows: Rows) -> None:
-    """The published recipe: four rows a batch as they come, full logits, a top-100 and Python lists a token."""
+    """The published recipe: four rows a batch as they come, fewer only where these do not fit into a GPU's memory."""
+    parts = [rows[start : start + PUBLISHED_BATCH_ROWS] for start in range(0, len(rows), PUBLISHED_BATCH_ROWS)][::-1]
+    while parts:
+        batch = parts.pop()
+        try:
+            published_batch(model, batch)
+            continue
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        torch.cuda.empty_cache()
+        parts += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+
+
+@torch.no_grad()
+def published_batch(model: transformers.PreTrainedModel, batch: Rows) -> None:
+    """Full logits of rows padded to the longest, a top-100 and Python lists a token."""
     device = model.device
-    for start in range(0, len(rows), PUBLISHED_BATCH_ROWS):
-        batch = rows[start : start + PUBLISHED_BATCH_ROWS]
-        longest = max(row.input_ids.size for row in batch)
-        input_ids = torch.zeros((len(batch), longest), dtype=torch.int64)
-        mask = torch.zeros_like(input_ids)
-        for i, row in enumerate(batch):
-            input_ids[i, : row.input_ids.size] = torch.from_numpy(row.input_ids)
-            mask[i, : row.input_ids.size] = 1
-        logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
-        for i, row in enumerate(batch):
-            own = logits[i, torch.from_numpy(row.positions - 1).to(device)].float()
-            targets = torch.from_numpy(row.input_ids[row.positions]).to(device)
-            surprisals = (own.logsumexp(-1) - own.gather(1, targets[:, None])[:, 0]).tolist()
-            top = own.topk(PUBLISHED_TOP_K, dim=-1).indices
-            found = top == targets[:, None]
-            ranks = torch.where(found.any(-1), found.int().argmax(-1) + 1, PUBLISHED_TOP_K).tolist()
-            sum(min(rank, PUBLISHED_TOP_K) for rank in ranks) / max(sum(surprisals), 1e-12)
+    longest = max(row.input_ids.size for row in batch)
+    input_ids = torch.zeros((len(batch), longest), dtype=torch.int64)
+    mask = torch.zeros_like(input_ids)
+    for i, row in enumerate(batch):
+        input_ids[i, : row.input_ids.size] = torch.from_numpy(row.input_ids)
+        mask[i, : row.input_ids.size] = 1
+    logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+    for i, row in enumerate(batch):
+        own = logits[i, torch.from_numpy(row.positions - 1).to(device)].float()
+        targets = torch.from_numpy(row.input_ids[row.positions]).to(device)
+        surprisals = (own.logsumexp(-1) - own.gather(1, targets[:, None])[:, 0]).tolist()
+        top = own.topk(PUBLISHED_TOP_K, dim=-1).indices
+        found = top == targets[:, None]
+        ranks = torch.where(found.any(-1), found.int().argmax(-1) + 1, PUBLISHED_TOP_K).tolist()
+        sum(min(rank, PUBLISHED_TOP_K) for rank in ranks) / max(sum(surprisals), 1e-12)
 
 
 @torch.no_grad()
@@ -132,6 +145,7 @@ CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "published": published,
     "forward": forward,
 }
+NECESSARY = ("ours", "published", "forward")
 
 
 def champ_rows(scorer: RSRScorer, problems: int) -> Rows:
@@ -453,6 +467,13 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=[], choices=list(SHAPES))
     parser.add_argument("--shape-rows", type=int, default=64)
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument(
+        "--candidates",
+        nargs="*",
+        default=list(CANDIDATES),
+        choices=list(CANDIDATES),
+        help="beside ours, published and forward; every one holds a student of its own",
+    )
     parser.add_argument("--turns", type=int, default=1, help="times that all rows are gone through")
     parser.add_argument("--slice-rows", type=int, help="rows a turn: 15, and of GSM8K's short ones 250")
     parser.add_argument("--scaling", action="store_true", help="instead: time against rows and length, small student")
@@ -479,7 +500,8 @@ def main() -> None:
             if arguments.profile:
                 profile(arguments, workload, dtype)
                 return
-            names = [name for name in CANDIDATES if name != "whole" or workload not in SHAPES]  # they share no prompts
+            asked = {*NECESSARY, *arguments.candidates} - ({"whole"} if workload in SHAPES else set())  # share nothing
+            names = [name for name in CANDIDATES if name in asked]
             workers = {name: Worker(name, arguments, workload, dtype) for name in names}
             count = workers["ours"].rows
             run = {name: worker.run for name, worker in workers.items()}
