@@ -60,4 +60,7 @@ class _InParts(torch.nn.Module):
     def forward(self, hidden: torch.Tensor, *others: Any, **settings: Any) -> Any:
         if others or settings or hidden.shape[-2] <= self.tokens:
             return self.layer(hidden, *others, **settings)
-        return torch.cat([self.layer(part.contiguous()) for part in hidden.split(self.tokens, dim=-2)], dim=-2)
+        found = [self.layer(part.contiguous()) for part in hidden.split(self.tokens, dim=-2)]
+        if isinstance(found[0], tuple):  # beside the result, how tokens were dealt out to experts
+            return tuple(torch.cat(each, dim=-2) for each in zip(*found, strict=True))
+        return torch.cat(found, dim=-2)

@@ -34,7 +34,8 @@ def rank_and_surprisal(
         of the whole distributions in nats, float32, shape ``(tokens,)``, or ``None`` where they were not asked for.
     """
     if logits.is_cuda and (fused := _fused()):
-        return fused(logits, targets, entropy)
+        with torch.cuda.device(logits.device):  # Triton launches on the current one
+            return fused(logits, targets, entropy)
     tokens, vocabulary = logits.shape
     target = logits.gather(1, targets[:, None])
     rows = (

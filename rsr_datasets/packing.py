@@ -285,22 +285,25 @@ def _attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention among the tokens of each row of the pack that is being read.
+    """Attention among the tokens of each row: of the pack that is being read, or of a batch, side by side.
 
-    Queries, keys and values have the shape ``(1, heads, tokens, head size)``, and the result
-    ``(1, tokens, heads, head size)``. A family that asks for more than causal attention to all tokens is refused with
-    a ``ValueError``.
+    Queries, keys and values have the shape ``(rows, heads, tokens, head size)``, one row for a pack, and the result
+    ``(rows, tokens, heads, head size)``. A family that asks for more than causal attention to all tokens is refused
+    with a ``ValueError``.
     """
     others = {name for name, asked in kwargs.items() if asked is not None and name not in _OF_NO_CONCERN}
     if others or attention_mask is not None or dropout:
         raise ValueError(f"attention is not merely causal: {sorted(others)}")
-    pack = _PACK.get()
-    pack.attended += 1
-    found = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
+    pack = _PACK.get(None)
+    blocks = [_Block(slice(None), [_Call(slice(None), query.shape[2])])]
+    if pack is not None:
+        pack.attended += 1
+        blocks = pack.blocks
+    found = query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[3]))
     groups = query.shape[1] // key.shape[1]
     # On a GPU only some of torch's kernels take fewer keys than queries have heads, and none of them with a mask.
     takes_groups = query.device.type == "cpu" or key.shape[-1] == value.shape[-1] <= _MOST_GROUPED
-    for block in pack.blocks:
+    for block in blocks:
         keys, values = (_taken(each, block.keys) for each in (key, value))
         for call in block.calls:
             visible, contents = keys[:, :, : call.visible], values[:, :, : call.visible]
@@ -332,6 +335,8 @@ AttentionInterface.register(_ATTENTION, _attend)
 
 def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
     """A decoder that reads packs: its structure copied, its weights shared, its attention replaced.
+
+    It reads rows side by side too, and knows without asking a GPU that they need no mask.
 
     Args:
         decoder: The student's decoder, which is left as it is.

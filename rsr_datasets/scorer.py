@@ -56,7 +56,7 @@ from .student import LogitsDtype, Student, StudentSpec, default_device, hash_tex
 
 logger = logging.getLogger(__name__)
 
-SCORES_VERSION = 6
+SCORES_VERSION = 7
 """Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
 
 _PROCESS_OF_IMPORT = os.getpid()

@@ -332,10 +332,6 @@ class _Batch:
     least_shared: float | None = None
     split: bool = False
 
-    @property
-    def shares(self) -> bool:
-        return self.least_shared is not None and self.least_shared < _NOTHING_SHARED
-
 
 class _Coming:
     """What was found of a batch, on its way from the device."""
@@ -363,7 +359,8 @@ def _leaving(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    return tensor.cpu().numpy()
+    """An array of its own: what a GPU writes to is page-locked memory, for the next batch to use again."""
+    return tensor.cpu().numpy().copy()
 
 
 class Student:
@@ -476,7 +473,7 @@ class Student:
         Args:
             rows: Encoded rows, in any order, of ids below :attr:`vocabulary`.
             tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
-            on_batch: Called after each forward pass.
+            on_batch: Called for each batch, when the next is queued; not for one that is read again.
             entropy: Whether to give entropies.
             share_prompts: Read a prompt that several rows share only once, where that saves work.
             torch_compile: Read with compiled layers, on a GPU those rows that share nothing; the first time takes up
@@ -497,7 +494,7 @@ class Student:
         least_shared = _LEAST_SHARED if share_prompts else _NOTHING_SHARED
         batches = [_Batch(each, least_shared) for each in self._plan(packed, ids, budget, least_shared)]
         batches += [_Batch(each) for each in self._plan(others, ids, budget)]
-        return self._score_batches(batches, rows, on_batch, entropy, compiled)
+        return self._score_batches(batches, rows, budget, on_batch, entropy, compiled)
 
     def _packed_rows(self, ids: Sequence[npt.NDArray[np.int64]], share_prompts: bool) -> list[int]:
         """Numbers of the rows that are read in packs: where these pay without sharing all, else those that share."""
@@ -523,21 +520,26 @@ class Student:
 
         Returns:
             For each row the surprisals in nats, float32, shape ``(branches, scored tokens)``.
+
+        Raises:
+            torch.OutOfMemoryError: If a single prefix does not fit into the device's memory.
         """
         if not self.can_pack or self._turning_lengths:  # beyond which all that is read together turns
             scored = iter(self.score([row for some in branches for row in some.rows()], tokens_per_batch))
             return [np.stack([next(scored)[1] for _ in some.ends]) for some in branches]
+        budget = tokens_per_batch or self.tokens_per_batch
         found = []
         for some in branches:
             rows = some.rows()
-            together = _Batch(list(range(len(rows))), least_shared=0.0)
-            found.append(np.stack([surprisals for _, surprisals, _ in self._score_batches([together], rows)]))
+            scored_rows = self._score_batches([_Batch(list(range(len(rows))), least_shared=0.0)], rows, budget)
+            found.append(np.stack([surprisals for _, surprisals, _ in scored_rows]))
         return found
 
     def _score_batches(
         self,
         batches: Sequence[_Batch],
         rows: Sequence[EncodedRow],
+        tokens_per_batch: int,
         on_batch: Callable[[BatchAccount], None] | None = None,
         entropy: bool = False,
         compiled: bool = False,
@@ -551,9 +553,11 @@ class Student:
             if before:
                 batch, coming, account = before
                 arrays = coming.arrays()
-                if batch.shares and not np.isfinite(arrays[1]).all():
+                ids = {i: _read_ids(rows[i]) for i in batch.rows}
+                if account.tokens < sum(map(len, ids.values())) and not np.isfinite(arrays[1]).all():
                     # What is no number gets through a mask, and must not get from one row into another.
-                    parts.append(replace(batch, least_shared=_NOTHING_SHARED))
+                    alone = self._plan(batch.rows, ids, tokens_per_batch, _NOTHING_SHARED)
+                    parts += [replace(batch, rows=each, least_shared=_NOTHING_SHARED) for each in alone]
                 else:
                     ends = np.cumsum([rows[i].positions.size for i in batch.rows])[:-1]
                     by_row = ([None] * len(batch.rows) if array is None else np.split(array, ends) for array in arrays)
@@ -588,7 +592,7 @@ class Student:
     def _plan(
         self,
         rows: Sequence[int],
-        ids: Sequence[npt.NDArray[np.int64]],
+        ids: Sequence[npt.NDArray[np.int64]] | Mapping[int, npt.NDArray[np.int64]],
         tokens_per_batch: int,
         least_shared: float | None = None,
     ) -> list[list[int]]:
@@ -596,7 +600,7 @@ class Student:
 
         Args:
             rows: Numbers of the rows.
-            ids: Token ids of all rows.
+            ids: Token ids of each row, by its number.
             tokens_per_batch: Most tokens in a batch.
             least_shared: Part of a row from which on it shares what it begins with, if batches are packs.
         """
@@ -629,7 +633,8 @@ class Student:
         """Reads rows side by side, padded to the longest."""
         ids = [_read_ids(row) for row in rows]
         padded = pad_right(ids)
-        hidden = self._hidden(padded, compiled)
+        decoder = self._packed_decoder if self.can_pack and not self._attends_by_row else self._decoder
+        hidden = self._hidden(padded, compiled, decoder)
         where_row = np.repeat(np.arange(len(rows)), [row.positions.size for row in rows])
         where_token = np.concatenate([row.positions for row in rows]) - 1
         places = torch.from_numpy(where_row * padded.shape[1] + where_token)
@@ -721,7 +726,9 @@ class Student:
         layers = self._decoder.config.get_text_config().num_hidden_layers
         if pack.attended != layers:
             raise ValueError(f"{pack.attended} of {layers} layers use attention as they are told to")
-        return [(found[path], whole) for path, whole in zip(pack.paths, self._hidden(rows), strict=True)]
+        whole = self._hidden(rows)
+        beside = self._hidden(rows, decoder=self._packed_decoder)
+        return [(found[path], row) for path, row in zip(pack.paths, whole, strict=True)] + [(beside, whole)]
 
     @cached_property
     def can_part(self) -> bool:
@@ -733,6 +740,8 @@ class Student:
 
         try:
             return self._agree(read)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # what families put there is not ours: any failure means that it cannot
             logger.debug("student %r: its long rows are read whole: %s", self.name, error)
             return False
@@ -769,21 +778,23 @@ class Student:
     def _compiled_decoder(self) -> torch.nn.Module:
         return compile_regions(self._packed_decoder if self._packs_all else self._decoder, dynamic=True)
 
-    def _hidden(self, input_ids: torch.Tensor, compiled: bool = False) -> torch.Tensor:
+    def _hidden(
+        self, input_ids: torch.Tensor, compiled: bool = False, decoder: torch.nn.Module | None = None
+    ) -> torch.Tensor:
+        reader = self._made_for(input_ids.shape[1], compiled, decoder or self._decoder)
         with _compiling(compiled):
-            decoder = self._compiled_decoder if compiled else self._made_for(input_ids.shape[1], self._decoder)
-            return decoder(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
+            return reader(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
 
     def _hidden_of_pack(self, pack: Pack, compiled: bool = False) -> torch.Tensor:
+        reader = self._made_for(pack.input_ids.shape[1], compiled, self._packed_decoder)
         with _compiling(compiled):
-            tokens = pack.input_ids.shape[1]
-            return read_pack(
-                self._compiled_decoder if compiled else self._made_for(tokens, self._packed_decoder), pack
-            )
+            return read_pack(reader, pack)
 
-    def _made_for(self, length: int, decoder: torch.nn.Module) -> torch.nn.Module:
-        """The decoder, or where a row of that length would take much memory, one that takes less."""
-        return in_parts(decoder, _MOST_FED_AT_ONCE) if length > _MOST_FED_AT_ONCE and self.can_part else decoder
+    def _made_for(self, length: int, compiled: bool, decoder: torch.nn.Module) -> torch.nn.Module:
+        """The decoder, compiled or not, or where a row of that length would take much memory, one that takes less."""
+        if length > _MOST_FED_AT_ONCE and self.can_part:
+            return in_parts(decoder, _MOST_FED_AT_ONCE)
+        return self._compiled_decoder if compiled else decoder
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of some positions; where the head is one product, they are good until this thread's next call."""

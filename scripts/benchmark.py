@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py                                    # SmolLM2 on CHAMP, float32 and bfloat16
     python scripts/benchmark.py --gsm8k solutions.jsonl            # on GSM8K's five solutions a problem
-    python scripts/benchmark.py --shapes qwen2.5-7b --dtypes bfloat16 --candidates ours   # random weights, for a GPU
+    python scripts/benchmark.py --shapes qwen2.5-7b --dtypes bfloat16 --besides   # random weights, for a GPU
 
 The candidates take turns on one slice of the rows after the other, because a shared machine is not equally fast for
 long; a ratio is the median of the slices' own, with the quartiles. Each has a process of its own: what one does to its
@@ -88,19 +88,21 @@ def ours(student: Student, rows: Rows, share_prompts: bool = True, torch_compile
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
 
 
-def published(model: transformers.PreTrainedModel, rows: Rows) -> None:
-    """The published recipe: four rows a batch as they come, fewer only where these do not fit into a GPU's memory."""
-    parts = [rows[start : start + PUBLISHED_BATCH_ROWS] for start in range(0, len(rows), PUBLISHED_BATCH_ROWS)][::-1]
-    while parts:
-        batch = parts.pop()
-        try:
-            published_batch(model, batch)
-            continue
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
+def published(model: transformers.PreTrainedModel, rows: Rows, batch_rows: int = PUBLISHED_BATCH_ROWS) -> None:
+    """The published recipe: four rows a batch, as they come."""
+    for start in range(0, len(rows), batch_rows):
+        published_batch(model, rows[start : start + batch_rows])
+
+
+def rows_that_fit(model: transformers.PreTrainedModel, rows: Rows) -> int:
+    """Four rows a batch, or fewer where a GPU's memory does not hold the longest of them: that is not timed."""
+    longest = sorted(rows, key=lambda row: -row.input_ids.size)
+    for count in (PUBLISHED_BATCH_ROWS, PUBLISHED_BATCH_ROWS // 2):
+        with contextlib.suppress(torch.OutOfMemoryError):
+            published_batch(model, longest[:count])
+            return count
         torch.cuda.empty_cache()
-        parts += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+    return 1
 
 
 @torch.no_grad()
@@ -145,7 +147,7 @@ CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "published": published,
     "forward": forward,
 }
-NECESSARY = ("ours", "published", "forward")
+BESIDES = ("whole", "compiled")
 
 
 def champ_rows(scorer: RSRScorer, problems: int) -> Rows:
@@ -380,6 +382,8 @@ def only(arguments: argparse.Namespace) -> None:
     on_gpu = student.device.type == "cuda"
     device_before = torch.cuda.memory_allocated() if on_gpu else 0
     host_before = resident()
+    if arguments.only == "published" and on_gpu:
+        candidate = functools.partial(published, batch_rows=rows_that_fit(loaded, rows))
     candidate(student, rows[:8])  # what is slow only once is not what a long run pays
     if arguments.only == "compiled" and not student.can_compile:
         raise SystemExit("the student cannot be compiled here")
@@ -390,6 +394,8 @@ def only(arguments: argparse.Namespace) -> None:
     for line in sys.stdin:
         start, end = (int(word) for word in line.split())
         print(timed(candidate, student, rows[start:end]), flush=True)
+        if on_gpu:
+            torch.cuda.empty_cache()  # for the other candidates
     peaks = {"host_mib": (resident("VmHWM") - host_before) / 1024}
     if on_gpu:
         peaks["device_mib"] = (torch.cuda.max_memory_allocated() - device_before) / 2**20
@@ -468,11 +474,11 @@ def main() -> None:
     parser.add_argument("--shape-rows", type=int, default=64)
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument(
-        "--candidates",
+        "--besides",
         nargs="*",
-        default=list(CANDIDATES),
-        choices=list(CANDIDATES),
-        help="beside ours, published and forward; every one holds a student of its own",
+        default=list(BESIDES),
+        choices=list(BESIDES),
+        help="what to time beside ours, published and forward; each holds a student of its own",
     )
     parser.add_argument("--turns", type=int, default=1, help="times that all rows are gone through")
     parser.add_argument("--slice-rows", type=int, help="rows a turn: 15, and of GSM8K's short ones 250")
@@ -500,8 +506,9 @@ def main() -> None:
             if arguments.profile:
                 profile(arguments, workload, dtype)
                 return
-            asked = {*NECESSARY, *arguments.candidates} - ({"whole"} if workload in SHAPES else set())  # share nothing
-            names = [name for name in CANDIDATES if name in asked]
+            left_out = set(BESIDES).difference(arguments.besides)
+            left_out |= {"whole"} if workload in SHAPES else set()  # their rows share nothing
+            names = [name for name in CANDIDATES if name not in left_out]
             workers = {name: Worker(name, arguments, workload, dtype) for name in names}
             count = workers["ours"].rows
             run = {name: worker.run for name, worker in workers.items()}

@@ -10,7 +10,7 @@ import ctypes
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import benchmark
 import numpy as np
@@ -37,31 +37,47 @@ class Event:
 
     log: list[str]
 
-    def record(self, stream: object) -> None:
+    def record(self, stream: torch.device) -> None:
+        assert stream == GPU
         self.log.append("queued")
 
     def synchronize(self) -> None:
         self.log.append("waited for")
 
 
+class Current:
+    """Stands for the choice of the current device."""
+
+    chosen: ClassVar[list[torch.device]] = []
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> None:
+        self.chosen.append(self._device)
+
+    def __exit__(self, *_: object) -> None:
+        self.chosen.pop()
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fake tensors, and what this build of torch lacks to have them on a GPU."""
-    if torch.version.cuda is not None:
-        pytest.skip("this build of torch knows CUDA: its own guards would ask for the driver")
-    library = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libc10.so"))
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        pytest.skip("this build of torch knows GPUs: its own guards would ask for the driver")
     try:
+        library = ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libc10.so"))
         guards = (ctypes.c_void_p * 2).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
-    except ValueError:
+    except (OSError, ValueError):
         pytest.skip("this build of torch keeps its guards of the current device elsewhere")
     Event.log = []
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
+    monkeypatch.setattr(torch.cuda, "device", Current)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(kernels, "_fused", lambda: kernel)
     # transformers takes fake tensors for a trace, in which it makes masks that it otherwise does without.
     monkeypatch.setattr(masking_utils, "is_tracing", lambda *_: False)
-    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)
     monkeypatch.setattr("rsr_datasets.student._to_numpy", lambda tensor: np.zeros(tensor.shape, dtype=np.float32))
     monkeypatch.setattr(Student, "_check", lambda student: None)  # it compares numbers, as the two that follow
     monkeypatch.setattr(Student, "can_pack", True)
@@ -75,7 +91,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def kernel(logits: torch.Tensor, targets: torch.Tensor, entropy: bool) -> tuple[torch.Tensor | None, ...]:
     """Stands for Triton's, which is compiled for a GPU that is there."""
-    assert logits.device == targets.device == GPU
+    assert logits.device == targets.device == Current.chosen[-1] == GPU
     ranks, surprisals = (targets.new_empty(targets.shape, dtype=dtype) for dtype in (torch.int32, torch.float32))
     return ranks, surprisals, torch.empty_like(surprisals) if entropy else None
 
@@ -91,7 +107,9 @@ def on_the_gpu(model: PreTrainedModel) -> Student:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=GPU)
-    student = Student(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)  # it waits, here once
+        student = Student(model)
     assert student.device == GPU and student._pack_size is not None
     return student
 
@@ -159,7 +177,7 @@ def test_nothing_waits_for_the_gpu_but_results_whose_successors_are_queued(
         found = student.score(alike + others, tokens_per_batch=70, entropy=True, share_prompts=True)
         monkeypatch.setattr(kernels, "_fused", lambda: None)
         student.score(alike + others, tokens_per_batch=70)
-        student.score_branches([Branches(prompt, [5, 20, 40], prompt[:6], 3)])
+        student.score_branches([Branches(prompt, [5, 20, 40], prompt[:6], 3)], tokens_per_batch=70)
     assert [ranks.size for ranks, _, _ in found] == [row.positions.size for row in alike + others]
     assert set(copies.noted) == {("to cuda", "goes on"), ("to cpu", "goes on")}
     assert len(pinned) == copies.noted.count(("to cuda", "goes on"))
@@ -167,11 +185,14 @@ def test_nothing_waits_for_the_gpu_but_results_whose_successors_are_queued(
     assert Event.log.count("queued") == Event.log.count("waited for")
 
 
-@pytest.mark.parametrize("shape", ["qwen2.5-0.5b", "qwen2.5-7b", "llama-3.1-8b"])
-def test_a_row_of_32768_tokens_takes_less_than_3_gib_beside_the_weights(
-    shape: str, gpu: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("shape", "most"), [("qwen2.5-0.5b", 0.8), ("qwen2.5-7b", 3), ("llama-3.1-8b", 3)])
+def test_a_row_of_32768_tokens_takes_at_most_3_gib_beside_the_weights(
+    shape: str, most: float, gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what torch allocates; an attention kernel of a GPU writes nothing but its result."""
+    """Of what torch allocates; an attention kernel of a GPU writes nothing but its result.
+
+    Feed-forward layers that see the whole row at once would take 1.1, 4.4 and 3.6 GiB.
+    """
     monkeypatch.setattr(
         torch.nn.functional, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query)
     )
@@ -182,7 +203,7 @@ def test_a_row_of_32768_tokens_takes_less_than_3_gib_beside_the_weights(
         weights = memory.now
         student.score([row], tokens_per_batch=16384)
         assert memory.now == weights == 2 * sum(p.numel() for p in student.model.parameters()) + buffers(student)
-    assert 0.2 * GIB < memory.peak - weights < 3 * GIB
+    assert most / 2 * GIB < memory.peak - weights < most * GIB
 
 
 def buffers(student: Student) -> int:
@@ -191,12 +212,13 @@ def buffers(student: Student) -> int:
 
 @pytest.mark.parametrize("batches", [1, 2, 5])
 def test_a_batch_is_queued_before_the_results_of_the_one_before_are_waited_for(
-    batches: int, monkeypatch: pytest.MonkeyPatch
+    batches: int,
 ) -> None:
-    student = Student(make_model("llama", VOCABULARY))
+    model = make_model("llama", VOCABULARY)
+    student = Student(model)
+    assert student.can_pack
     log: list[str] = []
-    score = student._score_batch
-    monkeypatch.setattr(student, "_score_batch", lambda *args: (log.append("queued"), score(*args))[1])
+    model.get_input_embeddings().register_forward_hook(lambda *_: log.append("queued"))
     rows = [EncodedRow(np.arange(20) + i, np.arange(1, 20)) for i in range(batches)]
     student.score(rows, tokens_per_batch=20, on_batch=lambda batch: log.append("waited for"))
     assert log == ["queued"] + ["queued", "waited for"] * (batches - 1) + ["waited for"]
