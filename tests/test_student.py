@@ -160,8 +160,9 @@ def peak_memory(length: int) -> tuple[int, int]:
 def test_memory_does_not_grow_with_length_times_vocabulary() -> None:
     loaded, peak = peak_memory(8_000)
     assert peak - loaded < 512 * 1024
-    peak_of_long_row = min(peak_memory(32_000)[1] for _ in range(2))  # what else runs can only add to it
-    assert peak_of_long_row < 1.1 * peak
+    loaded_for_long_row, peak_of_long_row = peak_memory(32_000)
+    # How much of its libraries a process has resident when it has loaded differs by tens of megabytes.
+    assert peak_of_long_row - loaded_for_long_row < peak - loaded + 0.1 * peak
 
 
 PLAIN_HEADS = {"llama", "qwen2", "gpt2", "gemma3"}
