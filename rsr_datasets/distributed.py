@@ -306,10 +306,11 @@ class _Run:
             _require_same_run(settings, wanted, folder)
         else:
             units = plan_units(dataset, row_format, unit_rows)
+            place = scorer.device or device
             settings = wanted | {
-                "tokens_per_batch": scorer.choose_tokens_per_batch(scorer.device or device),
+                "tokens_per_batch": scorer.choose_tokens_per_batch(place),
                 "share_prompts": scorer.share_prompts,
-                "torch_compile": scorer.torch_compile,
+                "torch_compile": scorer.choose_torch_compile(sum(unit.cost for unit in units), place),
                 "units": [[unit.number, unit.start, unit.end, unit.cost] for unit in units],
             }
             (folder / "units").mkdir(exist_ok=True)

@@ -274,7 +274,6 @@ def _common_length(first: Ids, second: Ids) -> int:
 _PACK: contextvars.ContextVar[Pack] = contextvars.ContextVar("pack")
 
 
-@torch.compiler.disable
 def _attend(
     _: torch.nn.Module,
     query: torch.Tensor,
@@ -294,12 +293,18 @@ def _attend(
     others = {name for name, asked in kwargs.items() if asked is not None and name not in _OF_NO_CONCERN}
     if others or attention_mask is not None or dropout:
         raise ValueError(f"attention is not merely causal: {sorted(others)}")
+    return _among_rows(query, key, value, scaling), None
+
+
+# One operation to the compiler, which so compiles a layer in one piece, whatever the rows are.
+@torch.library.custom_op("rsr_datasets::attention_among_rows", mutates_args=())
+def _among_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
     pack = _PACK.get(None)
     blocks = [_Block(slice(None), [_Call(slice(None), query.shape[2])])]
     if pack is not None:
         pack.attended += 1
         blocks = pack.blocks
-    found = query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[3]))
+    found = _empty_result(query, key, value, scaling)
     groups = query.shape[1] // key.shape[1]
     # On a GPU only some of torch's kernels take fewer keys than queries have heads, and none of them with a mask.
     takes_groups = query.device.type == "cpu" or key.shape[-1] == value.shape[-1] <= _MOST_GROUPED
@@ -320,7 +325,12 @@ def _attend(
                 enable_gqa=visible.shape[1] != query.shape[1],
             )
             found[:, call.queries] = attended.transpose(1, 2)
-    return found, None
+    return found
+
+
+@_among_rows.register_fake
+def _empty_result(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    return query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[3]))
 
 
 def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:

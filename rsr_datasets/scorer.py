@@ -62,6 +62,7 @@ SCORES_VERSION = 7
 _PROCESS_OF_IMPORT = os.getpid()
 _LOADING_KWARGS = ("token", "device_map", "max_memory", "offload_folder", "offload_buffers", "low_cpu_mem_usage")
 _LONGEST_SHOWN = 60
+_BYTES_A_TOKEN = 4  # of English text, more or less
 _FOREIGN_MODULES = ("numpy", "torch", "pandas", "polars", "jax", "jaxlib", "tensorflow")
 
 
@@ -151,9 +152,10 @@ class RSRScorer:
         share_prompts: Whether to read what several rows of a batch begin with, the prompt of a problem's candidates
             say, only once where that saves work. Like every other batch it rounds otherwise: single surprisals of a
             deep student move by some 1e-5, and a token's rank with a near tie, which is their own rounding.
-        torch_compile: Whether to compile the student's layers, which pays in half precision and long runs: the first
-            use in a process takes up to a minute. Where that fails, it is said and the layers run as they are. It
-            rounds otherwise too.
+        torch_compile: Whether to compile the student's layers, which pays in runs of some minutes and more: the first
+            use in a process takes up to a minute. ``None`` compiles in those runs of
+            :func:`rsr_datasets.score_dataset` on a CPU that are long enough, some fifteen minutes in float32. Where it
+            fails, that is said and the layers run as they are. It rounds otherwise too.
         columns: Standard to actual names of the input columns, where they differ, e.g.
             ``{"prompt": "question", "completion": "solution"}``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
@@ -185,7 +187,7 @@ class RSRScorer:
         column_prefix: str = "rsr",
         tokens_per_batch: int | None = None,
         share_prompts: bool = True,
-        torch_compile: bool = False,
+        torch_compile: bool | None = None,
         columns: Mapping[str, str] | None = None,
         strict: bool = False,
     ) -> None:
@@ -265,6 +267,17 @@ class RSRScorer:
             device: Where the student goes when it is loaded for this; ``None`` is :attr:`placement`.
         """
         return self.tokens_per_batch or self._load_student(device).tokens_per_batch
+
+    def choose_torch_compile(self, text_bytes: int, device: torch.device | None = None) -> bool:
+        """The ``torch_compile`` that was given, else whether it pays, for which the student is loaded on a CPU.
+
+        Args:
+            text_bytes: What the run reads, in bytes of text.
+            device: Where the student goes when it is loaded for this; ``None`` is :attr:`placement`.
+        """
+        if self.torch_compile is not None:
+            return self.torch_compile
+        return self._load_student(device).compiling_pays(text_bytes // _BYTES_A_TOKEN)
 
     def with_batching(self, tokens_per_batch: int, share_prompts: bool, torch_compile: bool) -> RSRScorer:
         """The same scorer that reads in another way; the two load one student between them.
@@ -450,7 +463,7 @@ class RSRScorer:
         scorable = [isinstance(row, EncodedRow) and row.input_ids.max() < student.vocabulary for row in encoded]
         wanted = [row for row, fits in zip(encoded, scorable, strict=True) if fits and isinstance(row, EncodedRow)]
         entropy = "entropies" in self._needs
-        how = (self.share_prompts, self.torch_compile)
+        how = (self.share_prompts, bool(self.torch_compile))
         arrays = iter(student.score(wanted, self.tokens_per_batch, on_batch, entropy, *how))
         outcomes = []
         for i, (row, fits) in enumerate(zip(encoded, scorable, strict=True)):
@@ -518,7 +531,7 @@ class RSRScorer:
                 for outcome, row in zip(outcomes, encoded, strict=True)
             ]
             flat = [part for some in rows for part in some]
-            found = iter(student.score(flat, self.tokens_per_batch, on_batch, torch_compile=self.torch_compile))
+            found = iter(student.score(flat, self.tokens_per_batch, on_batch, torch_compile=bool(self.torch_compile)))
             for i, some in enumerate(rows):
                 if some:
                     added: dict[str, Any] = {need: np.concatenate([next(found)[1] for _ in some])}

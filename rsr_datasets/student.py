@@ -5,10 +5,13 @@ from __future__ import annotations
 import bisect
 import contextlib
 import copy
+import ctypes
 import json
 import logging
 import os
 import pickle
+import shutil
+import sys
 import tempfile
 import textwrap
 import threading
@@ -62,6 +65,9 @@ _LEAST_TOKENS = 512
 _MEMORY_PROBE_LENGTH = 2048
 _SHARE_OF_FREE_MEMORY = 0.5
 _LARGEST_BLOCK_KEPT = (1 << 25) - (1 << 16)
+_MOST_KEPT = 1 << 28
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _DEVICE_CHUNK_BYTES = {"cpu": 3 << 26}
 _DEFAULT_CHUNK_BYTES = 3 << 28
 _LEAST_CHUNK_TOKENS = 16
@@ -69,6 +75,9 @@ _LARGE_LOGIT = 1024.0
 _MOST_GRAPHS = 64
 _MOST_OF_A_TOKEN = 0.1
 _COMPILED_LENGTH = 512
+# Compiling took 13 to 20 seconds on two cores, and saved 7% of the time or more: of so many operations on each core,
+# which in float32 took a quarter of an hour, three times what it costs.
+_OPERATIONS_THAT_PAY = 1e14
 # The inside of a feed-forward layer, of which three results stand side by side, is what a long row takes most for.
 _MOST_FED_AT_ONCE = 16384
 # Less of a row is not worth a mask, which takes the place of a kernel's own causal one.
@@ -622,12 +631,23 @@ class Student:
         self, rows: Sequence[EncodedRow], least_shared: float | None, entropy: bool, compiled: bool
     ) -> tuple[_Found, BatchAccount]:
         """Queues all that is to be computed of a batch, without waiting for any of it on a GPU."""
-        if least_shared is None:
-            hidden, account = self._read_padded(rows, compiled)
-        else:
-            hidden, account = self._read_packed(rows, least_shared, compiled and self._packs_all)
+        try:
+            hidden, account = self._read(rows, least_shared, compiled and self.can_compile)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if not (compiled and self.can_compile):
+                raise
+            self._say_uncompiled(_shorten(error))
+            self.__dict__["can_compile"] = False
+            hidden, account = self._read(rows, least_shared, compiled=False)
         targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
         return self._reduce(hidden, to_device(targets, hidden.device), entropy), account
+
+    def _read(self, rows: Sequence[EncodedRow], least_shared: float | None, compiled: bool) -> _Reading:
+        if least_shared is None:
+            return self._read_padded(rows, compiled)
+        return self._read_packed(rows, least_shared, compiled and self._packs_all)
 
     def _read_padded(self, rows: Sequence[EncodedRow], compiled: bool) -> _Reading:
         """Reads rows side by side, padded to the longest."""
@@ -771,8 +791,24 @@ class Student:
                 return True
         except Exception as error:  # families that cannot be compiled, and machines without a compiler
             reason = _shorten(error)
-        logger.warning("student %r is read without torch_compile: %s", self.name, reason)
+        self._say_uncompiled(reason)
         return False
+
+    def _say_uncompiled(self, reason: str) -> None:
+        logger.warning("student %r is read without torch_compile: %s", self.name, reason)
+
+    def compiling_pays(self, tokens: int) -> bool:
+        """Whether compiled layers would save more time than it takes to compile them, where that was measured.
+
+        That is on a CPU, for rows read in packs. The answer is the same for all processes of a machine.
+
+        Args:
+            tokens: What the run reads, in all its processes.
+        """
+        if self.device.type != "cpu" or not self._packs_all or not _has_compiler():
+            return False
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return 2 * parameters * tokens >= _OPERATIONS_THAT_PAY * (os.cpu_count() or 1)
 
     @cached_property
     def _compiled_decoder(self) -> torch.nn.Module:
@@ -889,6 +925,11 @@ def _read_ids(row: EncodedRow) -> npt.NDArray[np.int64]:
     return row.input_ids[:-1]
 
 
+def _has_compiler() -> bool:
+    """Whether what torch compiles for CPUs can be built here."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")) is not None
+
+
 def _compiling(compiled: bool) -> contextlib.AbstractContextManager[Any]:
     """Where compiled layers run.
 
@@ -1001,12 +1042,15 @@ def default_device(rank: int | None = None) -> torch.device:
 
 
 def _let_freed_memory_be_kept() -> None:
-    """Allocates and frees one block, which makes glibc's ``malloc`` keep as much free memory for the blocks to come.
+    """Lets glibc's ``malloc`` keep freed memory for the blocks to come, up to 256 MiB.
 
-    It hands freed memory back to the system beyond twice the largest block that it has seen freed, if that had at most
-    32 MiB. Each layer's results would be given back and faulted in again, a fifth of the time of a forward pass.
+    By itself it hands back what is free beyond twice the largest block that it has seen freed. Each layer's results
+    would be given back and faulted in again, a fifth of the time of a forward pass.
     """
-    torch.empty(_LARGEST_BLOCK_KEPT, dtype=torch.uint8)
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+        libc.mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
 
 
 def default_tokens_per_batch(device: torch.device) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rsr_datasets.student as student_module
 from rsr_datasets import RSRScorer, score_dataset
 from rsr_datasets.conversation import find_format
 from rsr_datasets.distributed import Claims, Unit, deal_units, plan_units
@@ -473,6 +475,28 @@ def test_splits_share_one_student(source: Path, student_folder: str, tmp_path: P
     score_dataset(splits, scorer, tmp_path)
     assert scorer._loaded.student is not None
     assert scorer.with_batching(7, True, False)._loaded is scorer._loaded
+
+
+@pytest.mark.parametrize("given", [None, False, True])
+def test_a_long_run_compiles_by_itself(
+    source: Path, student_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool | None
+) -> None:
+    dataset = load_from_disk(source).select(range(4))
+    scorer = RSRScorer(student_folder, torch_compile=given)
+    compiled = []
+    monkeypatch.setattr(student_module, "compile_regions", lambda decoder, **_: compiled.append(1) or decoder)
+    asked = []
+    monkeypatch.setattr(student_module.Student, "compiling_pays", lambda _, tokens: asked.append(tokens) or True)
+    score_dataset(dataset, scorer, tmp_path / "run", unit_rows=2)
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert settings["torch_compile"] is (given is not False) and bool(compiled) is (given is not False)
+    assert asked == ([sum(unit[3] for unit in settings["units"]) // 4] if given is None else [])
+    assert scorer.settings == RSRScorer(student_folder).settings
+    shutil.rmtree(tmp_path / "run" / "scored")
+    next((tmp_path / "run" / "units").glob("*.json")).unlink()
+    compiled.clear()
+    score_dataset(dataset, RSRScorer(student_folder, torch_compile=not settings["torch_compile"]), tmp_path / "run")
+    assert bool(compiled) is settings["torch_compile"]  # as it began
 
 
 def test_other_processes_hear_of_a_refusal(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import os
+import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -242,7 +246,7 @@ def test_compiled_layers_give_the_same_scores_and_leave_the_model_as_it_was(fami
     student = Student(model)
     rows = [row_of(length) for length in (90, 41, 40, 39, 12, 5, 2)]
     counters = torch._dynamo.utils.counters["stats"]
-    calls = counters["unique_graphs"]
+    calls, breaks = counters["unique_graphs"], dict(torch._dynamo.utils.counters["graph_break"])
     for tokens_per_batch in (50, 200):  # a row alone, and several
         for row, (ranks, surprisals, _) in zip(
             rows, student.score(rows, tokens_per_batch, torch_compile=True), strict=True
@@ -252,6 +256,7 @@ def test_compiled_layers_give_the_same_scores_and_leave_the_model_as_it_was(fami
     compiled = counters["unique_graphs"]
     student.score([row_of(length) for length in (77, 60, 33, 31)], 150, torch_compile=True)
     assert counters["unique_graphs"] == compiled  # other lengths need no other code
+    assert dict(torch._dynamo.utils.counters["graph_break"]) == breaks  # a layer is compiled in one piece
     assert list(model.modules()) == modules and not any(module._compiled_call_impl for module in modules)
 
 
@@ -284,6 +289,58 @@ def test_a_student_that_cannot_be_compiled_is_read_as_it_is(
     said = [record.getMessage() for record in caplog.records if "torch_compile" in record.getMessage()]
     assert said == [f"student 'student' is read without torch_compile: {reason}"]
     assert shapes[:2] == ([(1, 512)] if fault is None else [(1, 512), (1, 1024)])  # a usual size, whatever is scored
+
+
+def test_compiled_layers_that_fail_on_some_rows_are_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lengths = []
+
+    def compile_regions(decoder: torch.nn.Module, **_: object) -> Callable[..., ModelOutput]:
+        def run(**inputs: torch.Tensor) -> ModelOutput:
+            lengths.append(inputs["input_ids"].shape[1])
+            if lengths[-1] == 29:
+                raise RuntimeError("no such shape")
+            return decoder(**inputs)
+
+        return run
+
+    monkeypatch.setattr(student_module, "compile_regions", compile_regions)
+    student = Student(model_of("llama", VOCABULARY))
+    rows = [row_of(length) for length in (40, 30, 20)]
+    found = student.score(rows, 10, torch_compile=True)
+    assert lengths[-2:] == [39, 29]  # the row of 20 is read without
+    for (ranks, surprisals, _), expected in zip(found, student.score(rows, 10), strict=True):
+        assert ranks.tolist() == expected[0].tolist() and surprisals.tolist() == expected[1].tolist()
+    said = [record.getMessage() for record in caplog.records if "torch_compile" in record.getMessage()]
+    assert said == ["student 'student' is read without torch_compile: no such shape"]
+
+
+def test_compiling_pays_in_long_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setenv("CXX", sys.executable)  # a program that is there
+    model = model_of("llama", VOCABULARY)
+    student = Student(model)
+    enough = math.ceil(3e14 / (2 * sum(parameter.numel() for parameter in model.parameters())))
+    assert student.compiling_pays(enough) and not student.compiling_pays(enough - 1)
+    assert not Student(model_of("gemma3", VOCABULARY)).compiling_pays(enough)  # read padded, which was not measured
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not student.compiling_pays(enough)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory in another way")
+def test_memory_that_layers_free_is_there_for_the_next() -> None:
+    Student(model_of("llama", VOCABULARY))
+
+    def use_and_free() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(1 << 21) for _ in range(16)]
+        del blocks
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages = 16 * (4 << 21) // resource.getpagesize()
+    use_and_free()
+    assert use_and_free() < pages / 10
 
 
 @pytest.mark.parametrize("family", FAMILIES)
