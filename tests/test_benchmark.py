@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,13 @@ def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
     assert found["published_by"]["published"] == found["by_forward"]["forward"] == [1.0, 1.0, 1.0]
     assert "| small | bfloat16 | ours |" in done.stdout and "peak of published" in done.stdout
     assert "whole" not in found["by_forward"]
+    assert found["peak"]["compiled"]["compiling_seconds"] > 0 and "compiling took" in done.stdout
+
+
+def test_compiling_is_won_back_when_it_saved_what_it_took(benchmark: ModuleType) -> None:
+    speed = {"ours": 10, "compiled": 12.5}  # a row of 20 tokens takes 2 seconds, or 1.6
+    assert benchmark.rows_that_win_back(12, rows=5, tokens=100, speed=speed) == pytest.approx(30)
+    assert benchmark.rows_that_win_back(12, rows=5, tokens=100, speed=speed | {"compiled": 9}) == math.inf
 
 
 def test_a_device_is_idle_where_no_operation_runs(benchmark: ModuleType) -> None:
