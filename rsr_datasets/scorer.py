@@ -152,10 +152,10 @@ class RSRScorer:
         share_prompts: Whether to read what several rows of a batch begin with, the prompt of a problem's candidates
             say, only once where that saves work. Like every other batch it rounds otherwise: single surprisals of a
             deep student move by some 1e-5, and a token's rank with a near tie, which is their own rounding.
-        torch_compile: Whether to compile the student's layers, which pays in runs of some minutes and more: the first
-            use in a process takes up to a minute. ``None`` compiles in those runs of
-            :func:`rsr_datasets.score_dataset` on a CPU that are long enough, some fifteen minutes in float32. Where it
-            fails, that is said and the layers run as they are. It rounds otherwise too.
+        torch_compile: Whether to compile the student's layers; ``None`` does so in runs of
+            :func:`rsr_datasets.score_dataset` on a CPU that are long enough for it to pay, some fifteen minutes in
+            float32. The first use in a process takes up to a minute. Where it fails, that is said and the layers run
+            as they are. It rounds otherwise too.
         columns: Standard to actual names of the input columns, where they differ, e.g.
             ``{"prompt": "question", "completion": "solution"}``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
