@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import library
 from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -297,7 +298,7 @@ def _attend(
 
 
 # One operation to the compiler, which so compiles a layer in one piece, whatever the rows are.
-@torch.library.custom_op("rsr_datasets::attention_among_rows", mutates_args=())
+@library.custom_op("rsr_datasets::attention_among_rows", mutates_args=())
 def _among_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
     pack = _PACK.get(None)
     blocks = [_Block(slice(None), [_Call(slice(None), query.shape[2])])]
