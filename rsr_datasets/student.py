@@ -75,8 +75,8 @@ _LARGE_LOGIT = 1024.0
 _MOST_GRAPHS = 64
 _MOST_OF_A_TOKEN = 0.1
 _COMPILED_LENGTH = 512
-# Compiling took 13 to 20 seconds on two cores, and saved 7% of the time or more: of so many operations on each core,
-# which in float32 took a quarter of an hour, three times what it costs.
+# Compiling took 13 to 21 s on two cores, and saved 5 to 8% of the time of short rows in float32 and more in bfloat16:
+# of so many operations on each core, a quarter of an hour in float32, some twice what it costs.
 _OPERATIONS_THAT_PAY = 1e14
 # The inside of a feed-forward layer, of which three results stand side by side, is what a long row takes most for.
 _MOST_FED_AT_ONCE = 16384
@@ -499,7 +499,7 @@ class Student:
         ids = [_read_ids(row) for row in rows]
         packed = self._packed_rows(ids, share_prompts)
         others = sorted(set(range(len(rows))).difference(packed))
-        compiled = torch_compile and bool(others or self._packs_all) and self.can_compile
+        compiled = torch_compile and bool(others or self._packs_all)
         least_shared = _LEAST_SHARED if share_prompts else _NOTHING_SHARED
         batches = [_Batch(each, least_shared) for each in self._plan(packed, ids, budget, least_shared)]
         batches += [_Batch(each) for each in self._plan(others, ids, budget)]
@@ -631,12 +631,13 @@ class Student:
         self, rows: Sequence[EncodedRow], least_shared: float | None, entropy: bool, compiled: bool
     ) -> tuple[_Found, BatchAccount]:
         """Queues all that is to be computed of a batch, without waiting for any of it on a GPU."""
+        compiled = compiled and (least_shared is None or self._packs_all) and self.can_compile
         try:
-            hidden, account = self._read(rows, least_shared, compiled and self.can_compile)
+            hidden, account = self._read(rows, least_shared, compiled)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if not (compiled and self.can_compile):
+            if not compiled:
                 raise
             self._say_uncompiled(_shorten(error))
             self.__dict__["can_compile"] = False
@@ -647,7 +648,7 @@ class Student:
     def _read(self, rows: Sequence[EncodedRow], least_shared: float | None, compiled: bool) -> _Reading:
         if least_shared is None:
             return self._read_padded(rows, compiled)
-        return self._read_packed(rows, least_shared, compiled and self._packs_all)
+        return self._read_packed(rows, least_shared, compiled)
 
     def _read_padded(self, rows: Sequence[EncodedRow], compiled: bool) -> _Reading:
         """Reads rows side by side, padded to the longest."""
