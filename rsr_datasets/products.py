@@ -13,6 +13,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import library
 
 from .decoders import copied
 
@@ -47,8 +48,15 @@ def _processor() -> str:
     return _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else platform.processor()
 
 
+# torch's compiler takes oneDNN's operation for what it has made itself, of weights in another layout.
+@library.custom_op("rsr_datasets::float32_product", mutates_args=())
 def _product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+
+
+@_product.register_fake
+def _empty_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return left.new_empty((*left.shape[:-1], right.shape[0]))
 
 
 class OneDnnLinear(torch.nn.Linear):
