@@ -424,24 +424,30 @@ class Student:
             _let_freed_memory_be_kept()
         some_hidden = self._check()
         if self.device.type == "cpu":
-            head, self._head = self._head, with_faster_products(self._head)
+            head = self._head
+            self._multiply_faster()
             if self._head is head:
                 self._plain_head = self._find_plain_head(some_hidden)
-            self._decoder = self._faster_decoder()
         self.chunk_tokens = chunk_tokens or self._choose_chunk_tokens()
         self._kept = threading.local()  # each thread that scores has its own room for logits
 
-    def _faster_decoder(self) -> torch.nn.Module:
-        """The decoder with the library that multiplies faster here, if it gives the same then."""
-        faster = with_faster_products(self._decoder)
-        if faster is self._decoder:
-            return faster
+    def _multiply_faster(self) -> None:
+        """Leaves matrix products to the library that is faster here, if decoder and head give the same then."""
+        decoder, head = with_faster_products(self._decoder), with_faster_products(self._head)
+        if decoder is self._decoder and head is self._head:
+            return
+
+        def read(rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            hidden = self._hidden(rows)
+            given = hidden.to(self._head_dtype or hidden.dtype)
+            logits, expected = (each(inputs_embeds=given, use_cache=False).logits for each in (head, self._head))
+            return [(self._hidden(rows, decoder=decoder), hidden), (logits, expected)]
+
         try:
-            if self._agree(lambda rows: [(self._hidden(rows, decoder=faster), self._hidden(rows))]):
-                return faster
+            if self._agree(read):
+                self._decoder, self._head = decoder, head
         except Exception as error:  # layers of model families are not ours: any failure means that they stay
-            logger.debug("student %r: its layers are left to MKL: %s", self.name, error)
-        return self._decoder
+            logger.debug("student %r: its products are left to MKL: %s", self.name, error)
 
     @property
     def device(self) -> torch.device:

@@ -23,6 +23,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from rsr_datasets import products
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -129,6 +131,15 @@ def dataset(rows: list[dict[str, object]], tmp_path: Path) -> Dataset:
     """The rows in a dataset on disk, which is what ``datasets`` caches maps of."""
     Dataset.from_list(rows).save_to_disk(tmp_path / "dataset")
     return datasets.load_from_disk(tmp_path / "dataset")
+
+
+@pytest.fixture(params=["MKL", "oneDNN"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which library multiplies in float32, whatever the processor."""
+    if request.param == "oneDNN" and not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param == "oneDNN")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -218,8 +218,9 @@ def test_a_shared_prompt_is_read_once_and_the_scores_are_the_same(
         assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
 
 
+@pytest.mark.parametrize("library", ["MKL"], indirect=True)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_a_head_that_is_one_product_is_computed_as_one(family: str) -> None:
+def test_only_a_head_that_is_one_product_is_computed_as_one(family: str, library: str) -> None:
     """What soft-caps or scales its logits goes through the model, also where they are too small to show it."""
     assert (Student(model_of(family, VOCABULARY))._plain_head is not None) == (family in PLAIN_HEADS)
     small = make_model(family, VOCABULARY)
@@ -228,7 +229,7 @@ def test_only_a_head_that_is_one_product_is_computed_as_one(family: str) -> None
     assert (Student(small)._plain_head is not None) == (family in PLAIN_HEADS)
 
 
-def test_threads_that_score_with_one_student_do_not_disturb_each_other() -> None:
+def test_threads_that_score_with_one_student_do_not_disturb_each_other(library: str) -> None:
     student = Student(make_model("llama", 20_000), chunk_tokens=64)
     rows = [row_of(length) for length in range(40, 80)]
     expected = [student.score([row])[0] for row in rows]
@@ -240,7 +241,7 @@ def test_threads_that_score_with_one_student_do_not_disturb_each_other() -> None
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_compiled_layers_give_the_same_scores_and_leave_the_model_as_it_was(family: str) -> None:
+def test_compiled_layers_give_the_same_scores_and_leave_the_model_as_it_was(family: str, library: str) -> None:
     model = make_model(family, VOCABULARY)
     modules = list(model.modules())
     student = Student(model)
