@@ -51,7 +51,8 @@ def _processor() -> str:
 # torch's compiler takes oneDNN's operation for what it has made itself, of weights in another layout.
 @library.custom_op("rsr_datasets::float32_product", mutates_args=())
 def _product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    # Where tokens do not stand one after the other in memory, oneDNN takes a thousand times as long.
+    return torch.ops.mkldnn._linear_pointwise(left.contiguous(), right, bias, "none", [], "")
 
 
 @_product.register_fake
@@ -63,6 +64,7 @@ class OneDnnLinear(torch.nn.Linear):
     """A layer of torch, multiplied by oneDNN."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """See :class:`torch.nn.Linear`; what is not in float32 on a CPU is left to it."""
         if input.dtype != torch.float32 or input.device.type != "cpu" or self.weight.device.type != "cpu":
             return super().forward(input)
         return _product(input, self.weight, self.bias)
@@ -92,4 +94,5 @@ def _is_plain(part: torch.nn.Module) -> bool:
     if type(part) is not torch.nn.Linear or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
         return False
     weight = part.weight
-    return type(weight) is torch.nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    in_float32 = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous()
+    return in_float32 and type(weight) is torch.nn.Parameter

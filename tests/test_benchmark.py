@@ -47,7 +47,8 @@ def test_a_thousand_rows_of_the_papers_lengths_have_little_padding(
     assert 1 - sum(lengths) / padded < 0.03
 
 
-def test_operations_are_those_of_the_matrix_products(benchmark: ModuleType) -> None:
+@pytest.mark.parametrize("library", ["MKL"], indirect=True)  # of which torch counts the operations
+def test_operations_are_those_of_the_matrix_products(benchmark: ModuleType, library: str) -> None:
     student = Student(make_model("llama", 400))
     rows = [EncodedRow(np.arange(20), np.arange(15, 20)), EncodedRow(np.arange(9), np.arange(2, 9))]
     counted = FlopCounterMode(display=False)

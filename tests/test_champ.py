@@ -19,6 +19,7 @@ from rsr_datasets import RSRScorer, dataset_rsr, rank_teachers, select_trajector
 from rsr_datasets.batching import BatchAccount
 from rsr_datasets.conversation import EncodedRow, find_format
 from rsr_datasets.second_pass import local_rows
+from rsr_datasets.student import Student
 
 ORACLE = SHARED / "oracle" / "champ_smollm2.json"
 GSM8K = SHARED / "data" / "gsm8k_model_solutions.jsonl"
@@ -166,9 +167,14 @@ def solutions(add_rsr: RSRScorer) -> Dataset:
     return rows.map(to_messages, remove_columns=["question", "solution"]).map(add_rsr, batched=True)
 
 
-def test_what_is_read_once_is_as_exact_as_what_is_read_alone(add_rsr: RSRScorer, solutions: Dataset) -> None:
-    """Against the same student in float64: the rounding of 30 layers is what there is, with or without sharing."""
-    student = add_rsr._load_student()
+def test_what_is_read_once_is_as_exact_as_what_is_read_alone(
+    add_rsr: RSRScorer, solutions: Dataset, library: str
+) -> None:
+    """Against the same student in float64: the rounding of 30 layers is what there is, with or without sharing.
+
+    oneDNN adds up all of a product's terms one after the other, MKL in parts.
+    """
+    student = Student(add_rsr._load_student().model)
     chats = solutions.select(range(25))
     rows = [row for row in add_rsr.encode(chats.to_list(), find_format(["messages"])) if isinstance(row, EncodedRow)]
     batches: list[BatchAccount] = []
@@ -180,7 +186,7 @@ def test_what_is_read_once_is_as_exact_as_what_is_read_alone(add_rsr: RSRScorer,
         expected = plain_scores(exact, row).surprisals
         errors.append([np.abs(found[1] - expected) for found in (once, student.score([row])[0])])
     once, alone = (np.concatenate(parts) for parts in zip(*errors, strict=True))
-    assert once.mean() < 1.05 * alone.mean() < 5e-6
+    assert once.mean() < 1.05 * alone.mean() < {"MKL": 5e-6, "oneDNN": 5.5e-6}[library]
     assert once.max() < 1.5 * alone.max() < 1.5e-4
 
 

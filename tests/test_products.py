@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def test_a_layer_gives_what_torch_gives(shape: tuple[int, ...], bias: bool, libr
 
 
 @OF_ONEDNN
+def test_tokens_that_are_apart_in_memory_take_hardly_longer(library: str) -> None:
+    layer = with_faster_products(torch.nn.Linear(576, 576))
+    tokens = torch.randn(512, 576)
+    apart = torch.stack([tokens, tokens], dim=-1)[..., 0]
+
+    def seconds(given: torch.Tensor) -> float:
+        started = time.perf_counter()
+        layer(given)
+        return time.perf_counter() - started
+
+    with torch.no_grad():
+        together, apart_too = (min(seconds(given) for _ in range(5)) for given in (tokens, apart))
+    assert apart_too < 30 * together  # it was a thousand times
+
+
+@OF_ONEDNN
 def test_what_is_no_number_stays_in_its_row(library: str) -> None:
     given = torch.randn((3, 64), generator=torch.Generator().manual_seed(0))
     given[1, 5], given[2, 0] = torch.nan, torch.inf
@@ -61,9 +78,11 @@ def test_only_layers_that_are_merely_torchs_own_in_float32_are_changed(library: 
     moved.forward = moved.forward  # type: ignore[method-assign]  # as accelerate's hooks do
     plain = torch.nn.Linear(4, 4)
     others = [OwnLinear(4, 4), torch.nn.Linear(4, 4, dtype=torch.bfloat16), torch.nn.Linear(4, 4, device="meta")]
+    others.append(torch.nn.Linear(4, 4))
+    others[-1].weight = torch.nn.Parameter(others[-1].weight.detach().t())
     module = torch.nn.Sequential(plain, hooked, moved, *others)
     changed = with_faster_products(module)
-    assert [type(part) is OneDnnLinear for part in changed] == [True] + [False] * 5
+    assert [type(part) is OneDnnLinear for part in changed] == [True] + [False] * 6
     assert [part.weight for part in changed] == [part.weight for part in module]  # the very same
     assert not any(isinstance(part, OneDnnLinear) for part in module)
     assert with_faster_products(module[3]) is module[3]
