@@ -420,6 +420,7 @@ class Student:
         self.positions = _position_limit(model)
         self._turning_lengths = _turning_lengths(model.config)
         self._plain_head: torch.nn.Linear | None = None
+        self._layers_by_onednn = False
         if self.device.type == "cpu":
             _let_freed_memory_be_kept()
         some_hidden = self._check()
@@ -445,6 +446,7 @@ class Student:
 
         try:
             if self._agree(read):
+                self._layers_by_onednn = decoder is not self._decoder
                 self._decoder, self._head = decoder, head
         except Exception as error:  # layers of model families are not ours: any failure means that they stay
             logger.debug("student %r: its products are left to MKL: %s", self.name, error)
@@ -823,12 +825,13 @@ class Student:
     def compiling_pays(self, tokens: int) -> bool:
         """Whether compiled layers would save more time than it takes to compile them, where that was measured.
 
-        That is on a CPU, for rows read in packs. The answer is the same for all processes of a machine.
+        That is on a CPU, for rows read in packs, but not where oneDNN multiplies in float32: there they saved 2% and
+        took as long to compile. The answer is the same for all processes of a machine.
 
         Args:
             tokens: What the run reads, in all its processes.
         """
-        if self.device.type != "cpu" or not self._packs_all or not _has_compiler():
+        if self.device.type != "cpu" or self._layers_by_onednn or not self._packs_all or not _has_compiler():
             return False
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return 2 * parameters * tokens >= _OPERATIONS_THAT_PAY * (os.cpu_count() or 1)
