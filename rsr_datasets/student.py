@@ -79,6 +79,8 @@ _COMPILED_LENGTH = 512
 # Compiling took 13 to 21 s on two cores, and saved 5 to 8% of the time of short rows in float32 and more in bfloat16:
 # of so many operations on each core, a quarter of an hour in float32, some twice what it costs.
 _OPERATIONS_THAT_PAY = 1e14
+# In float32 by oneDNN it took 8 to 31 s and saved 2 to 4%: forty minutes.
+_ONEDNN_OPERATIONS_THAT_PAY = 5e14
 # The inside of a feed-forward layer, of which three results stand side by side, is what a long row takes most for.
 _MOST_FED_AT_ONCE = 16384
 # Less of a row is not worth a mask, which takes the place of a kernel's own causal one.
@@ -825,16 +827,16 @@ class Student:
     def compiling_pays(self, tokens: int) -> bool:
         """Whether compiled layers would save more time than it takes to compile them, where that was measured.
 
-        That is on a CPU, for rows read in packs, but not where oneDNN multiplies in float32: there they saved 2% and
-        took as long to compile. The answer is the same for all processes of a machine.
+        That is on a CPU, for rows read in packs. The answer is the same for all processes of a machine.
 
         Args:
             tokens: What the run reads, in all its processes.
         """
-        if self.device.type != "cpu" or self._layers_by_onednn or not self._packs_all or not _has_compiler():
+        if self.device.type != "cpu" or not self._packs_all or not _has_compiler():
             return False
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        return 2 * parameters * tokens >= _OPERATIONS_THAT_PAY * (os.cpu_count() or 1)
+        enough = _ONEDNN_OPERATIONS_THAT_PAY if self._layers_by_onednn else _OPERATIONS_THAT_PAY
+        return 2 * parameters * tokens >= enough * (os.cpu_count() or 1)
 
     @cached_property
     def _compiled_decoder(self) -> torch.nn.Module:
