@@ -79,7 +79,7 @@ _COMPILED_LENGTH = 512
 # Compiling took 13 to 21 s on two cores, and saved 5 to 8% of the time of short rows in float32 and more in bfloat16:
 # of so many operations on each core, a quarter of an hour in float32, some twice what it costs.
 _OPERATIONS_THAT_PAY = 1e14
-# In float32 by oneDNN it took 8 to 31 s and saved 2 to 4%: forty minutes.
+# In float32 by oneDNN it took 8 to 31 s and saved 2 to 5%: forty minutes.
 _ONEDNN_OPERATIONS_THAT_PAY = 5e14
 # The inside of a feed-forward layer, of which three results stand side by side, is what a long row takes most for.
 _MOST_FED_AT_ONCE = 16384
