@@ -20,6 +20,8 @@ from .decoders import copied
 logger = logging.getLogger(__name__)
 
 _PROBE_SIZE = 64
+# Smaller layers gain nothing, and rounding is less by MKL, which does not add up all terms one after the other.
+_LEAST_WEIGHTS = 1 << 16
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -73,7 +75,7 @@ class OneDnnLinear(torch.nn.Linear):
 def with_faster_products(module: torch.nn.Module) -> torch.nn.Module:
     """A module whose linear layers in float32 on a CPU are multiplied by the faster library; it shares the weights.
 
-    Layers that are more than torch's own, by their class, their weight or a hook, stay as they are.
+    Small layers, and those that are more than torch's own, by their class, their weight or a hook, stay as they are.
 
     Args:
         module: It is left as it is, and given back where nothing is to be changed.
@@ -95,4 +97,4 @@ def _is_plain(part: torch.nn.Module) -> bool:
         return False
     weight = part.weight
     in_float32 = weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous()
-    return in_float32 and type(weight) is torch.nn.Parameter
+    return in_float32 and weight.numel() >= _LEAST_WEIGHTS and type(weight) is torch.nn.Parameter
