@@ -125,11 +125,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(family: str, **changes: Any) -> PreTrainedModel:
-    """A tiny random model of any family: sizes that its configuration knows, and weights that spread the logits.
+# Random weights of 0.2 make these multiply rounding: in float32 their own logits are more than 1e-5 from those in
+# float64, so that no two ways to compute them need agree to 1e-5.
+ROUNDING_GROWS = ("gemma4_text", "zamba", "zamba2", "qwen3_5_text")
 
-    Gemma 4 multiplies rounding as it multiplies its activations: its weights are smaller.
-    """
+
+def build(family: str, spread: float | None = None, **changes: Any) -> PreTrainedModel:
+    """A tiny random model of any family: sizes that its configuration knows, and weights that spread the logits."""
     if family not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {family}")
     config_class = CONFIG_MAPPING[family]
@@ -146,7 +148,7 @@ def build(family: str, **changes: Any) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.1 if "gemma4" in family else 0.2)
+                parameter.normal_(std=spread or (0.1 if family in ROUNDING_GROWS else 0.2))
     return model
 
 
@@ -169,18 +171,36 @@ def test_a_row_beside_longer_ones_equals_its_own_full_logits(family: str) -> Non
     assert_equals_its_own_logits(Student(model), encoded_rows(3, 9, 17, 150, 33, 2, 90, 25))
 
 
+def rows_that_begin_alike() -> list[EncodedRow]:
+    rows = encoded_rows(9, 150, 33, 90)
+    for row in rows[:]:
+        for end in (row.input_ids.size // 2, row.input_ids.size - 2):
+            ids = np.append(row.input_ids[:end], [(row.input_ids[end] + 1) % VOCABULARY, 3, 5])
+            rows.append(EncodedRow(ids, np.arange(1, ids.size)))
+    return rows
+
+
 @pytest.mark.parametrize("by_row", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_begin_alike_equal_their_own_full_logits(family: str, by_row: bool) -> None:
     """As attention is computed on a CPU, and as on a GPU."""
     student = Student(build(family.removesuffix("-yarn"), **FAMILIES[family]))
     student._attends_by_row = by_row
-    rows = encoded_rows(9, 150, 33, 90)
-    for row in rows[:]:
-        for end in (row.input_ids.size // 2, row.input_ids.size - 2):
-            ids = np.append(row.input_ids[:end], [(row.input_ids[end] + 1) % VOCABULARY, 3, 5])
-            rows.append(EncodedRow(ids, np.arange(1, ids.size)))
-    assert_equals_its_own_logits(student, rows, share_prompts=True)
+    assert_equals_its_own_logits(student, rows_that_begin_alike(), share_prompts=True)
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("family", [*ROUNDING_GROWS, "llama", "gpt2", "gemma3_text", "deepseek_v3", "mamba2", "lfm2"])
+def test_in_float64_only_the_rounding_of_the_result_is_left(family: str, by_row: bool) -> None:
+    """However a student multiplies rounding: what is left in float64 is half a unit of a float32 surprisal."""
+    student = Student(build(family, spread=0.2, **FAMILIES[family]).double())
+    student._attends_by_row = by_row
+    rows = rows_that_begin_alike()
+    for row, scored in zip(rows, student.score(rows, tokens_per_batch=10_000, share_prompts=True), strict=True):
+        ranks, surprisals, _ = scored
+        expected = plain_scores(student.model, row)
+        np.testing.assert_allclose(surprisals, expected.surprisals, rtol=0, atol=1e-6)
+        assert (np.abs(ranks - expected.ranks) <= expected.near).all()
 
 
 def test_the_text_side_of_a_model_that_also_sees() -> None:
