@@ -72,7 +72,9 @@ def test_what_is_no_number_stays_in_its_row(library: str) -> None:
 
 
 @OF_ONEDNN
-def test_only_layers_that_are_merely_torchs_own_in_float32_are_changed(library: str) -> None:
+def test_only_layers_that_are_merely_torchs_own_in_float32_are_changed(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hooked, moved = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     hooked.register_forward_pre_hook(lambda *_: None)
     moved.forward = moved.forward  # type: ignore[method-assign]  # as accelerate's hooks do
@@ -86,7 +88,7 @@ def test_only_layers_that_are_merely_torchs_own_in_float32_are_changed(library: 
     assert [part.weight for part in changed] == [part.weight for part in module]  # the very same
     assert not any(isinstance(part, OneDnnLinear) for part in module)
     assert with_faster_products(module[3]) is module[3]
-    products._LEAST_WEIGHTS = 17  # more than a layer has; the fixture puts it back
+    monkeypatch.setattr(products, "_LEAST_WEIGHTS", 17)  # more than a layer has
     assert with_faster_products(module) is module
 
 
