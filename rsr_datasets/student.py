@@ -37,7 +37,7 @@ from .conversation import EncodedRow
 from .decoders import in_parts
 from .kernels import rank_and_surprisal
 from .packing import Branches, Pack, packed_decoder, plan_packs, read_pack, sharing_runs
-from .products import with_faster_products
+from .products import onednn_is_faster, with_faster_products
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ _COMPILED_LENGTH = 512
 # Compiling took 13 to 21 s on two cores, and saved 5 to 8% of the time of short rows in float32 and more in bfloat16:
 # of so many operations on each core, a quarter of an hour in float32, some twice what it costs.
 _OPERATIONS_THAT_PAY = 1e14
-# In float32 by oneDNN it took 8 to 31 s and saved 2 to 5%: forty minutes.
-_ONEDNN_OPERATIONS_THAT_PAY = 5e14
+# On AMD's processors with AVX-512 it took 8 to 31 s and saved 2 to 5%: forty minutes in float32, half in bfloat16.
+_OPERATIONS_THAT_PAY_ON_AMD = 5e14
 # The inside of a feed-forward layer, of which three results stand side by side, is what a long row takes most for.
 _MOST_FED_AT_ONCE = 16384
 # Less of a row is not worth a mask, which takes the place of a kernel's own causal one.
@@ -422,7 +422,6 @@ class Student:
         self.positions = _position_limit(model)
         self._turning_lengths = _turning_lengths(model.config)
         self._plain_head: torch.nn.Linear | None = None
-        self._layers_by_onednn = False
         if self.device.type == "cpu":
             _let_freed_memory_be_kept()
         some_hidden = self._check()
@@ -448,7 +447,6 @@ class Student:
 
         try:
             if self._agree(read):
-                self._layers_by_onednn = decoder is not self._decoder
                 self._decoder, self._head = decoder, head
         except Exception as error:  # layers of model families are not ours: any failure means that they stay
             logger.debug("student %r: its products are left to MKL: %s", self.name, error)
@@ -835,7 +833,7 @@ class Student:
         if self.device.type != "cpu" or not self._packs_all or not _has_compiler():
             return False
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        enough = _ONEDNN_OPERATIONS_THAT_PAY if self._layers_by_onednn else _OPERATIONS_THAT_PAY
+        enough = _OPERATIONS_THAT_PAY_ON_AMD if onednn_is_faster() else _OPERATIONS_THAT_PAY
         return 2 * parameters * tokens >= enough * (os.cpu_count() or 1)
 
     @cached_property
