@@ -10,7 +10,8 @@ import torch
 
 # So many bits below the greatest logit a float32 probability is zero, and so is its part of the entropy.
 _NO_PROBABILITY = -200.0
-# torch itself computes powers of two; those of e are left to MKL, which takes more than twice as long on AMD's processors.
+# torch computes powers of two by itself. Those of e it leaves to MKL, which takes more than twice as long on AMD's
+# processors.
 _BITS_IN_A_NAT = math.log2(math.e)
 # Float32 numbers of a block that each thread of a CPU has in hand; with a scratch of the same size they stay in its
 # second-level cache.
