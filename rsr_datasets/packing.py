@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import library
-from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from .batching import cheapest_cut, to_device
 from .conversation import EncodedRow
 from .decoders import copied
+from .products import float32_product, onednn_is_faster
 
 Ids = npt.NDArray[np.int64]
 
@@ -33,6 +34,11 @@ _QUERIES_A_CALL = 128
 # It skips nothing of a causal mask within 512 keys: float32 rows of these lengths took 7 to 28% less time in blocks of
 # queries, longer ones more, and those of half precision no less.
 _LENGTHS_IN_BLOCKS = range(192, 769)
+# Torch's kernel has MKL multiply, in bfloat16 too. On AMD's processors, from so many keys on, attention that is put
+# together from products of oneDNN takes 0.5 to 0.9 of its time, if several heads share their keys.
+_LEAST_KEYS_BY_PRODUCTS = 320
+# Scores that one product gives, 4 MiB of float32: heads are taken together where these are fewer.
+_MOST_SCORES = 1 << 20
 # A layer has some 12 x (hidden size)^2 weights, and attention under a mask runs at half the rate of large products:
 # for n queries of m keys it costs as much as the weights cost for n x m / (6 x hidden size) tokens.
 _MASK_COST = 6
@@ -72,11 +78,14 @@ class _Call:
         visible: How many of their block's keys they are given.
         mask: Which of these each of them sees, broadcastable to ``(1, 1, queries, visible)``, boolean or to be added;
             without one they are the queries themselves, and each sees those before it and itself.
+        by_products: Whether attention is put together from products here, instead of torch's kernel. The queries are
+            the last of the keys then, and the mask is to be added.
     """
 
     queries: slice
     visible: int
     mask: torch.Tensor | None = None
+    by_products: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ class Pack:
         dtype: Of the student.
         hidden_size: Of the student where rows that share are to be read in few large calls of attention, as suits a
             GPU, and sharing is to pay for these; without it each row has calls of its own.
+        by_products: What :func:`attends_by_products` says.
 
     Attributes:
         input_ids: Shape ``(1, tokens)``.
@@ -113,9 +123,11 @@ class Pack:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         hidden_size: int | None = None,
+        by_products: bool = False,
     ) -> None:
         self._device = device
         self._dtype = dtype
+        self._by_products = by_products
         self._longest = max(row.size for row in rows)
         self.paths: list[Ids] = [np.empty(0, dtype=np.int64)] * len(rows)
         self.blocks: list[_Block] = []
@@ -143,13 +155,17 @@ class Pack:
         """Calls for what a row does not share."""
         path = self.paths[row]
         whole = slice(start, start + path.size)
-        if not shared and (self._dtype != torch.float32 or path.size not in _LENGTHS_IN_BLOCKS):
+        in_blocks = (self._dtype == torch.float32 and path.size in _LENGTHS_IN_BLOCKS) or (
+            self._by_products and path.size >= _LEAST_KEYS_BY_PRODUCTS
+        )
+        if not shared and not in_blocks:
             return _Block(whole, [_Call(whole, path.size)])
         calls = []
         for first in range(shared, path.size, _QUERIES_A_CALL):
             end = min(first + _QUERIES_A_CALL, path.size)
             queries = slice(start + first - shared, start + end - shared)
-            calls.append(_Call(queries, end, self._last_are_causal(end - first, end)))
+            by_products = self._by_products and end >= _LEAST_KEYS_BY_PRODUCTS
+            calls.append(_Call(queries, end, self._last_are_causal(end - first, end), by_products))
         return _Block(to_device(torch.from_numpy(path), self._device) if shared else whole, calls)
 
     def _last_are_causal(self, queries: int, keys: int) -> torch.Tensor:
@@ -314,6 +330,9 @@ def _among_rows(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sca
         for call in block.calls:
             visible, contents = keys[:, :, : call.visible], values[:, :, : call.visible]
             mask = None if call.mask is None else call.mask.to(query.device)
+            if call.by_products and mask is not None:
+                found[:, call.queries] = _by_products(query[:, :, call.queries], visible, contents, mask, scaling)
+                continue
             if groups > 1 and not (takes_groups and (mask is None or query.device.type == "cpu")):
                 visible, contents = (each.repeat_interleave(groups, dim=1) for each in (visible, contents))
             attended = torch.nn.functional.scaled_dot_product_attention(
@@ -334,6 +353,24 @@ def _empty_result(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, s
     return query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[3]))
 
 
+def _by_products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Attention of a row's last tokens: like torch's, of scores in float32 and weights in the student's dtype."""
+    count, size = query.shape[2:]
+    scaling = size**-0.5 if scaling is None else scaling
+    together = max(1, _MOST_SCORES // (count * key.shape[2]))
+    keys = key[0].to(torch.float32, memory_format=torch.contiguous_format)
+    found = []
+    for asking, given, contents in zip(query[0].chunk(key.shape[1]), keys, value[0], strict=True):
+        for heads in asking.split(together):
+            scores = float32_product(heads.float() * scaling, given, None)
+            scores[..., -count:] += mask[:, -count:]
+            weights = scores.softmax(dim=-1).to(value.dtype)
+            found.append(torch.nn.functional.linear(weights, contents.t()))
+    return torch.cat(found).transpose(0, 1)[None]
+
+
 def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:
     """Some tokens of keys or values; these lie token by token in memory, and are copied so."""
     if isinstance(places, slice):
@@ -342,6 +379,14 @@ def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:
 
 
 AttentionInterface.register(_ATTENTION, _attend)
+
+
+def attends_by_products(model: PreTrainedModel) -> bool:
+    """Whether attention that is put together from matrix products is faster for a student than torch's kernel."""
+    config = model.config.get_text_config()
+    heads, shared = (getattr(config, f"num_{name}_heads", None) for name in ("attention", "key_value"))
+    grouped = bool(heads and shared and heads > shared)
+    return grouped and model.device.type == "cpu" and model.dtype == torch.bfloat16 and onednn_is_faster()
 
 
 def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:

@@ -37,7 +37,7 @@ def onednn_is_faster() -> bool:
         return False
     left, right = torch.randn((2, _PROBE_SIZE, _PROBE_SIZE), generator=torch.Generator().manual_seed(0))
     try:
-        found, expected = _product(left, right, None), left @ right.t()
+        found, expected = float32_product(left, right, None), left @ right.t()
     except Exception as error:  # torch's inner operations may change from version to version
         logger.debug("float32 products are left to MKL: %s", error)
         return False
@@ -52,12 +52,22 @@ def _processor() -> str:
 
 # torch's compiler takes oneDNN's operation for what it has made itself, of weights in another layout.
 @library.custom_op("rsr_datasets::float32_product", mutates_args=())
-def _product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    # Where tokens do not stand one after the other in memory, oneDNN takes a thousand times as long.
-    return torch.ops.mkldnn._linear_pointwise(left.contiguous(), right, bias, "none", [], "")
+def float32_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The product of a matrix, or several, with the transpose of another in float32 on a CPU, by oneDNN.
+
+    Args:
+        left: Shape ``(..., n, k)``.
+        right: Shape ``(m, k)``.
+        bias: Shape ``(m,)``, added to each row of the result.
+
+    Returns:
+        Shape ``(..., n, m)``.
+    """
+    # Where rows do not stand one after the other in memory, oneDNN takes a thousand times as long.
+    return torch.ops.mkldnn._linear_pointwise(left.contiguous(), right.contiguous(), bias, "none", [], "")
 
 
-@_product.register_fake
+@float32_product.register_fake
 def _empty_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return left.new_empty((*left.shape[:-1], right.shape[0]))
 
@@ -69,7 +79,7 @@ class OneDnnLinear(torch.nn.Linear):
         """See :class:`torch.nn.Linear`; what is not in float32 on a CPU is left to it."""
         if input.dtype != torch.float32 or input.device.type != "cpu" or self.weight.device.type != "cpu":
             return super().forward(input)
-        return _product(input, self.weight, self.bias)
+        return float32_product(input, self.weight, self.bias)
 
 
 def with_faster_products(module: torch.nn.Module) -> torch.nn.Module:

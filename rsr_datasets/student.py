@@ -36,7 +36,7 @@ from .batching import BatchAccount, pad_right, plan_batches, to_device
 from .conversation import EncodedRow
 from .decoders import in_parts
 from .kernels import rank_and_surprisal
-from .packing import Branches, Pack, packed_decoder, plan_packs, read_pack, sharing_runs
+from .packing import Branches, Pack, attends_by_products, packed_decoder, plan_packs, read_pack, sharing_runs
 from .products import onednn_is_faster, with_faster_products
 
 logger = logging.getLogger(__name__)
@@ -695,7 +695,11 @@ class Student:
         return hidden[to_device(torch.from_numpy(places), hidden.device)], BatchAccount(tokens, tokens, split=False)
 
     def _pack(self, ids: Sequence[npt.NDArray[np.int64]], least_shared: float) -> Pack:
-        return Pack(ids, least_shared, self.device, self.model.dtype, self._pack_size)
+        return Pack(ids, least_shared, self.device, self.model.dtype, self._pack_size, self._attends_by_products)
+
+    @cached_property
+    def _attends_by_products(self) -> bool:
+        return attends_by_products(self.model)
 
     @property
     def _pack_size(self) -> int | None:
