@@ -15,6 +15,7 @@ from datasets import Dataset
 from .arrays import read_rows
 from .conversation import UnscorableRowError
 from .distributed import plan_units
+from .products import with_faster_products
 from .scorer import RSRScorer
 from .student import default_chunk_bytes, default_tokens_per_batch
 
@@ -92,13 +93,15 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEsti
     )
 
 
+@torch.inference_mode()
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of large matrix products, measured now."""
+    """Floating-point operations a second of large matrix products, measured now as a student's layers do them."""
+    product = with_faster_products(torch.nn.Linear(_PROBE_SIZE, _PROBE_SIZE, bias=False, device=device, dtype=dtype))
     matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=dtype)
-    float((matrix @ matrix)[0, 0])
+    float(product(matrix)[0, 0])
     products = 0
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < _PROBE_SECONDS:
-        float((matrix @ matrix)[0, 0])
+        float(product(matrix)[0, 0])
         products += 1
     return 2 * _PROBE_SIZE**3 * products / elapsed

@@ -154,7 +154,7 @@ class RSRScorer:
             deep student move by some 1e-5, and a token's rank with a near tie, which is their own rounding.
         torch_compile: Whether to compile the student's layers; ``None`` does so in runs of
             :func:`rsr_datasets.score_dataset` on a CPU that are long enough for it to pay, some fifteen minutes in
-            float32, forty on AMD's processors with AVX-512, where it saves less. The first use in a process takes up
+            float32, eighty on AMD's processors with AVX-512, where it saves less. The first use in a process takes up
             to a minute. Where it fails, that is said and the layers run as they are. It rounds otherwise too.
         columns: Standard to actual names of the input columns, where they differ, e.g.
             ``{"prompt": "question", "completion": "solution"}``.

@@ -79,8 +79,8 @@ _COMPILED_LENGTH = 512
 # Compiling took 13 to 21 s on two cores, and saved 5 to 8% of the time of short rows in float32 and more in bfloat16:
 # of so many operations on each core, a quarter of an hour in float32, some twice what it costs.
 _OPERATIONS_THAT_PAY = 1e14
-# On AMD's processors with AVX-512 it took 8 to 31 s and saved 2 to 5%: forty minutes in float32, half in bfloat16.
-_OPERATIONS_THAT_PAY_ON_AMD = 5e14
+# On AMD's processors with AVX-512 it took 6 to 31 s and saved up to 5%: eighty minutes in float32, fifty in bfloat16.
+_OPERATIONS_THAT_PAY_ON_AMD = 1e15
 # The inside of a feed-forward layer, of which three results stand side by side, is what a long row takes most for.
 _MOST_FED_AT_ONCE = 16384
 # Less of a row is not worth a mask, which takes the place of a kernel's own causal one.

@@ -133,6 +133,17 @@ def dataset(rows: list[dict[str, object]], tmp_path: Path) -> Dataset:
     return datasets.load_from_disk(tmp_path / "dataset")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take longest too, as CI does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes long; runs with --slow"))
+
+
 @pytest.fixture(params=["MKL", "oneDNN"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which library multiplies in float32, whatever the processor and however small a layer."""

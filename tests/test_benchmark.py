@@ -91,6 +91,7 @@ def test_candidates_take_turns_and_parts_are_accounted_for(benchmark: ModuleType
     assert "forward" not in student._decoder.__dict__  # nothing of the accounting is left
 
 
+@pytest.mark.slow
 def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--shapes", "small", "--shape-rows", "1", "--dtypes", "bfloat16"]
     done = subprocess.run(

@@ -57,6 +57,7 @@ def test_smollm2_scores_equal_its_own_full_logits(add_rsr: RSRScorer) -> None:
         np.testing.assert_allclose(row["rsr_token_entropies"], expected.entropies, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_local_surprisal_and_ifd_equal_a_plain_loop(add_rsr: RSRScorer) -> None:
     rows = sorted(load_champ(problems=9), key=lambda row: len(row["messages"][-1]["content"]))[3:6]
     model, tokenizer = add_rsr._load_student().model, add_rsr.load_tokenizer()
@@ -77,11 +78,13 @@ def test_champ_rows_are_the_published_ones(published: dict[str, Any]) -> None:
     assert rows["messages"][:] == [row["messages"] for row in published["trajectories"]]
 
 
+@pytest.mark.slow
 def test_token_counts_are_the_published_ones(scored: Dataset, published: dict[str, Any]) -> None:
     assert scored["rsr_status"][:] == ["scored"] * 90
     assert scored["rsr_num_tokens"][:] == [row["num_tokens"] for row in published["trajectories"]]
 
 
+@pytest.mark.slow
 def test_surprisals_are_the_published_ones(scored: Dataset, published: dict[str, Any]) -> None:
     expected = [row["avg_surprisal"] for row in published["trajectories"]]
     np.testing.assert_allclose(scored["rsr_avg_surprisal"][:], expected, rtol=1e-4)
@@ -95,11 +98,13 @@ def test_surprisals_are_the_published_ones(scored: Dataset, published: dict[str,
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_perplexity_is_that_of_the_published_surprisal(scored: Dataset, published: dict[str, Any]) -> None:
     expected = np.exp([row["avg_surprisal"] for row in published["trajectories"]])
     np.testing.assert_allclose(scored["rsr_perplexity"][:], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_token_metrics_are_those_of_the_published_tokens(scored: Dataset, published: dict[str, Any]) -> None:
     compared = 0
     for row, expected in zip(scored, published["trajectories"], strict=True):
@@ -113,6 +118,7 @@ def test_token_metrics_are_those_of_the_published_tokens(scored: Dataset, publis
     assert compared == 10
 
 
+@pytest.mark.slow
 def test_token_ranks_are_the_published_ones(scored: Dataset, published: dict[str, Any]) -> None:
     pairs = [
         (a, b.get("token_ranks_clip100"))
@@ -124,6 +130,7 @@ def test_token_ranks_are_the_published_ones(scored: Dataset, published: dict[str
     assert difference.max() <= 1
 
 
+@pytest.mark.slow
 def test_row_scores_are_the_published_ones(scored: Dataset, published: dict[str, Any], add_rsr: RSRScorer) -> None:
     """Within 1e-4 on every row, but where a target's logit ties with another to the last bits of float32.
 
@@ -144,6 +151,7 @@ def test_row_scores_are_the_published_ones(scored: Dataset, published: dict[str,
     assert allowed <= 1
 
 
+@pytest.mark.slow
 def test_dataset_level_scores_are_the_published_ones(scored: Dataset, published: dict[str, Any]) -> None:
     found = dataset_rsr(scored, by="teacher")
     for expected in published["dataset_level"]:
@@ -167,6 +175,7 @@ def solutions(add_rsr: RSRScorer) -> Dataset:
     return rows.map(to_messages, remove_columns=["question", "solution"]).map(add_rsr, batched=True)
 
 
+@pytest.mark.slow
 def test_what_is_read_once_is_as_exact_as_what_is_read_alone(
     add_rsr: RSRScorer, solutions: Dataset, library: str
 ) -> None:
@@ -190,6 +199,7 @@ def test_what_is_read_once_is_as_exact_as_what_is_read_alone(
     assert once.max() < 1.5 * alone.max() < 1.5e-4
 
 
+@pytest.mark.slow
 def test_correct_never_keeps_a_wrong_solution_where_a_right_one_exists(solutions: Dataset) -> None:
     best = select_trajectories(solutions, group_by="problem_id", correct="is_correct")
     problems = solutions.to_pandas().groupby("problem_id")["is_correct"]
@@ -200,6 +210,7 @@ def test_correct_never_keeps_a_wrong_solution_where_a_right_one_exists(solutions
         assert row["is_correct"] == solvable[row["problem_id"]]
 
 
+@pytest.mark.slow
 def test_the_kept_sets_mean_rsr_is_below_every_single_sources(solutions: Dataset) -> None:
     best = select_trajectories(solutions, group_by="problem_id")
     means = solutions.to_pandas().groupby("teacher")["rsr"].mean()
@@ -207,6 +218,7 @@ def test_the_kept_sets_mean_rsr_is_below_every_single_sources(solutions: Dataset
     assert best["rsr"][:] == solutions.to_pandas().groupby("problem_id", sort=False)["rsr"].min().tolist()
 
 
+@pytest.mark.slow
 def test_the_gguf_students_own_dtype_is_float32(add_rsr: RSRScorer, scored: Dataset) -> None:
     assert str(add_rsr._load_student().model.dtype) == "torch.float32"
     assert datasets.Value("float64") == scored.features["rsr"]

@@ -140,6 +140,7 @@ def test_every_option_of_the_scorer_is_a_flag() -> None:
         assert f"--{name.replace('_', '-')}" in shown, name
 
 
+@pytest.mark.slow
 def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
     Dataset.from_json(str(traces / "part0.jsonl")).rename_column("messages", "chat").to_parquet(traces / "x.parquet")
     flags = {

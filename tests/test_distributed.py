@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
@@ -40,7 +41,7 @@ from accelerate import PartialState
 from rsr_datasets import RSRScorer, score_dataset
 
 torch.set_num_threads(1)
-source, student, output, rank_clip, dead_after, pause = sys.argv[1:7]
+source, student, output, options, dead_after, pause = sys.argv[1:7]
 score_encoded = RSRScorer.score_encoded
 
 def score_slowly(*arguments):
@@ -48,7 +49,7 @@ def score_slowly(*arguments):
     return score_encoded(*arguments)
 
 RSRScorer.score_encoded = score_slowly
-scorer = RSRScorer(student, rank_clip=int(rank_clip))
+scorer = RSRScorer(student, **json.loads(options))
 scored = score_dataset(load_from_disk(source), scorer, output, unit_rows=4, dead_after=float(dead_after))
 state = PartialState()
 print(json.dumps({"world": state.num_processes, "rank": state.process_index, "rows": len(scored)}), flush=True)
@@ -87,7 +88,7 @@ def launch(
     student: str,
     output: Path,
     processes: int = 1,
-    rank_clip: int = 100,
+    options: Mapping[str, object] = {},
     machine: tuple[int, int] | None = None,
     prefix: tuple[str, ...] = (),
     dead_after: float = 600,
@@ -109,7 +110,7 @@ def launch(
             command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
         else:
             command += ["--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"]
-    command += [str(script), str(source), student, str(output), str(rank_clip), str(dead_after), str(pause)]
+    command += [str(script), str(source), student, str(output), json.dumps(options), str(dead_after), str(pause)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -152,6 +153,19 @@ def test_any_number_of_processes_gives_the_same_bits(
     ]
     assert {account["process"] for account in accounts(tmp_path / "run")} == set(range(processes))
     assert_same_bits(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_bits_in_any_number_of_processes(
+    source: Path, student_folder: str, script: Path, tmp_path: Path
+) -> None:
+    for processes in (1, 2):
+        run = launch(
+            script, source, student_folder, tmp_path / str(processes), processes, options={"torch_compile": True}
+        )
+        out, err = run.communicate(timeout=240)
+        assert run.returncode == 0 and f'"world": {processes}' in out and "without torch_compile" not in err, err
+    assert_same_bits(tmp_path / "2", tmp_path / "1")
 
 
 def test_two_machines_give_the_same_bits(
@@ -223,6 +237,7 @@ def test_a_killed_run_resumes_with_another_number_of_processes(
     assert_same_bits(folder, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["0", "1"], ids=["main", "worker"])
 def test_when_one_process_is_killed_the_run_ends_and_resumes(
     source: Path, student_folder: str, script: Path, undisturbed: Path, tmp_path: Path, victim: str
@@ -235,6 +250,7 @@ def test_when_one_process_is_killed_the_run_ends_and_resumes(
     assert_same_bits(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_when_the_main_machine_dies_the_other_one_says_so_and_the_run_resumes(
     source: Path, student_folder: str, script: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +333,7 @@ def test_a_damaged_unit_is_scored_again(
     assert_close(columns(folder)["rsr"].to_pylist(), columns(undisturbed)["rsr"].to_pylist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kib", [1, 12])
 def test_a_full_disk_is_a_clear_error_and_a_rerun_completes(
     source: Path, student_folder: str, script: Path, undisturbed: Path, tmp_path: Path, kib: int
@@ -499,11 +516,12 @@ def test_a_long_run_compiles_by_itself(
     assert bool(compiled) is settings["torch_compile"]  # as it began
 
 
+@pytest.mark.slow
 def test_other_processes_hear_of_a_refusal(
     source: Path, student_folder: str, script: Path, run: Path, tmp_path: Path
 ) -> None:
     started = time.monotonic()
-    process = launch(script, source, student_folder, run, processes=2, rank_clip=7)
+    process = launch(script, source, student_folder, run, processes=2, options={"rank_clip": 7})
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0 and "rank_clip 100, now 7" in err
     (tmp_path / "foreign").mkdir()

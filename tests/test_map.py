@@ -261,6 +261,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_num_proc_with_rank_by_spawn(dataset: Dataset, student_folder: str, scored: Dataset, tmp_path: Path) -> None:
     script = tmp_path / "spawn.py"
     script.write_text(SPAWN)
@@ -312,6 +313,7 @@ def test_a_copy_of_the_student_elsewhere_is_a_cache_hit(dataset: Dataset, studen
     assert scored_in_a_new_process(tmp_path / "dataset", str(tmp_path / "copy")) == first | {"loads": 0}
 
 
+@pytest.mark.slow
 def test_changed_settings_are_a_cache_miss(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
     template = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
     changes = [{"rank_clip": 7}, {"max_length": 20}, {"chat_template": template}, {"scores_version_step": 1}]

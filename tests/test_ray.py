@@ -39,6 +39,7 @@ dataset = load_from_disk(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_the_recipe_scores_with_two_actors(student_folder: str, tmp_path: Path) -> None:
     rows = [
         {"id": i, "messages": conversation(f"Problem {i}?", "" if i == 3 else "the answer is 42. " * i)}

@@ -162,6 +162,7 @@ def peak_memory(length: int) -> tuple[int, int]:
     return loaded, peak
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_length_times_vocabulary() -> None:
     loaded, peak = peak_memory(8_000)
     assert peak - loaded < 512 * 1024
@@ -324,7 +325,7 @@ def test_compiling_pays_in_long_runs_alone(library: str, monkeypatch: pytest.Mon
     model = model_of("llama", VOCABULARY)
     student = Student(model)
     operations = 2 * sum(parameter.numel() for parameter in model.parameters())
-    enough = math.ceil((3e14 if library == "MKL" else 15e14) / operations)
+    enough = math.ceil((3e14 if library == "MKL" else 3e15) / operations)
     assert student.compiling_pays(enough) and not student.compiling_pays(enough - 1)
     half = Student(copy.deepcopy(model).bfloat16())
     assert half.compiling_pays(enough) and not half.compiling_pays(enough - 1)
