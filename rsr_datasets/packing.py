@@ -34,8 +34,8 @@ _QUERIES_A_CALL = 128
 # It skips nothing of a causal mask within 512 keys: float32 rows of these lengths took 7 to 28% less time in blocks of
 # queries, longer ones more, and those of half precision no less.
 _LENGTHS_IN_BLOCKS = range(192, 769)
-# Torch's kernel has MKL multiply, in bfloat16 too. On AMD's processors, from so many keys on, attention that is put
-# together from products of oneDNN takes 0.5 to 0.9 of its time, if several heads share their keys.
+# On AMD's processors torch's kernel is no faster in bfloat16 than in float32: attention put together from oneDNN's
+# products takes 0.5 to 0.9 of its time, from so many keys on and where heads share these.
 _LEAST_KEYS_BY_PRODUCTS = 320
 # Scores that one product gives, 4 MiB of float32: heads are taken together where these are fewer.
 _MOST_SCORES = 1 << 20
