@@ -14,7 +14,7 @@ import torch
 from conftest import FAMILIES, make_model
 from oracle import assert_scored_the_same, plain_scores
 
-from rsr_datasets import packing, products
+from rsr_datasets import estimate, packing, products
 from rsr_datasets.conversation import EncodedRow
 from rsr_datasets.products import OneDnnLinear, onednn_is_faster, with_faster_products
 from rsr_datasets.student import Student
@@ -178,6 +178,14 @@ def test_layers_that_would_give_other_numbers_stay_as_they_are(
     student = Student(model)
     row = EncodedRow(np.arange(60), np.arange(1, 60))
     assert_scored_the_same(*student.score([row])[0][:2], plain_scores(model, row))
+
+
+def test_a_dry_run_times_the_library_that_will_multiply(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    product = products.float32_product
+    monkeypatch.setattr(products, "float32_product", lambda *given: asked.append(1) or product(*given))
+    assert estimate._matrix_rate(torch.device("cpu"), torch.float32) > 0
+    assert bool(asked) == (library == "oneDNN")
 
 
 @pytest.mark.parametrize(
