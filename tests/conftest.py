@@ -84,8 +84,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", chat_template=CHATML)
 
 
-def make_model(family: str, vocabulary: int, seed: int = 0, **changes: object) -> PreTrainedModel:
-    """A tiny random model whose logits are spread out, so that ranks mean something."""
+def make_model(family: str, vocabulary: int, seed: int = 0, spread: float = 0.3, **changes: object) -> PreTrainedModel:
+    """A tiny random model whose logits are spread out, so that ranks mean something.
+
+    With weights of a spread of 0.3, single surprisals of its own in float32 are up to 2e-5 from those in float64; of
+    0.15, up to 2e-6.
+    """
     config_class, sizes = FAMILIES[family]
     torch.manual_seed(seed)
     config = config_class(**(sizes | {"vocab_size": vocabulary} | changes))
@@ -93,7 +97,7 @@ def make_model(family: str, vocabulary: int, seed: int = 0, **changes: object) -
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.3)
+                parameter.normal_(std=spread)
     return model
 
 

@@ -19,7 +19,8 @@ from rsr_datasets.packing import Pack, packed_decoder, plan_packs, read_pack, sh
 VOCABULARY = 7
 MOST_POSITIONS = 512  # of GPT-2's table
 Rows = list[np.ndarray]
-model_of = functools.cache(make_model)
+# Weights under which rounding stays below 1e-5, whatever rows are drawn.
+model_of = functools.cache(functools.partial(make_model, spread=0.15))
 
 
 @st.composite
