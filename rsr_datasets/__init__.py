@@ -1,17 +1,36 @@
 """Score reasoning trajectories with the Rank-Surprisal Ratio (arXiv:2601.14249) inside Hugging Face Datasets."""
 
-from .card import preview_card
-from .confidence import answer_confidence, truncate_at
-from .distributed import score_dataset
-from .hub import HubError, Published, push_curated
-from .metrics import Metric, TrajectoryTokens, available_metrics, register_metric
-from .mixture import mixture_weights
-from .quality import add_rule_based_quality, add_verified
-from .scorer import RSRScorer, rescore
-from .selection import SelectionReport, explode_candidates, select_subset, select_trajectories
-from .teachers import Correlation, DatasetRSR, TeacherRanking, correlation, dataset_rsr, rank_teachers
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .curation.confidence import answer_confidence, truncate_at
+    from .curation.mixture import mixture_weights
+    from .curation.quality import add_rule_based_quality, add_verified
+    from .curation.selection import SelectionReport, explode_candidates, select_subset, select_trajectories
+    from .hub import HubError, Published, preview_card, push_curated
+    from .metrics import Metric, TrajectoryTokens, available_metrics, register_metric
+    from .runs.score import score_dataset
+    from .scoring.scorer import RSRScorer, rescore
+    from .teachers.ranking import Correlation, DatasetRSR, TeacherRanking, correlation, dataset_rsr, rank_teachers
 
 __version__ = "0.1.0"
+
+# Public names are imported at their first use: importing the package loads neither torch nor datasets.
+_NAMES = {
+    "curation.confidence": "answer_confidence truncate_at",
+    "curation.mixture": "mixture_weights",
+    "curation.quality": "add_rule_based_quality add_verified",
+    "curation.selection": "SelectionReport explode_candidates select_subset select_trajectories",
+    "hub": "HubError Published preview_card push_curated",
+    "metrics": "Metric TrajectoryTokens available_metrics register_metric",
+    "runs.score": "score_dataset",
+    "scoring.scorer": "RSRScorer rescore",
+    "teachers.ranking": "Correlation DatasetRSR TeacherRanking correlation dataset_rsr rank_teachers",
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "Correlation",
@@ -41,3 +60,13 @@ __all__ = [
     "select_trajectories",
     "truncate_at",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from rsr_datasets.teachers import dataset_rsr, rank_teachers
+from rsr_datasets.teachers.ranking import dataset_rsr, rank_teachers
 
 
 def run(

@@ -38,11 +38,11 @@ from champ import load_champ, smollm2_path
 from datasets import Dataset
 
 from rsr_datasets import RSRScorer, __version__, score_dataset
-from rsr_datasets.batching import BatchAccount, plan_batches
-from rsr_datasets.conversation import EncodedRow
-from rsr_datasets.metrics import trajectory_scores
-from rsr_datasets.products import with_faster_products
-from rsr_datasets.student import Student, default_device
+from rsr_datasets.engines.transformers.batches import BatchAccount, plan_batches
+from rsr_datasets.engines.transformers.speedups.products import with_faster_products
+from rsr_datasets.engines.transformers.student import Student, default_device
+from rsr_datasets.metrics.base import trajectory_scores
+from rsr_datasets.reading.rows import EncodedRow
 
 PUBLISHED_BATCH_ROWS = 4
 PUBLISHED_TOP_K = 100

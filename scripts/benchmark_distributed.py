@@ -25,7 +25,7 @@ from datasets import Dataset, load_from_disk
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rsr_datasets import RSRScorer, score_dataset
-from rsr_datasets.distributed import process_state
+from rsr_datasets.runs.score import process_state
 
 WORDS = "to solve the problem let x be the number of strings then the answer is 42".split()  # noqa: SIM905
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from rsr_datasets.cli import main
+from rsr_datasets.cli.commands import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "score")

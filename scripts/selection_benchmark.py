@@ -19,8 +19,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from rsr_datasets.columns import SCORED, SKIPPED_TOO_LONG, TRUNCATED, ScoreColumns
-from rsr_datasets.selection import select_subset, select_trajectories
+from rsr_datasets.curation.selection import select_subset, select_trajectories
+from rsr_datasets.tables.columns import SCORED, SKIPPED_TOO_LONG, TRUNCATED, ScoreColumns
 
 CANDIDATES = 10
 TEACHERS = 11

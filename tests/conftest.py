@@ -23,7 +23,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rsr_datasets import packing, products, student
+from rsr_datasets.engines.transformers import packing, student
+from rsr_datasets.engines.transformers.speedups import products
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

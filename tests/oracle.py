@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsr_datasets.conversation import EncodedRow
-from rsr_datasets.metrics import TrajectoryTokens
-from rsr_datasets.second_pass import local_rows, row_without_prompt
+from rsr_datasets.metrics.base import TrajectoryTokens
+from rsr_datasets.reading.rows import EncodedRow
+from rsr_datasets.scoring.second_pass import local_rows, row_without_prompt
 
 NEAR = 1e-5
 

@@ -1,0 +1,1 @@
+"""Which trajectories to keep: selection rules, mixtures, quality signals."""

@@ -1,0 +1,67 @@
+"""Rows grouped by their problem: a key column, or the conversation before the first scored turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from ..reading.conversation import Turns, find_format, read_prompt
+from ..reading.rows import UnscorableRowError
+from ..tables.arrays import batches, read_rows
+from ..tables.groups import Digests, Groups, densify, digest, group_by_columns
+
+PROMPT = "prompt"
+_CONVERSATIONS_PER_BATCH = 1_000
+
+
+def group_rows(
+    dataset: Dataset, keys: Sequence[str], turns: Turns = "all", columns: Mapping[str, str] | None = None
+) -> Groups:
+    """Groups rows by columns, or by their prompts where that is what ``["prompt"]`` means.
+
+    Args:
+        dataset: The rows.
+        keys: Columns; ``["prompt"]``, where there is no such column, is the conversation before the first scored turn.
+        turns: For a prompt without such a column: which assistant turns were scored.
+        columns: For the same: standard column name to actual name, where they differ.
+    """
+    if groups_by_conversation(dataset, keys):
+        return group_by_prompt(dataset, turns, columns)
+    return group_by_columns(dataset, keys)
+
+
+def groups_by_conversation(dataset: Dataset, keys: Sequence[str]) -> bool:
+    """Whether keys mean the conversation before the first scored turn, and no column."""
+    return list(keys) == [PROMPT] and PROMPT not in dataset.column_names
+
+
+def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str, str] | None = None) -> Groups:
+    """Groups rows by the content of the conversation before the first scored turn.
+
+    Args:
+        dataset: Rows of one of the formats of :mod:`rsr_datasets.reading.conversation`.
+        turns: Which assistant turns were scored.
+        columns: Standard column name to actual name, where they differ.
+
+    Returns:
+        The groups; a row that cannot be read belongs to none.
+
+    Raises:
+        ValueError: If no format fits the columns, or the format has no prompt.
+    """
+    row_format = find_format(dataset.column_names, columns)
+    if row_format.kind == "text":
+        raise ValueError(f"group_by='prompt': column {row_format.names[0]!r} has no prompt apart; name a key column")
+
+    def digest_of(row: Mapping[str, Any]) -> bytes | None:
+        try:
+            return digest(read_prompt(row, row_format, turns))
+        except UnscorableRowError:
+            return None
+
+    digests = Digests(len(dataset))
+    for where, batch in batches(dataset, row_format.names, _CONVERSATIONS_PER_BATCH):
+        digests.set(where, [digest_of(row) for row in read_rows(batch, dataset.features)])
+    return densify(digests.to_arrow())

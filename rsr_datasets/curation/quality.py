@@ -1,0 +1,161 @@
+"""Qualities of trajectories that need no student: the rule of LIMO, and whether the answer is right."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Value
+
+from ..reading.conversation import RowFormat, Turns, find_format, read_response
+from ..reading.rows import UnscorableRowError
+from ..report.trajectory_texts import text_of
+from ..tables.arrays import read_rows
+
+logger = logging.getLogger(__name__)
+
+KEYWORDS = {
+    "self_verification": ("check", "verify"),
+    "exploratory": ("perhaps", "might"),
+    "granularity": ("therefore", "since"),
+}
+WEIGHTS = {"elaboration": 0.30, "self_verification": 0.20, "exploratory": 0.25, "granularity": 0.25}
+
+_WORD = re.compile(r"\w+")
+_ROWS_PER_BATCH = 1000
+
+
+def add_rule_based_quality(
+    dataset: Dataset,
+    *,
+    quality_column: str = "rule_based_quality",
+    turns: Turns = "all",
+    columns: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Adds the rule-based quality of LIMO (arXiv:2502.03387) as arXiv:2601.14249 states it in appendix B.2.
+
+    Four indicators: the number of words (weight 0.30), and the number of the words *check* and *verify* (0.20),
+    *perhaps* and *might* (0.25), *therefore* and *since* (0.25) as shares of all words. Each is standardised over the
+    whole data set to mean 0 and standard deviation 1, and they are added up with their weights. Higher is better. What
+    neither paper says is chosen plainly: words are runs of letters, digits and underscores, keywords count as whole
+    words in any case, the deviation is that of the population, and an indicator that is the same everywhere counts 0.
+
+    Args:
+        dataset: The rows; they need not be scored. Values are relative to these rows: compute them before selecting.
+        quality_column: The column to add, float64, null where the row has no response; one of that name is replaced.
+        turns: Which assistant turns count.
+        columns: Standard column name to actual name, as given to the scorer.
+
+    Returns:
+        The same rows with the column.
+
+    Raises:
+        ValueError: If no column holds trajectories.
+        TypeError: If ``dataset`` is not a ``Dataset``.
+    """
+    texts_to_counts = [_word_counts(text) for text in _responses(dataset, quality_column, turns, columns)]
+    defined = np.array([counts is not None and counts[0] > 0 for counts in texts_to_counts], dtype=bool)
+    counts = np.array([c for c, is_defined in zip(texts_to_counts, defined, strict=True) if is_defined], dtype=float)
+    quality = np.full(len(dataset), np.nan)
+    if counts.size:
+        indicators = np.column_stack([counts[:, 0], counts[:, 1:] / counts[:, :1]])
+        spread = indicators.std(axis=0)
+        same = np.ptp(indicators, axis=0) == 0
+        z = np.where(same, 0.0, (indicators - indicators.mean(axis=0)) / np.where(same, 1.0, spread))
+        quality[defined] = z @ np.array(list(WEIGHTS.values()))
+    return _with_column(
+        dataset,
+        quality_column,
+        [value if ok else None for value, ok in zip(quality.tolist(), defined, strict=True)],
+        "float64",
+    )
+
+
+def add_verified(
+    dataset: Dataset,
+    answer_column: str,
+    *,
+    verified_column: str = "verified",
+    turns: Turns = "last",
+    columns: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Adds whether the final answer of each trajectory equals the known one, by Math-Verify.
+
+    ``select_trajectories(..., correct="verified")`` takes the column. Needs the extra: ``rsr_datasets[verify]``.
+
+    Args:
+        dataset: The rows; they need not be scored.
+        answer_column: Column with the right answer: text, in LaTeX or plain, or a number.
+        verified_column: The column to add, bool; null where the row has no response, or no answer is known or can be
+            read. One of that name is replaced.
+        turns: Which assistant turns are searched for the answer.
+        columns: Standard column name to actual name, as given to the scorer.
+
+    Returns:
+        The same rows with the column.
+
+    Raises:
+        ImportError: If Math-Verify is not installed.
+        ValueError: If a column is missing.
+        TypeError: If ``dataset`` is not a ``Dataset``.
+    """
+    try:
+        from math_verify import parse, verify
+    except ImportError as error:
+        raise ImportError("add_verified needs Math-Verify: pip install 'rsr_datasets[verify]'") from error
+
+    texts = _responses(dataset, verified_column, turns, columns)
+    if answer_column not in dataset.column_names:
+        raise ValueError(f"answer_column={answer_column!r}: no such column; the dataset has {dataset.column_names}")
+    answers = dataset.with_format(None)[answer_column]
+    found: list[bool | None] = []
+    for text, answer in zip(texts, answers, strict=True):
+        gold = [] if answer is None else parse(_as_math(str(answer)))
+        found.append(bool(verify(gold, parse(text))) if gold and text else None)
+    if unknown := sum(value is None for value in found):
+        logger.warning("%d of %d rows have no response or no answer that can be read: null", unknown, len(dataset))
+    return _with_column(dataset, verified_column, found, "bool")
+
+
+def _as_math(answer: str) -> str:
+    """An answer as Math-Verify finds it in a text: as a formula, unless it is marked as one already."""
+    return answer if re.search(r"\$|\\\(|\\\[|\\boxed", answer) else f"${answer}$"
+
+
+def _word_counts(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    words = _WORD.findall(text.lower())
+    return [len(words), *(sum(word in keywords for word in words) for keywords in KEYWORDS.values())]
+
+
+def _responses(dataset: Dataset, added: str, turns: Turns, columns: Mapping[str, str] | None) -> list[str | None]:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"expected a Dataset, found {type(dataset).__name__}")
+    row_format = find_format(dataset.column_names, columns)
+    if added in row_format.names:
+        raise ValueError(f"column {added!r} is read: give another name for the new one")
+    source = dataset.select_columns(row_format.names).with_format("arrow")
+    texts: list[str | None] = []
+    for batch in source.iter(batch_size=_ROWS_PER_BATCH):
+        texts += [_response(row, row_format, turns) for row in read_rows(batch, dataset.features)]
+    return texts
+
+
+def _response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns) -> str | None:
+    """What the assistant itself wrote, as text."""
+    try:
+        found = read_response(row, row_format, turns)
+    except UnscorableRowError:
+        return None
+    text = found if isinstance(found, str) else "\n\n".join(text_of(m) for m in found if m["role"] == "assistant")
+    return text if text.strip() else None
+
+
+def _with_column(dataset: Dataset, name: str, values: Sequence[Any], kind: str) -> Dataset:
+    kept = dataset.remove_columns(name) if name in dataset.column_names else dataset
+    added: Dataset = kept.add_column(name, list(values), feature=Value(kind))
+    return added

@@ -1,0 +1,80 @@
+"""A chunk of logits and its targets to rank, surprisal and, where asked, entropy."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+
+# So many bits below the greatest logit a float32 probability is zero, and so is its part of the entropy.
+_NO_PROBABILITY = -200.0
+# torch computes powers of two by itself. Those of e it leaves to MKL, which takes more than twice as long on AMD's
+# processors.
+_BITS_IN_A_NAT = math.log2(math.e)
+# Float32 numbers of a block that each thread of a CPU has in hand; with a scratch of the same size they stay in its
+# second-level cache.
+_BLOCK_BYTES = 3 << 17
+
+
+def rank_and_surprisal(
+    logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Rank and surprisal of one target a row (Eq. 2 and section 3.1), and the entropy of the row.
+
+    No sort and no top-k: counting the entries above the target gives the exact rank. The sum of exponentials is
+    accumulated in float32 and surprisal is put together from two terms that are never negative, so that confident
+    tokens keep their digits.
+
+    Args:
+        logits: Shape ``(tokens, vocabulary)``, any floating dtype; not changed.
+        targets: Ids of the tokens that were written, int64, shape ``(tokens,)``.
+        entropy: Whether to give the entropies too. They take no further memory of the size of the logits.
+
+    Returns:
+        Ranks, int32, shape ``(tokens,)``: 1 + the number of entries strictly above the target's; and surprisals in
+        nats, float32, shape ``(tokens,)``: NaN or infinite where the logits do not give a number. Last the entropies
+        of the whole distributions in nats, float32, shape ``(tokens,)``, or ``None`` where they were not asked for.
+    """
+    if logits.is_cuda and (fused := _fused()):
+        with torch.cuda.device(logits.device):  # Triton launches on the current one
+            return fused(logits, targets, entropy)
+    tokens, vocabulary = logits.shape
+    target = logits.gather(1, targets[:, None])
+    rows = (
+        max(1, _BLOCK_BYTES * torch.get_num_threads() // (4 * vocabulary)) if logits.device.type == "cpu" else tokens
+    )
+    # On a CPU the passes below take most of their time to move logits: a few rows at a time, they stay in the cache.
+    floats, scratch = (logits.new_empty((min(rows, tokens), vocabulary), dtype=torch.float32) for _ in range(2))
+    ranks = torch.empty(tokens, dtype=torch.int32, device=logits.device)
+    surprisals = torch.empty(tokens, dtype=torch.float32, device=logits.device)
+    entropies = torch.empty_like(surprisals) if entropy else None
+    for start in range(0, tokens, rows):
+        here = slice(start, start + rows)
+        block, own = logits[here], target[here]
+        if block.dtype.itemsize < 4:
+            block, own = floats[: len(block)].copy_(block), own.float()
+        shifted, work = floats[: len(block)], scratch[: len(block)]
+        # A sum of ones in float32 is exact up to 16 million of them, and faster than one of integers or truth values.
+        ranks[here] = torch.gt(block, own, out=work).sum(dim=1) + 1
+        top = block.amax(dim=1, keepdim=True)
+        gap = (top - own).squeeze(1)
+        weights = torch.exp2(torch.sub(block, top, out=shifted).mul_(_BITS_IN_A_NAT), out=work)
+        total = weights.sum(dim=1)
+        log_total = total.log()
+        surprisals[here] = log_total + gap
+        if entropies is not None:
+            expected = shifted.clamp_(min=_NO_PROBABILITY).mul_(weights).sum(dim=1).div_(total)
+            entropies[here] = log_total - expected / _BITS_IN_A_NAT
+    return ranks, surprisals, entropies
+
+
+@functools.cache
+def _fused() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] | None:
+    """The kernel for GPUs; nothing where Triton, which CUDA builds of torch bring along, is not installed."""
+    try:
+        from .triton_reduction import rank_and_surprisal as fused
+    except ImportError:
+        return None
+    return fused

@@ -1,0 +1,13 @@
+"""Static figures of scores for papers."""
+
+from .plots import (
+    plot_plane,
+    plot_teachers,
+    plot_tokens,
+)
+
+__all__ = [
+    "plot_plane",
+    "plot_teachers",
+    "plot_tokens",
+]

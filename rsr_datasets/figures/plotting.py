@@ -1,0 +1,176 @@
+"""What the static figures and the page of the report share: which rows are drawn, where axes end, what colours mean.
+
+Colours are those of Okabe and Ito, told apart by colour-blind readers; more than seven series differ in their marker's
+shape too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset, DatasetDict
+
+from ..metrics.base import DEFAULT_RANK_CLIP
+from ..tables import arrays
+from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+SERIES_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3a3a3a")
+SERIES_DARK = ("#4aa3dc", "#ee7d33", "#1fbf92", "#e09cc4", "#f2b631", "#8fd0f5", "#f0e442")
+NUM_SHAPES = 7
+
+# Colours of token-level ratios saturate at these multiples of the ratio that has no colour. Downwards there is little
+# room, since a token of rank r has a surprisal of at least ln r; upwards a sure guess goes to infinity.
+_RATIO_RANGE = (1 / 4, 40.0)
+_ROUND_NUMBERS = np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8])
+_MOST_LEVELS = 6
+_OUTLIER_FACTOR = 3.0
+_MARGIN = 1.08
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """The score columns of a data set.
+
+    Attributes:
+        rsr: Rank-Surprisal Ratio, NaN without a score, float64, shape ``(rows,)``.
+        avg_rank: Average clipped rank, likewise.
+        avg_surprisal: Average surprisal in nats, likewise.
+        num_tokens: Scored tokens, 0 without a score, likewise.
+        has_score: Which rows have a score, bool, shape ``(rows,)``.
+        status: Status of each row.
+        settings: The distinct settings of the rows with a score.
+    """
+
+    rsr: FloatArray
+    avg_rank: FloatArray
+    avg_surprisal: FloatArray
+    num_tokens: FloatArray
+    has_score: npt.NDArray[np.bool_]
+    status: arrays.Categories
+    settings: list[str]
+
+    @property
+    def rank_clip(self) -> int:
+        """``r_max`` of the scores, which their settings end with; the default where no row has settings."""
+        clip = self.settings[0].rpartition("-")[2] if self.settings else ""
+        return int(clip) if clip.isascii() and clip.isdigit() and int(clip) else DEFAULT_RANK_CLIP
+
+
+def read_scored_rows(dataset: Dataset, columns: ScoreColumns) -> ScoredRows:
+    """Reads the scores of all rows.
+
+    Args:
+        dataset: A scored data set.
+        columns: Its score columns.
+
+    Raises:
+        ValueError: If it was never scored, or its rows were scored with different settings.
+        TypeError: If it is not a ``Dataset``.
+    """
+    if isinstance(dataset, DatasetDict):
+        raise TypeError(f"expected a Dataset, found a DatasetDict; choose one of its splits {list(dataset)}")
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"expected a Dataset, found {type(dataset).__name__}")
+    arrays.require_columns(dataset, columns.row_types, columns)
+    names = (columns.rsr, columns.avg_rank, columns.avg_surprisal, columns.num_tokens)
+    rsr, avg_rank, avg_surprisal, num_tokens = (arrays.read_numbers(dataset, name) for name in names)
+    status = arrays.read_categories(dataset, columns.status)
+    has_score = np.isfinite(rsr) & np.isfinite(avg_rank) & np.isfinite(avg_surprisal)
+    has_score &= status.among(STATUSES_WITH_SCORE)
+    settings = arrays.read_categories(dataset, columns.settings).present(has_score)
+    arrays.require_one_setting(columns, settings)
+    return ScoredRows(rsr, avg_rank, avg_surprisal, np.nan_to_num(num_tokens), has_score, status, settings)
+
+
+def sample_evenly(rows: IntArray, codes: npt.NDArray[Any], size: int, seed: int) -> IntArray:
+    """Draws rows at random, as many from each group; groups with fewer leave their places to the others.
+
+    Args:
+        rows: The rows to draw from, shape ``(n,)``.
+        codes: Group of each of them, shape ``(n,)``.
+        size: Rows to draw; all where there are fewer.
+        seed: Of the draw.
+
+    Returns:
+        The drawn rows in order.
+    """
+    if rows.size <= size:
+        return np.sort(rows)
+    shuffled = np.random.default_rng(seed).permutation(rows.size)
+    shuffled = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    first = np.flatnonzero(np.diff(codes[shuffled], prepend=codes[shuffled[0]] - 1))
+    place = np.arange(rows.size) - np.repeat(first, np.diff(np.append(first, rows.size)))
+    return np.sort(rows[shuffled[np.argsort(place, kind="stable")[:size]]])
+
+
+def log_limits(values: FloatArray) -> tuple[float, float]:
+    """Ends of a logarithmic axis: all values, but for those far from the other 99%.
+
+    Args:
+        values: Positive numbers, shape ``(n,)``; others do not count.
+    """
+    positive = values[values > 0]
+    if not positive.size:
+        return 0.1, 10.0
+    low, high = np.quantile(positive, [0.005, 0.995])
+    low = max(positive.min(), low / _OUTLIER_FACTOR)
+    high = min(positive.max(), high * _OUTLIER_FACTOR)
+    return float(low / _MARGIN), float(high * _MARGIN)
+
+
+def round_levels(low: float, high: float, most: int = _MOST_LEVELS) -> list[float]:
+    """Round numbers between two positive ones, spread evenly on a logarithmic scale.
+
+    Args:
+        low: The lower end.
+        high: The upper end.
+        most: The most numbers.
+    """
+    powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    candidates = np.unique(np.round(np.outer(10.0**powers, _ROUND_NUMBERS), 12))
+    inside = candidates[(candidates >= low) & (candidates <= high)]
+    if inside.size <= most:
+        return [float(level) for level in inside]
+    evenly = np.geomspace(inside[0], inside[-1], most)
+    nearest = np.abs(np.log(inside)[:, None] - np.log(evenly)).argmin(axis=0)
+    return [float(level) for level in np.unique(inside[nearest])]
+
+
+def iso_levels(rsr: FloatArray) -> list[float]:
+    """Ratios for which a line is drawn in the plane: round ones across the middle 96% of the rows.
+
+    Args:
+        rsr: Ratios of the rows, shape ``(n,)``.
+    """
+    if not rsr.size:
+        return []
+    low, high = np.quantile(rsr, [0.02, 0.98])
+    return round_levels(low / 1.15, high * 1.15)
+
+
+def ratio_range(neutral: float) -> tuple[float, float]:
+    """Token-level ratios at which the two colours are full.
+
+    Args:
+        neutral: The ratio without a colour, such as that of the whole trajectory or data set.
+    """
+    return neutral * _RATIO_RANGE[0], neutral * _RATIO_RANGE[1]
+
+
+def series_style(index: int) -> tuple[int, int]:
+    """Colour and shape of a series, the same pair never twice among the first 49.
+
+    Args:
+        index: Number of the series.
+
+    Returns:
+        Index of the colour and of the shape.
+    """
+    num_colors = len(SERIES_LIGHT)
+    return index % num_colors, (index + index // num_colors) % NUM_SHAPES

@@ -1,0 +1,1 @@
+"""Reading: a row to token ids and the positions to score."""

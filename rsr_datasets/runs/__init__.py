@@ -1,0 +1,1 @@
+"""Big runs: work units, run folders, resuming, estimates."""

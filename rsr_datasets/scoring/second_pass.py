@@ -1,0 +1,75 @@
+"""Rows that the student reads a second time, with less before their tokens: for local surprisals and for IFD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..reading.rows import EncodedRow
+from ..reading.steps import token_steps
+from ..reading.token_texts import split_text
+
+LOCAL_STEPS = 4
+"""Steps that a token of :func:`local_rows` sees before its own."""
+
+
+def local_rows(
+    row: EncodedRow, tokenizer: PreTrainedTokenizerBase, steps_before: int = LOCAL_STEPS
+) -> list[EncodedRow]:
+    """One row for each step of a trajectory, with only the few steps before it as context (arXiv:2601.14249, Eq. 11).
+
+    Steps are sentences and lines (:mod:`rsr_datasets.reading.steps`), and a new one begins where scored tokens do
+    not follow each other. What stands before the first of them, the prompt, counts as one more step. Context is all
+    that stands between, also what is not scored itself. Where the whole row begins with the tokenizer's token for the
+    beginning of a text, each of these rows does.
+
+    Args:
+        row: The encoded trajectory.
+        tokenizer: The student's tokenizer.
+        steps_before: Steps of context.
+
+    Returns:
+        Rows whose scored tokens put together are those of ``row``, in order.
+    """
+    bounds = _step_bounds(row, tokenizer)
+    opening = row.input_ids[:1] if row.input_ids[0] == tokenizer.bos_token_id else row.input_ids[:0]
+    rows = []
+    for i, (first, end) in enumerate(bounds):
+        start = 0 if i < steps_before else int(row.positions[bounds[i - steps_before][0]])
+        lead = opening if start else opening[:0]
+        positions = row.positions[first:end] - start + lead.size
+        rows.append(EncodedRow(np.concatenate([lead, row.input_ids[start : row.positions[end - 1] + 1]]), positions))
+    return rows
+
+
+def row_without_prompt(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
+    """The trajectory without what stands before its first scored token (arXiv:2308.12032).
+
+    The first token needs one to be predicted from: the tokenizer's token for the beginning of a text, else that for
+    its end, and where there is neither, the token that stood before it.
+
+    Args:
+        row: The encoded trajectory.
+        tokenizer: The student's tokenizer.
+
+    Returns:
+        A row with the same scored tokens.
+    """
+    start = int(row.positions[0])
+    anchors = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(row.input_ids[start - 1]))
+    anchor = next(token for token in anchors if token is not None)
+    ids = np.concatenate([np.array([anchor], dtype=row.input_ids.dtype), row.input_ids[start:]])
+    return EncodedRow(ids, row.positions - start + 1)
+
+
+def _step_bounds(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[int, int]]:
+    """First scored token of each step and the one after its last, as indices into ``positions``."""
+    breaks = np.flatnonzero(np.diff(row.positions) > 1) + 1
+    bounds = []
+    for first, end in zip([0, *breaks.tolist()], [*breaks.tolist(), row.positions.size], strict=True):
+        steps = token_steps(split_text(tokenizer, row.input_ids[row.positions[first:end]].tolist()))
+        starts = first + np.flatnonzero(np.diff(steps, prepend=-1))
+        bounds += list(zip(starts.tolist(), [*starts[1:].tolist(), end], strict=True))
+    return bounds

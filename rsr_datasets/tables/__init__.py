@@ -1,0 +1,1 @@
+"""Score columns in Arrow tables: names, types, statuses, provenance records, and reading them back."""

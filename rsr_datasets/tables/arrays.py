@@ -1,0 +1,216 @@
+"""Single columns of a data set as NumPy arrays: numbers, categories, groups of equal keys.
+
+Everything streams through Arrow batches, so that memory holds numbers per row and never a column of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, Features
+from datasets.utils import tqdm
+
+from .columns import ScoreColumns
+
+NUMBERS_PER_BATCH = 1_000_000
+_SHOWN_AFTER = 2.0
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A column of few distinct values.
+
+    Attributes:
+        codes: Index into ``values`` of each row, -1 for null, int32, shape ``(rows,)``.
+        values: The distinct values in order of first appearance.
+    """
+
+    codes: npt.NDArray[np.int32]
+    values: list[Any]
+
+    def among(self, chosen: Collection[Any]) -> npt.NDArray[np.bool_]:
+        """Which rows have one of the values, bool, shape ``(rows,)``."""
+        return np.array([*(value in chosen for value in self.values), False])[self.codes]
+
+    def present(self, rows: npt.NDArray[Any]) -> list[Any]:
+        """The values of some rows, without null, in order of first appearance in the column."""
+        return [self.values[code] for code in np.unique(self.codes[rows]) if code >= 0]
+
+
+def require_columns(dataset: Dataset, names: Iterable[str], columns: ScoreColumns) -> None:
+    """Checks that columns are there before anything is read.
+
+    Args:
+        dataset: The data set.
+        names: Columns that are needed.
+        columns: The score columns; a missing one of them means that the data set was never scored.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    present = list(dataset.column_names)
+    for name in names:
+        if name in present:
+            continue
+        if name in columns.row_types:
+            prefix = "" if columns.prefix == "rsr" else f", column_prefix={columns.prefix!r}"
+            raise ValueError(
+                f"the dataset was never scored: it has no column {name!r}, only {present}; "
+                f"dataset.map(RSRScorer(student{prefix}), batched=True) adds it"
+            )
+        raise ValueError(f"no column {name!r}; the dataset has {present}")
+
+
+def metric_column(dataset: Dataset, metric: str, columns: ScoreColumns) -> str:
+    """Finds the column of a metric.
+
+    Args:
+        dataset: The data set.
+        metric: The metric's name.
+        columns: The score columns.
+
+    Raises:
+        ValueError: If it is missing, with what adds it.
+    """
+    column = columns.metric(metric)
+    if column in columns.row_types:
+        require_columns(dataset, [column], columns)
+    if column not in dataset.column_names:
+        prefix = "" if columns.prefix == "rsr" else f", column_prefix={columns.prefix!r}"
+        raise ValueError(
+            f"metric {metric!r}: no column {column!r}; RSRScorer(student, metrics=[{metric!r}]{prefix}) adds it, and "
+            f"rescore(dataset, metrics=[{metric!r}]) where there are token columns; the dataset has "
+            f"{list(dataset.column_names)}"
+        )
+    return column
+
+
+def require_one_setting(columns: ScoreColumns, settings: Sequence[str]) -> None:
+    """Checks that scores may be compared.
+
+    Args:
+        columns: Their columns.
+        settings: The distinct settings of the rows that are compared.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    if len(settings) > 1:
+        shown = ", ".join(settings[:5]) + (", ..." if len(settings) > 5 else "")
+        raise ValueError(
+            f"column {columns.settings!r}: the rows to compare were scored with {len(settings)} different students or "
+            f"settings ({shown}); score them alike, filter to one of these, or pass allow_mixed_settings=True"
+        )
+
+
+def read_numbers(dataset: Dataset, column: str) -> npt.NDArray[np.float64]:
+    """Reads a numeric column.
+
+    Args:
+        dataset: The data set.
+        column: Its name.
+
+    Returns:
+        Float64, shape ``(rows,)``; NaN for null.
+
+    Raises:
+        ValueError: If the column is not numeric.
+    """
+    numbers = np.empty(len(dataset))
+    for where, batch in batches(dataset, [column], NUMBERS_PER_BATCH):
+        array = batch[column]
+        if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_null(array.type)):
+            raise ValueError(f"column {column!r} is {array.type}, not numeric; scores are compared as numbers")
+        numbers[where] = pc.cast(array, pa.float64(), safe=False).to_numpy()
+    return numbers
+
+
+def read_flags(dataset: Dataset, column: str) -> npt.NDArray[np.bool_]:
+    """Reads a boolean column.
+
+    Args:
+        dataset: The data set.
+        column: Its name.
+
+    Returns:
+        Bool, shape ``(rows,)``; false for null.
+
+    Raises:
+        ValueError: If the column is not boolean.
+    """
+    flags = np.empty(len(dataset), dtype=bool)
+    for where, batch in batches(dataset, [column], NUMBERS_PER_BATCH):
+        array = batch[column]
+        if not (pa.types.is_boolean(array.type) or pa.types.is_null(array.type)):
+            raise ValueError(f"column {column!r} is {array.type}, not boolean; cast it, e.g. with dataset.map")
+        flags[where] = pc.fill_null(pc.cast(array, pa.bool_()), False).to_numpy()
+    return flags
+
+
+def read_categories(dataset: Dataset, column: str) -> Categories:
+    """Reads a column of few distinct texts or numbers; a ``ClassLabel`` by its names.
+
+    Args:
+        dataset: The data set.
+        column: Its name.
+
+    Raises:
+        ValueError: If its values are lists or dicts.
+    """
+    codes = np.empty(len(dataset), dtype=np.int32)
+    known: dict[Any, int] = {}
+    for where, batch in batches(dataset, [column], NUMBERS_PER_BATCH):
+        if pa.types.is_nested(batch[column].type):
+            raise ValueError(f"column {column!r} is {batch[column].type}; expected text or numbers")
+        encoded = batch[column].combine_chunks().dictionary_encode()
+        of_batch = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+        codes[where] = np.array([*of_batch, -1], dtype=np.int32)[pc.fill_null(encoded.indices, -1)]
+    first_rows = np.full(len(known) + 1, len(dataset))
+    first_rows[codes[::-1]] = np.arange(len(dataset))[::-1]
+    order = np.argsort(first_rows[:-1])
+    feature = dataset.features[column]
+    values = [feature.int2str(value) if isinstance(feature, ClassLabel) else value for value in known]
+    return Categories(np.append(np.argsort(order), -1).astype(np.int32)[codes], [values[code] for code in order])
+
+
+def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
+    """Reads rows of a table as dicts.
+
+    Args:
+        table: Some columns of some rows.
+        features: The types of at least these columns; those that need decoding, such as JSON, are decoded.
+    """
+    decoded = Features({name: features[name] for name in table.column_names}).decode_batch(table.to_pydict())
+    return [dict(zip(decoded, values, strict=True)) for values in zip(*decoded.values(), strict=True)]
+
+
+def batches(
+    dataset: Dataset, names: Sequence[str], size: int
+) -> Iterator[tuple[slice | npt.NDArray[np.int64], pa.Table]]:
+    """Some columns piece by piece, each with the rows of the data set that it holds.
+
+    A data set that was shuffled, filtered or selected has an indices mapping. Its own way of reading through that
+    copies row by row; here the table below is read once, in the order in which it lies.
+    """
+    table = dataset.data.table.select(list(names))
+    bar = tqdm(total=table.num_rows, desc=f"Reading {', '.join(names)}", unit="row", delay=_SHOWN_AFTER, leave=False)
+    with bar:
+        if dataset._indices is None:
+            for start in range(0, table.num_rows, size):
+                yield slice(start, start + size), table.slice(start, size)
+                bar.update(min(size, table.num_rows - start))
+            return
+        indices = dataset._indices.column(0).to_numpy().astype(np.int64)
+        rows = np.argsort(indices, kind="stable")
+        indices = indices[rows]
+        for start in range(0, table.num_rows, size):
+            first, end = np.searchsorted(indices, [start, start + size])
+            if first < end:
+                yield rows[first:end], table.slice(start, size).combine_chunks().take(indices[first:end] - start)
+            bar.update(min(size, table.num_rows - start))

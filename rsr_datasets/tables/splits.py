@@ -1,0 +1,46 @@
+"""One step for a ``Dataset``, or for each split of a ``DatasetDict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from datasets import Dataset, DatasetDict
+
+Result = TypeVar("Result")
+
+
+def require_dataset(dataset: Any, name: str = "dataset") -> Dataset:
+    """Checks that an argument is a ``Dataset``.
+
+    Raises:
+        TypeError: If it is not; for a ``DatasetDict`` and a streamed dataset the message says what to do.
+    """
+    if isinstance(dataset, Dataset):
+        return dataset
+    kind = type(dataset).__name__
+    advice = "; choose a split" if isinstance(dataset, DatasetDict) else ""
+    advice = "; a stream has no length: load it without streaming=True" if kind.startswith("Iterable") else advice
+    raise TypeError(f"{name}: expected a Dataset, found {kind}{advice}")
+
+
+def map_splits(dataset: Any, step: Callable[[Dataset], Result]) -> Result | dict[str, Result]:
+    """Applies a step to a dataset.
+
+    Args:
+        dataset: A ``Dataset`` or a ``DatasetDict``.
+        step: Called with a ``Dataset``.
+
+    Returns:
+        The step's result; for a ``DatasetDict`` a dict of split to result, as a ``DatasetDict`` where the results are
+        datasets.
+
+    Raises:
+        TypeError: If ``dataset`` is neither.
+    """
+    if not isinstance(dataset, DatasetDict):
+        return step(require_dataset(dataset))
+    results = {name: step(split) for name, split in dataset.items()}
+    if all(isinstance(result, Dataset) for result in results.values()):
+        return DatasetDict(results)
+    return results

@@ -1,0 +1,53 @@
+"""Which rows of a scored dataset have a score, and why the others have none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+
+from .arrays import read_categories
+from .columns import STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
+
+NO_VALUE = "no_value"
+"""In place of a status: the status column says scored, and the value is null, NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class RowStatus:
+    """The outcome of scoring ``n`` rows.
+
+    Attributes:
+        scored: Whether the row has a score, truncated rows included, bool, shape ``(n,)``.
+        truncated: Whether the row was scored on a part of its response, bool, shape ``(n,)``.
+        unscored: Rows without a score by status; :data:`NO_VALUE` where the status promises one.
+    """
+
+    scored: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    unscored: dict[str, int]
+
+
+def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.float64] | None = None) -> RowStatus:
+    """Reads the status column, if there is one.
+
+    Args:
+        dataset: Scored rows.
+        columns: The score columns.
+        values: Values that a row needs too, NaN where there is none, shape ``(rows,)``.
+    """
+    scored = np.ones(len(dataset), dtype=bool) if values is None else np.isfinite(values)
+    if columns.status not in dataset.column_names:
+        missing = int((~scored).sum())
+        return RowStatus(scored, np.zeros(len(dataset), dtype=bool), {NO_VALUE: missing} if missing else {})
+    status = read_categories(dataset, columns.status)
+    scored = scored & status.among(STATUSES_WITH_SCORE)
+    unscored: dict[str, int] = {}
+    counts = np.bincount(status.codes[~scored] + 1, minlength=len(status.values) + 1)
+    for value, count in zip([None, *status.values], counts, strict=True):
+        if count:
+            name = NO_VALUE if value is None or value in STATUSES_WITH_SCORE else str(value)
+            unscored[name] = unscored.get(name, 0) + int(count)
+    return RowStatus(scored, status.among([TRUNCATED]), unscored)

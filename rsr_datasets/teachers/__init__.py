@@ -1,0 +1,1 @@
+"""Teachers: dataset-level RSR, rankings, adaptive sampling, correlation."""

@@ -1,0 +1,64 @@
+"""Files: atomic writing, JSON, and content hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+_READ_SIZE = 1 << 24
+
+
+@contextlib.contextmanager
+def written_aside(file: Path) -> Iterator[Path]:
+    """Gives a path to write to; the finished file then replaces ``file`` in one step.
+
+    A reader sees the old file or the new one, never a part. The content is flushed to the disk first.
+
+    Args:
+        file: The file to create or replace; its folder must exist.
+    """
+    aside = file.with_name(f"{file.name}.{uuid.uuid4().hex}.aside")
+    try:
+        yield aside
+        with aside.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object atomically.
+
+    Args:
+        file: The file to create or replace.
+        content: The object.
+    """
+    with written_aside(file) as aside:
+        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object."""
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def hash_text(text: str) -> str:
+    """A 128-bit content hash of a text, in hexadecimal."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def hash_file(file: Path) -> str:
+    """A 128-bit hash of a file's content, in hexadecimal; the file is read in blocks."""
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as stream:
+        while block := stream.read(_READ_SIZE):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,579 @@
+"""The command line as a person or a job script uses it: real commands, real files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from champ import load_champ
+from conftest import ROOT, conversation
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from hub_server import Hub
+from transformers import AutoModelForCausalLM
+
+from rsr_datasets import RSRScorer, rank_teachers, select_subset, select_trajectories
+from rsr_datasets.report.page import build_report
+from rsr_datasets.tables.records import read_records
+
+SCORES = ROOT / "tests" / "data" / "champ_smollm2_scores.parquet"
+TOKEN = "hf_MeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMe"
+
+# Imports once, then forks a process for each command: what starting Python costs is paid once.
+COMMANDS = """
+import json, os, sys
+import rsr_datasets.cli.commands, rsr_datasets.report.page
+for line in sys.stdin:
+    job = json.loads(line)
+    process = os.fork()
+    if not process:
+        os.chdir(job["cwd"])
+        for stream, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        sys.argv = ["rsr-datasets", *job["arguments"]]
+        rsr_datasets.cli.commands.main()
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Done]]:
+    """Runs a command that needs no student, each in a process of its own."""
+    folder = tmp_path_factory.mktemp("commands")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
+    server = subprocess.Popen(
+        [sys.executable, "-c", COMMANDS], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    out, err = folder / "stdout", folder / "stderr"
+
+    def run_command(*arguments: object, cwd: Path) -> Done:
+        assert server.stdin is not None and server.stdout is not None
+        job = {"arguments": [*map(str, arguments)], "cwd": str(cwd), "stdout": str(out), "stderr": str(err)}
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        return Done(int(server.stdout.readline()), out.read_text(), err.read_text())
+
+    yield run_command
+    server.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def champ(tmp_path_factory: pytest.TempPathFactory, student_folder: str) -> Path:
+    """A folder with the trajectories of CHAMP's four teachers for three problems, a file each, and scores of them."""
+    folder = tmp_path_factory.mktemp("champ")
+    (folder / "traces").mkdir()
+    rows = load_champ(3).to_pandas()
+    for teacher in rows["teacher"].unique()[:4]:
+        own = rows[rows["teacher"] == teacher].drop(columns="teacher")
+        Dataset.from_pandas(own, preserve_index=False).to_json(folder / "traces" / f"{teacher}.jsonl")
+    arguments = ("score", "traces/*.jsonl", "--teacher-from-file", "--student", student_folder, "--token-columns")
+    done = run(*arguments, "--max-length", 9000, "--output-dir", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "run/scored: 12 scored\n"
+    return folder
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Two JSON lines files of five rows each, one row without a response."""
+    answers = ["x = 3", "the answer is 42.", "a + b = c", "", "so f(n) = 2"]
+    for part in range(2):
+        rows = [{"id": f"{part}-{i}", "messages": conversation(f"{part}?", text)} for i, text in enumerate(answers)]
+        (tmp_path / f"part{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def run(
+    *arguments: object, cwd: Path, launcher: tuple[str, ...] = ("-m", "rsr_datasets")
+) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "home")}
+    environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *launcher, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_score_from_files_to_a_dataset(traces: Path, student_folder: str) -> None:
+    done = run("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", cwd=traces)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "out/scored: 8 scored, 2 no_response\n"
+    assert load_from_disk(traces / "out" / "scored")["id"][:] == [f"{p}-{i}" for p in range(2) for i in range(5)]
+    again = run("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", "--strict", cwd=traces)
+    assert again.returncode == 1
+    assert again.stdout == done.stdout
+
+
+def test_score_under_accelerate_launch(traces: Path, student_folder: str) -> None:
+    launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "rsr_datasets")
+    arguments = ("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", "--unit-rows", 3)
+    done = run(*arguments, cwd=traces, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "out/scored: 8 scored, 2 no_response\n"  # said once
+    assert sorted(file.name for file in traces.glob("out/launch-*/alive-*.json")) == ["alive-0.json", "alive-1.json"]
+    by_file = run(*arguments[1:], cwd=traces, launcher=(str(ROOT / "scripts" / "score.py"),))
+    assert by_file.stdout == done.stdout
+
+
+def test_every_option_of_the_scorer_is_a_flag() -> None:
+    shown = run("score", "--help", cwd=ROOT).stdout
+    for name in inspect.signature(RSRScorer).parameters:
+        assert f"--{name.replace('_', '-')}" in shown, name
+
+
+@pytest.mark.slow
+def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
+    Dataset.from_json(str(traces / "part0.jsonl")).rename_column("messages", "chat").to_parquet(traces / "x.parquet")
+    flags = {
+        "--tokenizer": student_folder,
+        "--chat-template": "plain",
+        "--dtype": "float32",
+        "--device": "cpu",
+        "--attn-implementation": "eager",
+        "--model-kwargs": '{"use_safetensors": true, "token": "hf_secret"}',
+        "--chat-template-kwargs": '{"style": "x"}',
+        "--rank-clip": 7,
+        "--max-length": 50,
+        "--on-overflow": "skip",
+        "--turns": "last",
+        "--logits-dtype": "float32",
+        "--column-prefix": "tiny",
+        "--tokens-per-batch": 64,
+        "--no-share-prompts": "",
+        "--torch-compile": "",
+        "--columns": '{"messages": "chat"}',
+        "--unit-rows": 2,
+        "--revision": "main",
+    }
+    pairs = [part for flag in flags.items() for part in flag if part != ""]
+    pairs += ["--metrics", "top1_share", "--metrics", "avg_entropy"]
+    done = run(
+        *("score", "x.parquet", "--student", student_folder, "--output-dir", "out", "--token-columns", *pairs),
+        cwd=traces,
+    )
+    assert done.returncode == 0, done.stderr
+    scored = load_from_disk(traces / "out" / "scored")
+    metrics = {"tiny_top1_share", "tiny_avg_entropy", "tiny_token_entropies"}
+    assert {"tiny", "tiny_token_ranks"} | metrics <= set(scored.column_names)
+    settings = json.loads((traces / "out" / "run.json").read_text())
+    assert settings["tokens_per_batch"] == 64 and len(settings["units"]) == 3
+    assert settings["share_prompts"] is False and settings["torch_compile"] is True
+    expected = RSRScorer(
+        student_folder,
+        revision="main",
+        tokenizer=student_folder,
+        chat_template="plain",
+        dtype="float32",
+        attn_implementation="eager",
+        model_kwargs={"use_safetensors": True},
+        chat_template_kwargs={"style": "x"},
+        rank_clip=7,
+        max_length=50,
+        on_overflow="skip",
+        turns="last",
+        logits_dtype="float32",
+    )
+    assert settings["settings"] == json.loads(json.dumps(expected.settings))
+    texts = [file.read_text() for kind in ("json", "yaml") for file in (traces / "out").rglob(f"*.{kind}")]
+    assert len(texts) > 3 and not any("hf_secret" in text for text in texts)
+
+
+def test_a_saved_dataset_and_its_splits(traces: Path, student_folder: str) -> None:
+    dataset = Dataset.from_json(str(traces / "part0.jsonl"))
+    DatasetDict(train=dataset, test=dataset.select([0])).save_to_disk(traces / "saved")
+    done = run("score", "saved", "--student", student_folder, "--output-dir", "both", cwd=traces)
+    assert done.stdout == "both/train/scored: 4 scored, 1 no_response\nboth/test/scored: 1 scored\n"
+    one = run("score", "saved", "--split", "test", "--student", student_folder, "--output-dir", "one", cwd=traces)
+    assert one.stdout == "one/scored: 1 scored\n"
+
+
+def test_from_files_of_four_teachers_to_a_subset_a_report_and_a_card(
+    champ: Path, command: Callable[..., Done], student_folder: str, tmp_path: Path
+) -> None:
+    """What the README shows, after scoring: names of files become teachers, and no Python is typed."""
+    scored = load_from_disk(champ / "run" / "scored")
+    assert sorted(set(scored["teacher"])) == ["GPT-3.5", "GPT-4", "GPT-4 Turbo", "PaLM 2 Medium"]
+    ranked = command("teachers", champ / "run", "--problem-column", "problem_id", cwd=tmp_path)
+    assert ranked.returncode == 0, ranked.stderr
+    order = [line[:13].strip() for line in ranked.stdout.splitlines()[1:5]]
+    assert order == [t.teacher for t in rank_teachers(scored, problem_column="problem_id").teachers]
+
+    chosen = command("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
+    assert chosen.returncode == 0, chosen.stderr
+    assert "rows    12 -> 3" in chosen.stdout and "written to best" in chosen.stdout
+    best = load_from_disk(tmp_path / "best")
+    assert best.to_list() == select_trajectories(scored, group_by="problem_id").to_list()
+    assert json.loads((tmp_path / "best.provenance.json").read_text()) == read_records(best)
+
+    page = ("report", champ / "run", "--selected", "best", "--tokenizer", student_folder, "--output", "report.html")
+    reported = command(*page, cwd=tmp_path)
+    assert (reported.returncode, reported.stdout) == (0, "written to report.html\n"), reported.stderr
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+    pushed = command("push", "best", "me/curated", "--dry-run", cwd=tmp_path)
+    assert pushed.returncode == 0, pushed.stderr
+    assert pushed.stdout.startswith("---\n") and "select_trajectories" in pushed.stdout
+
+
+def test_json_is_what_the_functions_return(champ: Path, command: Callable[..., Done], tmp_path: Path) -> None:
+    scored = load_from_disk(champ / "run" / "scored")
+    ranked = command("teachers", champ / "run", "--json", cwd=tmp_path)
+    assert json.loads(ranked.stdout) == json.loads(json.dumps(rank_teachers(scored).to_dict()))
+    chosen = command("select", champ / "run", "--n", 5, "--output", "x.parquet", "--json", cwd=tmp_path)
+    _, report = select_subset(scored, n=5, return_report=True)
+    assert json.loads(chosen.stdout) == {
+        "output": "x.parquet",
+        "splits": {"": json.loads(json.dumps(report.to_dict()))},
+    }
+    reported = command("report", champ / "run", "--output", "r.html", "--json", cwd=tmp_path)
+    assert json.loads(reported.stdout) == {"output": "r.html", "bytes": (tmp_path / "r.html").stat().st_size}
+    card = command("push", "x.parquet", "me/curated", "--dry-run", "--json", cwd=tmp_path)
+    assert json.loads(card.stdout)["card"].startswith("---\n")
+
+
+def test_records_travel_with_files(champ: Path, command: Callable[..., Done], tmp_path: Path) -> None:
+    for name, kind in (("x.parquet", "parquet"), ("x.jsonl", "json")):
+        command("select", champ / "run", "--n", 5, "--output", name, cwd=tmp_path)
+        again = command("select", name, "--n", 2, "--output", f"again-{kind}", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert len(load_dataset(kind, data_files=str(tmp_path / name), split="train")) == 5
+        assert [r["step"] for r in read_records(load_from_disk(tmp_path / f"again-{kind}"))] == [
+            "score",
+            "select_subset",
+            "select_subset",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "skipped"),
+    [
+        ("teachers", rank_teachers, {"dataset_or_datasets", "scorer"}),
+        ("select", select_trajectories, {"dataset", "return_report"}),
+        ("select", select_subset, {"dataset", "return_report"}),
+        ("report", build_report, {"scored", "output"}),
+    ],
+)
+def test_every_argument_is_a_flag(
+    command: Callable[..., Done], name: str, function: Callable[..., object], skipped: set[str], tmp_path: Path
+) -> None:
+    flags = re.findall(r"^  (--[\w-]+)", command(name, "--help", cwd=tmp_path).stdout, re.MULTILINE)
+    for argument in inspect.signature(function).parameters.keys() - skipped:
+        assert f"--{argument.replace('_', '-')}" in flags
+
+
+EVERY_FLAG = {
+    "teachers": [
+        *(
+            "--teacher-column",
+            "teacher",
+            "--problem-column",
+            "problem_id",
+            "--sample",
+            "2",
+            "--seed",
+            "3",
+            "--adaptive",
+        ),
+        *("--confidence", "0.9", "--tolerance", "0.02", "--resamples", "100", "--allow-mixed-settings"),
+        *("--column-prefix", "rsr", "--json", "--split", "train", "--metric", "avg_surprisal"),
+    ],
+    "select": [
+        *("--group-by", "problem_id", "--group-by", "category", "--keep", "2", "--correct", "right", "--seed", "1"),
+        *("--max-tokens", "2000", "--min-tokens", "3", "--by", "rsr_avg_surprisal", "--largest", "--keep-unscored"),
+        *("--keep-truncated", "--sort", "--allow-mixed-settings", "--column-prefix", "rsr"),
+        *("--teacher-column", "category", "--turns", "last", "--columns", '{"messages": "messages"}'),
+        *("--output", "kept", "--json", "--overwrite", "--split", "train"),
+    ],
+    "report": [
+        *(
+            "--output",
+            "r.html",
+            "--selected",
+            "data",
+            "--teacher-column",
+            "category",
+            "--problem-column",
+            "problem_id",
+        ),
+        *("--tokenizer", "STUDENT", "--max-points", "7", "--seed", "2", "--column-prefix", "rsr", "--title", "Mine"),
+        *("--turns", "last", "--columns", '{"messages": "messages"}', "--split", "train", "--overwrite", "--json"),
+    ],
+}
+FROM_OTHER_TESTS = {
+    "teachers": {"--config", "--teacher-from-file", "--student"},
+    "select": {"--config", "--fraction", "--n", "--max-rsr", "--balance-by"},
+    "report": {"--config"},
+}
+
+
+@pytest.mark.parametrize("name", EVERY_FLAG)
+def test_every_flag_is_taken(
+    champ: Path, command: Callable[..., Done], student_folder: str, name: str, tmp_path: Path
+) -> None:
+    scored = load_from_disk(champ / "run" / "scored")
+    part = scored.add_column("right", [i % 2 == 0 for i in range(len(scored))])
+    DatasetDict(train=part, test=part.select([0])).save_to_disk(tmp_path / "data")
+    given = [student_folder if value == "STUDENT" else value for value in EVERY_FLAG[name]]
+    done = command(name, "data", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = set(re.findall(r"^  (--[\w-]+)", command(name, "--help", cwd=tmp_path).stdout, re.MULTILINE)) - {"--help"}
+    scorer_flags = {f"--{argument.replace('_', '-')}" for argument in inspect.signature(RSRScorer).parameters}
+    missing = shown - {value for value in given if value.startswith("--")} - FROM_OTHER_TESTS[name]
+    assert missing == (scorer_flags - set(given) - {"--student"} if name == "teachers" else set())
+    if name == "select":
+        expected = select_trajectories(
+            part,
+            group_by=["problem_id", "category"],
+            keep=2,
+            correct="right",
+            by="rsr_avg_surprisal",
+            largest=True,
+            sort=True,
+            keep_truncated=True,
+            keep_unscored=True,
+            max_tokens=2000,
+            min_tokens=3,
+        )
+        assert load_from_disk(tmp_path / "kept")["rsr"][:] == expected["rsr"][:]
+    if name == "teachers":
+        expected = rank_teachers(
+            part,
+            problem_column="problem_id",
+            sample=2,
+            seed=3,
+            adaptive=True,
+            confidence=0.9,
+            tolerance=0.02,
+            resamples=100,
+            metric="avg_surprisal",
+        )
+        assert json.loads(done.stdout) == json.loads(json.dumps(expected.to_dict()))
+
+
+def test_a_subset_balanced_by_teacher(command: Callable[..., Done], tmp_path: Path) -> None:
+    arguments = ("select", SCORES, "--fraction", 0.1, "--balance-by", "teacher", "--output", "few.jsonl")
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = select_subset(Dataset.from_parquet(str(SCORES)), 0.1, balance_by="teacher")
+    assert Dataset.from_json(str(tmp_path / "few.jsonl"))["rsr"][:] == pytest.approx(expected["rsr"][:], abs=1e-15)
+    low = command("select", SCORES, "--max-rsr", 2.5, "--output", "low.parquet", cwd=tmp_path)
+    assert low.returncode == 0
+    assert max(Dataset.from_parquet(str(tmp_path / "low.parquet"))["rsr"]) <= 2.5
+
+
+def test_a_selection_that_keeps_nothing_writes_nothing(command: Callable[..., Done], tmp_path: Path) -> None:
+    done = command("select", SCORES, "--max-rsr", 0.5, "--output", "none", cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "rsr-datasets: no row is kept: nothing is written")
+    assert "rows    1,350 -> 0" in done.stdout and not list(tmp_path.iterdir())
+
+
+def test_teachers_are_ranked_from_a_sample_that_is_scored_for_it(champ: Path, student_folder: str) -> None:
+    arguments = ("teachers", "traces/*.jsonl", "--teacher-from-file", "--student", student_folder)
+    done = run(*arguments, "--problem-column", "problem_id", "--max-length", 9000, "--json", cwd=champ)
+    assert done.returncode == 0, done.stderr
+    expected = rank_teachers(load_from_disk(champ / "run" / "scored"), problem_column="problem_id")
+    assert [t["teacher"] for t in json.loads(done.stdout)["teachers"]] == [t.teacher for t in expected.teachers]
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    champ: Path, command: Callable[..., Done], student_folder: str
+) -> None:
+    arguments = ("score", "traces/*.jsonl", "--student", student_folder, "--output-dir", "dry", "--dry-run")
+    done = command(*arguments, "--unit-rows", 5, "--json", cwd=champ)
+    assert done.returncode == 0, done.stderr
+    estimate = json.loads(done.stdout)["splits"][""]
+    manifest = json.loads((champ / "run" / "manifest.json").read_text())
+    assert (estimate["rows"], estimate["units"]) == (12, 3)
+    # All rows are in the sample; there they are cut at the student's 512 tokens, here at 2,000.
+    assert estimate["statuses"].keys() <= {"scored", "truncated"} and 0 < estimate["tokens"] <= 12 * 512
+    assert manifest["totals"]["tokens"] > estimate["tokens"]
+    assert estimate["parameters"] == sum(
+        p.numel() for p in AutoModelForCausalLM.from_pretrained(student_folder).parameters()
+    )
+    assert 0 < estimate["memory_gib"] < 1 and estimate["hours"] >= 0
+    assert not (champ / "dry").exists()
+    assert "tokens, about" in command(*arguments, cwd=champ).stdout
+
+
+def test_options_come_from_a_file_and_a_run_can_be_repeated(traces: Path, student_folder: str) -> None:
+    options = {"student": student_folder, "rank-clip": 7, "columns": {"messages": "messages"}, "unit_rows": 3}
+    (traces / "mine.yaml").write_text(yaml.safe_dump(options | {"dataset": ["part0.jsonl"]}))
+    first = run("score", "--config", "mine.yaml", "--rank-clip", 9, "--output-dir", "one", cwd=traces)
+    assert first.returncode == 0, first.stderr
+    resolved = yaml.safe_load((traces / "one" / "config.yaml").read_text())
+    assert resolved["rank_clip"] == 9 and resolved["unit_rows"] == 3 and resolved["turns"] == "all"
+    again = run("score", "--config", "one/config.yaml", "--output-dir", "two", cwd=traces)
+    assert again.returncode == 0, again.stderr
+    one, two = (json.loads((traces / name / "run.json").read_text()) for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_list_in_a_config_may_be_a_single_value(command: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("group_by: problem_id\nkeep: 2\n")
+    done = command("select", SCORES, "--config", "mine.yaml", "--output", "kept", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = select_trajectories(Dataset.from_parquet(str(SCORES)), group_by="problem_id", keep=2)
+    assert load_from_disk(tmp_path / "kept")["rsr"][:] == expected["rsr"][:]
+
+
+def test_an_interrupted_score_says_how_to_go_on(student_folder: str, tmp_path: Path) -> None:
+    """Of a thousand units one is done when the signal comes: nothing can be through before it is heard."""
+    row = {"messages": conversation("Solve it.", "the answer is 42. " * 40)}
+    Dataset.from_list([row] * 1000).to_parquet(tmp_path / "rows.parquet")
+    options = ("--student", student_folder, "--output-dir", tmp_path / "run", "--unit-rows", 1)
+    line = [sys.executable, "-m", "rsr_datasets", "score", *map(str, (tmp_path / "rows.parquet", *options))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
+    try:
+        process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    while process.poll() is None and not list((tmp_path / "run").glob("units/*.json")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err[-2000:]
+    assert "rsr-datasets: stopped; what score has done stays done" in err and "Traceback" not in err
+    assert 0 < len(list((tmp_path / "run").glob("units/*.json"))) < 1000
+
+
+def test_a_table_on_a_terminal(champ: Path) -> None:
+    main, terminal = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
+    command_line = [sys.executable, "-m", "rsr_datasets", "teachers", str(champ / "run")]
+    process = subprocess.Popen(command_line, env=environment, stdout=terminal, stderr=subprocess.DEVNULL)
+    os.close(terminal)
+    shown = b""
+    with pytest.raises(OSError):  # the other end is closed
+        while block := os.read(main, 4096):
+            shown += block
+    os.close(main)
+    assert process.wait() == 0
+    assert "─" in shown.decode() and "PaLM 2 Medium" in shown.decode()
+
+
+def test_names_cannot_command_the_terminal(command: Callable[..., Done], tmp_path: Path) -> None:
+    scores = Dataset.from_parquet(str(SCORES)).select(range(20))
+    hostile = "\x1b[31m[bold]red[/bold]\n\x07"
+    renamed = scores.remove_columns("teacher").add_column("teacher", [hostile] * 20)
+    renamed.to_parquet(tmp_path / "scores.parquet")
+    done = command("teachers", "scores.parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout and "\x07" not in done.stdout and "[bold]red[/bold]" in done.stdout
+
+
+def test_push_sends_what_was_selected(champ: Path, command: Callable[..., Done], tmp_path: Path) -> None:
+    command("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
+    with Hub({TOKEN: ["me"]}) as hub:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        arguments = ["push", "best", "me/curated", "--private", "--token", TOKEN, "--json"]
+        arguments += ["--card", '{"license": "mit"}', "--max-shard-size", "1MB"]
+        done = subprocess.run(
+            [sys.executable, "-m", "rsr_datasets", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["repo_id"] == "me/curated"
+        assert TOKEN not in done.stdout + done.stderr
+        repository = hub.dataset("me/curated")
+        assert repository.private and b"license: mit" in repository.files()["README.md"].content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "nowhere.jsonl"], "no file 'nowhere.jsonl'"),
+        (["score", "*.nothing.jsonl"], "no file '*.nothing.jsonl'"),
+        (["score", "part0.jsonl", "notes.txt"], "different or unknown kinds"),
+        (["score", "broken.jsonl"], "cannot read broken.jsonl"),
+        (["score", "empty"], "no folder of save_to_disk"),
+        (["score", "empty", "--teacher-from-file"], "no folder of save_to_disk"),
+        (["score", "nobody/nothing"], "'nobody/nothing' is no file or folder here"),
+        (["score", "part0.jsonl", "--rank-clip", "0"], "rank_clip=0"),
+        (["score", "part0.jsonl", "--rank-clip", "many"], "'--rank-clip'"),
+        (["score", "part0.jsonl", "--unit-rows", "0"], "unit_rows=0"),
+        (["score", "part0.jsonl", "--dead-after", "0"], "dead_after=0"),
+        (["score", "part0.jsonl", "--turns", "first"], "first"),
+        (["score", "part0.jsonl", "--model-kwargs", "{"], "is not JSON"),
+        (["score", "part0.jsonl", "--model-kwargs", "[]"], "is not a JSON object"),
+        (["score", "part0.jsonl", "--columns", '{"prompt": "question"}'], "no column 'question'"),
+        (["score", "part0.jsonl", "--no-such-flag"], "--no-such-flag"),
+        (["score", "part0.jsonl", "--student", "empty"], "cannot load 'empty'"),
+        (["score", "part0.jsonl", "--output-dir", "empty"], "not a run folder"),
+        (["score", "part0.jsonl", "--config", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["score", "part0.jsonl", "--config", "notes.txt"], "must hold a mapping"),
+        (["score", "part0.jsonl", "--config", "odd.yaml"], "no option 'colour'"),
+        (["teachers", "SCORES", "--teacher-column", "author"], "no column 'author'"),
+        (["teachers", "SCORES", "--sample", "0"], "sample=0"),
+        (["teachers", "part0.jsonl"], "no column"),
+        (["teachers", "splits"], "name one with --split"),
+        (["teachers", "splits", "--split", "dev"], "no split 'dev'"),
+        (["select", "SCORES", "--output", "x"], "give --group-by, or one of"),
+        (["select", "SCORES", "--output", "x", "--n", "2", "--group-by", "problem_id"], "exclude each other"),
+        (["select", "SCORES", "--output", "x", "--n", "2", "--keep", "2"], "--keep needs --group-by"),
+        (["select", "SCORES", "--output", "x", "--n", "2", "--fraction", "0.1"], "exactly one of fraction, n"),
+        (["select", "SCORES", "--output", "x", "--group-by", "task"], "no column 'task'"),
+        (["select", "SCORES", "--output", "x.csv", "--n", "2"], "give a .parquet or .jsonl file"),
+        (["select", "splits", "--output", "x.parquet", "--n", "2"], "need a folder"),
+        (["select", "SCORES", "--output", "notes.txt", "--n", "2"], "notes.txt exists"),
+        (["select", "SCORES", "--output", "empty", "--n", "2", "--overwrite"], "left alone"),
+        (["select", "SCORES", "--output", "no/where", "--n", "2"], "there is no folder no"),
+        (["select", "part0.jsonl", "--output", "x", "--n", "2"], "no column 'rsr'"),
+        (["report", "SCORES", "--output", "notes.txt"], "notes.txt exists"),
+        (["report", "SCORES", "--output", "r.html", "--teacher-column", "author"], "no column 'author'"),
+        (["report", "SCORES", "--output", "r.html", "--selected", "nowhere.parquet"], "no file 'nowhere.parquet'"),
+        (["report", "part0.jsonl", "--output", "r.html"], "no column 'rsr'"),
+        (["push", "SCORES", "me/x"], "provenance"),
+        (["push", "nowhere", "me/x"], "nowhere"),
+        (["scores"], "No such command 'scores'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    traces: Path, command: Callable[..., Done], student_folder: str, arguments: list[str], message: str
+) -> None:
+    (traces / "empty").mkdir()
+    (traces / "empty" / "notes.txt").write_text("mine")
+    (traces / "notes.txt").write_text("mine")
+    (traces / "broken.jsonl").write_text('{"messages": [\n')
+    (traces / "odd.yaml").write_text("colour: red\n")
+    scores = Dataset.from_parquet(str(SCORES)).select(range(9))
+    DatasetDict(train=scores, test=scores).save_to_disk(traces / "splits")
+    given = [str(SCORES) if argument == "SCORES" else argument for argument in arguments]
+    if arguments[:1] == ["score"]:
+        needed = {"--student": student_folder, "--output-dir": "out"}
+        given += [part for flag, value in needed.items() if flag not in given for part in (flag, value)]
+    before = files_of(traces)
+    done = command(*given, cwd=traces)
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("rsr-datasets: ")]
+    assert len(said) == 1 and message in said[0]
+    assert "Traceback" not in done.stderr
+    assert files_of(traces) - before <= {"out", "out/lock"}
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*")}

@@ -1,0 +1,554 @@
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset, DatasetDict, Features, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rsr_datasets.curation.selection import explode_candidates, select_subset, select_trajectories
+from rsr_datasets.scoring.scorer import RSRScorer
+from rsr_datasets.tables.columns import ScoreColumns
+from rsr_datasets.tables.records import read_records
+
+
+def scored_dataset(rsr, prefix="rsr", **others):
+    """Rows with the score columns of the contract; None is a row that could not be scored."""
+    columns = ScoreColumns(prefix)
+    n = len(rsr)
+    values = {
+        columns.rsr: rsr,
+        columns.avg_rank: [None if v is None else v * 0.5 for v in rsr],
+        columns.avg_surprisal: [None if v is None else 0.5 for v in rsr],
+        columns.num_tokens: [0 if v is None else 100 for v in rsr],
+        columns.settings: ["a1"] * n,
+        columns.status: ["no_response" if v is None else "scored" for v in rsr],
+    } | {name: others.pop(name) for name in columns.row_types if name in others}
+    table = pa.table({name: pa.array(values[name], kind) for name, kind in columns.row_types.items()})
+    for name, column in others.items():
+        table = table.append_column(name, pa.array(column))
+    return Dataset(table.append_column("row", pa.array(range(n), pa.int64())))
+
+
+def kept(dataset):
+    return dataset["row"][:]
+
+
+PROBLEMS = ["p", "p", "q", "q", "q"]
+
+
+class TestTrajectories:
+    def test_the_lowest_ratio_of_each_problem_is_kept(self):
+        ds = scored_dataset([3.0, 2.0, 4.0, 5.0, 3.5], problem=PROBLEMS)
+        assert kept(select_trajectories(ds, "problem")) == [1, 4]
+
+    def test_keep_says_how_many(self):
+        ds = scored_dataset([3.0, 2.0, 4.0, 5.0, 3.5], problem=PROBLEMS)
+        assert kept(select_trajectories(ds, "problem", keep=2)) == [0, 1, 2, 4]
+
+    def test_ties_go_to_the_earlier_row(self):
+        ds = scored_dataset([2.0, 2.0, 3.0, 3.0, 3.0], problem=PROBLEMS)
+        assert kept(select_trajectories(ds, "problem", keep=1)) == [0, 2]
+
+    def test_sort_puts_the_best_first(self):
+        ds = scored_dataset([3.0, 2.5, 4.0, 5.0, 1.5], problem=PROBLEMS)
+        assert kept(select_trajectories(ds, "problem", sort=True)) == [4, 1]
+
+    def test_several_columns_make_one_key(self):
+        ds = scored_dataset([3.0, 2.0, 4.0, 5.0, 3.5], source=["a", "a", "a", "b", "b"], number=[1, 2, 1, 1, 1])
+        assert kept(select_trajectories(ds, ["source", "number"])) == [0, 1, 4]
+
+    def test_nested_keys_are_compared_by_content(self):
+        ds = scored_dataset([3.0, 2.0, 4.0], problem=[{"id": 1, "tags": ["x"]}, {"id": 1, "tags": ["x"]}, None])
+        assert kept(select_trajectories(ds, "problem")) == [1]
+
+    def test_float_keys_without_a_value_belong_to_no_group(self):
+        ds = scored_dataset([3.0, 2.0, 4.0], problem=[1.0, math.nan, 1.0])
+        result, report = select_trajectories(ds, "problem", return_report=True)
+        assert kept(result) == [0]
+        assert report.dropped == {"no_group": 1, "worse": 1}
+
+    def test_a_dataset_with_an_indices_mapping_is_read_through_it(self):
+        ds = scored_dataset([3.0, 2.0, 4.0, 5.0, 3.5], problem=PROBLEMS).select([4, 0, 3])
+        assert kept(select_trajectories(ds, "problem")) == [4, 0]
+
+    def test_the_format_does_not_matter_and_stays(self):
+        ds = scored_dataset([3.0, 2.0], problem=["p", "p"]).with_format("numpy", columns=["row"])
+        result = select_trajectories(ds, "problem")
+        assert result.format["type"] == "numpy"
+        assert result["row"][:].tolist() == [1]
+
+    def test_text_is_not_copied(self):
+        ds = scored_dataset([3.0, 2.0, 4.0], problem=["p", "p", "q"], text=["a", "b", "c"])
+        before, after = (d.data["text"].chunk(0).buffers()[2] for d in (ds, select_trajectories(ds, "problem")))
+        assert after.address == before.address
+
+    def test_numbers_may_be_numpys(self):
+        ds = scored_dataset([3.0, 2.0, 4.0, 5.0, 3.5], problem=PROBLEMS)
+        result = select_trajectories(ds, "problem", keep=np.int64(2), min_tokens=np.int32(5), seed=np.int64(1))
+        assert kept(select_subset(result, np.float32(0.5))) == [0, 1]
+
+    def test_an_empty_dataset_stays_empty(self):
+        result, report = select_trajectories(
+            scored_dataset([], problem=pa.array([], pa.string())), "problem", return_report=True
+        )
+        assert len(result) == 0
+        assert (report.rows_in, report.groups_in) == (0, 0)
+
+    def test_each_split_is_selected_by_itself(self):
+        split = scored_dataset([3.0, 2.0], problem=["p", "p"])
+        other = scored_dataset([2.0, 3.0], problem=["p", "p"])
+        result, reports = select_trajectories(DatasetDict(a=split, b=other), "problem", return_report=True)
+        assert (kept(result["a"]), kept(result["b"])) == ([1], [0])
+        assert reports["b"].rows_out == 1
+
+
+class TestPrompt:
+    def messages(self, question, answer):
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    def test_conversations_are_grouped_by_what_stands_before_the_answer(self):
+        rows = [self.messages("1+1?", "2"), self.messages("1+1?", "two"), self.messages("1+2?", "3")]
+        ds = scored_dataset([3.0, 2.0, 4.0], messages=rows)
+        assert kept(select_trajectories(ds, "prompt")) == [1, 2]
+
+    def test_only_the_last_turn_is_the_answer_where_only_it_was_scored(self):
+        rows = [
+            [*self.messages("hi", first), *self.messages("1+1?", last)]
+            for first, last in [("hello", "2"), ("hey", "2"), ("hello", "two")]
+        ]
+        ds = scored_dataset([3.0, 2.0, 1.0], messages=rows)
+        assert kept(select_trajectories(ds, "prompt", turns="last")) == [1, 2]
+        assert kept(select_trajectories(ds, "prompt", turns="all")) == [2]
+
+    def test_sharegpt_names_and_its_system_column_are_read(self):
+        rows = [[{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": v}] for v in "234"]
+        ds = scored_dataset([3.0, 2.0, 4.0], conversations=rows, system=["be brief", "be brief", "think"])
+        assert kept(select_trajectories(ds, "prompt")) == [1, 2]
+
+    def test_alpaca_instruction_and_input_are_the_prompt(self):
+        ds = scored_dataset([3.0, 2.0, 4.0], instruction=["add"] * 3, input=["1", "1", "2"], output=["x", "y", "z"])
+        assert kept(select_trajectories(ds, "prompt")) == [1, 2]
+
+    def test_columns_of_other_names_are_given_by_name(self):
+        ds = scored_dataset([3.0, 2.0, 4.0], question=["a", "a", "b"], solution=["x", "y", "z"])
+        names = {"prompt": "question", "completion": "solution"}
+        assert kept(select_trajectories(ds, "prompt", columns=names)) == [1, 2]
+
+    def test_a_prompt_column_is_taken_at_its_word(self):
+        ds = scored_dataset([3.0, 2.0], prompt=["a", "b"], messages=[self.messages("1+1?", a) for a in "23"])
+        assert kept(select_trajectories(ds, "prompt")) == [0, 1]
+
+    def test_a_prompt_column_of_messages_is_compared_by_content(self):
+        ds = scored_dataset([3.0, 2.0], prompt=[[{"role": "user", "content": "a"}]] * 2, completion=["x", "y"])
+        assert kept(select_trajectories(ds, "prompt")) == [1]
+
+    def test_a_row_that_cannot_be_read_belongs_to_no_problem(self):
+        ds = scored_dataset([3.0, None], messages=[self.messages("1+1?", "2"), [{"role": "user", "content": "?"}]])
+        result, report = select_trajectories(ds, "prompt", return_report=True)
+        assert kept(result) == [0]
+        assert report.dropped == {"no_group": 1}
+
+    def test_text_without_a_prompt_is_refused(self):
+        with pytest.raises(ValueError, match="no prompt apart; name a key column"):
+            select_trajectories(scored_dataset([3.0], text=["abc"]), "prompt")
+
+
+class TestCorrect:
+    def test_an_incorrect_candidate_gives_way_to_a_correct_one(self):
+        ds = scored_dataset([3.0, 2.0], problem=["p", "p"], ok=[True, False])
+        assert kept(select_trajectories(ds, "problem", correct="ok")) == [0]
+
+    def test_a_problem_without_a_correct_one_keeps_its_candidates(self):
+        ds = scored_dataset([3.0, 2.0], problem=["p", "p"], ok=[False, False])
+        assert kept(select_trajectories(ds, "problem", correct="ok")) == [1]
+
+    def test_null_gives_way_to_a_correct_one(self):
+        ds = scored_dataset([3.0, 2.0], problem=["p", "p"], ok=[True, None])
+        assert kept(select_trajectories(ds, "problem", correct="ok")) == [0]
+
+    def test_null_and_false_are_equals(self):
+        ds = scored_dataset([3.0, 2.0, 3.0, 4.0], problem=["p", "p", "q", "q"], ok=[None, False, None, False])
+        assert kept(select_trajectories(ds, "problem", correct="ok")) == [1, 2]
+
+    def test_a_wrong_one_is_not_kept_because_the_correct_one_has_no_score(self):
+        ds = scored_dataset([None, 2.0], problem=["p", "p"], ok=[True, False])
+        result, report = select_trajectories(ds, "problem", correct="ok", return_report=True)
+        assert kept(result) == []
+        assert report.lost_groups == ("problem='p'",)
+
+    def test_a_column_that_is_not_boolean_is_refused(self):
+        ds = scored_dataset([3.0], problem=["p"], ok=["yes"])
+        with pytest.raises(ValueError, match="column 'ok' is string, not boolean"):
+            select_trajectories(ds, "problem", correct="ok")
+
+
+class TestBaselines:
+    def test_lowest_surprisal(self):
+        ds = scored_dataset([3.0, 2.0], rsr_avg_surprisal=[0.2, 0.4], problem=["p", "p"])
+        assert kept(select_trajectories(ds, "problem", by="rsr_avg_surprisal")) == [0]
+
+    def test_longest(self):
+        ds = scored_dataset([3.0, 2.0], rsr_num_tokens=[20, 10], problem=["p", "p"])
+        assert kept(select_trajectories(ds, "problem", by="rsr_num_tokens", largest=True)) == [0]
+
+    def test_a_column_of_ones_own(self):
+        ds = scored_dataset([3.0, 2.0], quality=[1, 9], problem=["p", "p"])
+        assert kept(select_trajectories(ds, "problem", by="quality")) == [0]
+
+    def test_random_is_the_same_for_the_same_seed_only(self):
+        ds = scored_dataset([1.0] * 100, problem=["p"] * 100)
+        first, again, other = (kept(select_subset(ds, 0.5, by="random", seed=seed)) for seed in (1, 1, 2))
+        assert first == again != other
+
+    def test_random_draws_from_the_rows_that_can_be_kept(self):
+        ds = scored_dataset([None, 2.0] * 50, problem=["p"] * 100)
+        assert all(row % 2 for row in kept(select_subset(ds, n=50, by="random")))
+
+    def test_random_needs_no_scores(self):
+        ds = Dataset.from_dict({"problem": ["p", "p", "q"]})
+        assert len(select_trajectories(ds, "problem", by="random")) == 2
+
+    def test_another_scorers_column_counts_with_its_own_status(self):
+        ds = scored_dataset([1.0, 2.0], problem=["p", "p"])
+        other = scored_dataset([1.0, 2.0], prefix="big", big_status=["truncated", "scored"])
+        ds = Dataset(
+            pa.table({**{c: ds.data[c] for c in ds.column_names}, **{c: other.data[c] for c in other.column_names}})
+        )
+        assert kept(select_trajectories(ds, "problem", by="big")) == [1]
+        assert kept(select_trajectories(ds, "problem", column_prefix="big")) == [1]
+        assert kept(select_trajectories(ds, "problem")) == [0]
+
+
+class TestRealScores:
+    def test_rows_that_a_student_scored(self, dataset, student_folder):
+        scored = dataset.map(RSRScorer(student_folder, device="cpu"), batched=True)
+        best, report = select_trajectories(scored, "problem_id", return_report=True)
+        scores = {}
+        for row in scored:
+            if row["rsr"] is not None:
+                scores.setdefault(row["problem_id"], []).append(row["rsr"])
+        assert dict(zip(best["problem_id"], best["rsr"], strict=True)) == {p: min(v) for p, v in scores.items()}
+        assert report.unscored == {"no_response": 1, "bad_row": 1}
+
+    def test_the_prompt_groups_what_was_asked(self, dataset, student_folder):
+        scored = dataset.map(RSRScorer(student_folder, device="cpu"), batched=True)
+        best = select_trajectories(scored, "prompt")
+        assert [row["messages"][0]["content"] for row in best] == ["Solve it.", "?"]
+
+
+class TestSubset:
+    def test_the_lowest_share_is_kept_in_order(self):
+        assert kept(select_subset(scored_dataset([5.0, 1.0, 4.0, 2.0]), 0.5)) == [1, 3]
+
+    def test_a_share_of_the_rows_that_can_be_kept(self):
+        assert kept(select_subset(scored_dataset([5.0, None, 4.0, None]), 0.5)) == [2]
+
+    def test_the_smallest_share_keeps_one(self):
+        assert kept(select_subset(scored_dataset([5.0, 1.0, 4.0]), 0.01)) == [1]
+
+    def test_n(self):
+        assert kept(select_subset(scored_dataset([5.0, 1.0, 4.0, 2.0]), n=3)) == [1, 2, 3]
+
+    def test_n_beyond_what_can_be_kept_warns(self, caplog):
+        assert kept(select_subset(scored_dataset([5.0, None]), n=2)) == [0]
+        assert "n=2: only 1 of 2 rows can be kept" in caplog.text
+
+    def test_max_rsr_includes_its_bound(self):
+        assert kept(select_subset(scored_dataset([5.0, 1.0, 4.0, None]), max_rsr=4.0)) == [1, 2]
+
+    def test_the_share_of_each_group(self):
+        ds = scored_dataset([1.0, 2.0, 3.0, 9.0, 8.0], teacher=["a", "a", "a", "b", "b"])
+        assert kept(select_subset(ds, 0.5, balance_by="teacher")) == [0, 1, 4]
+
+    def test_n_is_shared_among_groups(self):
+        ds = scored_dataset([1.0, 2.0, 3.0, 9.0, 8.0, 7.0], teacher=["a", "a", "a", "b", "b", "b"])
+        assert kept(select_subset(ds, n=4, balance_by="teacher")) == [0, 1, 4, 5]
+
+    def test_a_small_group_leaves_its_places_to_others(self):
+        ds = scored_dataset([1.0, 2.0, 3.0, 9.0], teacher=["a", "a", "a", "b"])
+        assert kept(select_subset(ds, n=3, balance_by="teacher")) == [0, 1, 3]
+
+    def test_sort_puts_the_best_first(self):
+        assert kept(select_subset(scored_dataset([2.0, 1.0, 4.0]), n=2, sort=True)) == [1, 0]
+
+
+class TestUnscoredAndTruncated:
+    def test_truncated_rows_are_kept_only_when_asked(self):
+        ds = scored_dataset([1.0, 2.0], rsr_status=["truncated", "scored"], problem=["p", "p"])
+        assert kept(select_trajectories(ds, "problem")) == [1]
+        assert kept(select_trajectories(ds, "problem", keep_truncated=True)) == [0]
+
+    def test_unscored_rows_come_after_all_others_when_asked(self):
+        ds = scored_dataset([None, 2.0, None], problem=["p", "p", "q"])
+        assert kept(select_trajectories(ds, "problem")) == [1]
+        assert kept(select_trajectories(ds, "problem", keep_unscored=True)) == [1, 2]
+
+    def test_a_status_without_score_counts_whatever_the_value(self):
+        ds = scored_dataset([1.0, 2.0], rsr_status=["bad_row", "scored"], problem=["p", "p"])
+        assert kept(select_trajectories(ds, "problem")) == [1]
+
+    def test_a_group_with_no_scored_row_is_reported(self, caplog):
+        ds = scored_dataset([None, 2.0], problem=["lonely", "q"])
+        _, report = select_trajectories(ds, "problem", return_report=True)
+        assert (report.groups_in, report.groups_out, report.groups_without_score) == (2, 1, 1)
+        assert report.lost_groups == ("problem='lonely'",)
+        assert "1 of 2 groups keep no row (1 groups have no scored row)" in caplog.text
+
+    def test_token_limits(self):
+        ds = scored_dataset([1.0, 2.0, 3.0], rsr_num_tokens=[5, 50, 500], problem=["p", "p", "p"])
+        assert kept(select_trajectories(ds, "problem", min_tokens=6, max_tokens=100)) == [1]
+        assert kept(select_subset(ds, n=3, max_tokens=50)) == [0, 1]
+
+
+class TestReport:
+    def report(self):
+        ds = scored_dataset(
+            [1.0, 3.0, 2.0, None, 4.0, 2.5],
+            problem=["p", "p", "q", "q", None, "r"],
+            teacher=["a", "b", "b", "a", "a", "b"],
+            rsr_status=["scored", "scored", "scored", "skipped_too_long", "scored", "truncated"],
+            rsr_num_tokens=[10, 20, 30, 0, 40, 50],
+        )
+        return select_trajectories(ds, "problem", return_report=True)
+
+    def test_every_row_is_accounted_for(self):
+        _, report = self.report()
+        assert report.dropped == {"no_group": 1, "unscored": 1, "truncated": 1, "worse": 1}
+        assert report.rows_out + sum(report.dropped.values()) == report.rows_in == 6
+
+    def test_unscored_rows_are_counted_by_status(self):
+        assert self.report()[1].unscored == {"skipped_too_long": 1}
+
+    def test_teacher_shares_add_up(self):
+        assert self.report()[1].teacher_share == {"a": 0.5, "b": 0.5}
+
+    def test_ratio_and_length_before_and_after(self):
+        _, report = self.report()
+        assert report.rsr_before == pytest.approx(np.mean([1.0, 3.0, 2.0, 4.0, 2.5]))
+        assert report.rsr_after == pytest.approx(1.5)
+        assert (report.mean_tokens_before, report.mean_tokens_after) == (30, 20)
+
+    def test_it_prints_what_happened(self):
+        text = str(self.report()[1])
+        for part in ("6 -> 2", "3 -> 2", "skipped_too_long", "2.500 -> 1.500", "50.0%"):
+            assert part in text
+
+    def test_rule_and_report_are_kept_as_provenance(self):
+        result, report = self.report()
+        (record,) = read_records(result)
+        assert record["step"] == "select_trajectories"
+        assert record["rule"]["group_by"] == "problem"
+        assert record["report"] == report.to_dict()
+        assert record["rule"]["turns"] == "all" and record["rule"]["columns"] is None
+
+    def test_share_and_ratio_of_each_teacher(self):
+        names = ["a", "b", "a", None, "b"]
+        ds = scored_dataset([1.0, 3.0, None, 2.0, 5.0], teacher=names)
+        _, report = select_subset(ds, n=2, return_report=True)
+        assert report.teacher_share_before == {"a": 0.4, "b": 0.4, "None": 0.2}
+        assert report.teacher_rsr_before == pytest.approx({"a": 1.0, "b": 4.0, "None": 2.0})
+        assert report.teacher_rsr_after == pytest.approx({"a": 1.0, "None": 2.0})
+
+    def test_a_report_names_a_hundred_teachers(self):
+        ds = scored_dataset([float(i + 1) for i in range(150)], teacher=[f"t{i}" for i in range(150)])
+        _, report = select_subset(ds, n=150, return_report=True)
+        assert len(report.teacher_share) == 150
+        assert len(report.teacher_rsr_before) == len(report.teacher_share_before) == 100
+
+    def test_ratios_of_different_settings_are_not_averaged(self):
+        ds = scored_dataset([1.0, 2.0], rsr_settings=["a1", "b2"])
+        _, report = select_subset(ds, n=1, by="random", return_report=True)
+        assert report.rsr_before is None
+
+
+class TestMixedSettings:
+    ds = scored_dataset([1.0, 2.0], rsr_settings=["a1", "b2"], problem=["p", "p"])
+
+    def test_scores_of_two_settings_are_never_compared_in_silence(self):
+        with pytest.raises(ValueError, match=r"'rsr_settings'.*a1, b2.*allow_mixed_settings=True"):
+            select_trajectories(self.ds, "problem")
+
+    def test_they_are_when_asked(self):
+        assert kept(select_trajectories(self.ds, "problem", allow_mixed_settings=True)) == [0]
+
+    def test_a_setting_only_of_rows_that_are_not_compared_does_not_matter(self):
+        ds = scored_dataset([1.0, None], rsr_settings=["a1", "b2"])
+        assert kept(select_subset(ds, n=1)) == [0]
+
+
+class TestExplode:
+    ds = Dataset.from_dict({"id": [1, 2], "generations": [["a", "b"], ["c"]], "ok": [[True, False], [True]]})
+
+    def test_one_row_per_candidate_with_the_rest_repeated(self):
+        result = explode_candidates(self.ds.remove_columns("ok"), "generations")
+        assert result.to_dict() == {"id": [1, 1, 2], "generations": ["a", "b", "c"]}
+
+    def test_parallel_lists_stay_together(self):
+        result = explode_candidates(self.ds, ["generations", "ok"])
+        assert result.to_dict() == {"id": [1, 1, 2], "generations": ["a", "b", "c"], "ok": [True, False, True]}
+
+    def test_a_problem_without_candidates_keeps_one_row(self):
+        ds = Dataset.from_dict({"id": [1, 2, 3], "generations": [[], ["a"], None]})
+        assert explode_candidates(ds, "generations").to_dict() == {"id": [1, 2, 3], "generations": [None, "a", None]}
+
+    def test_candidates_may_be_conversations(self):
+        message = {"role": "assistant", "content": "x"}
+        ds = Dataset.from_dict({"generations": [[[message], [message, message]]]})
+        assert explode_candidates(ds, "generations")["generations"][:] == [[message], [message, message]]
+
+    def test_lists_of_a_fixed_length(self):
+        features = Features({"g": List(Value("string"), length=2)})
+        ds = Dataset.from_dict({"g": [["a", "b"], ["c", "d"]]}, features=features)
+        assert explode_candidates(ds, "g")["g"][:] == ["a", "b", "c", "d"]
+
+    def test_every_split_is_exploded(self):
+        result = explode_candidates(DatasetDict(train=self.ds), ["generations", "ok"])
+        assert len(result["train"]) == 3
+
+    def test_slices_and_batches_line_up(self):
+        ds = Dataset.from_dict({"id": list(range(250)), "g": [[f"{i}-{j}" for j in range(i % 4)] for i in range(250)]})
+        result = explode_candidates(ds.select(range(7, 250)), "g")
+        expected = [(i, f"{i}-{j}" if i % 4 else None) for i in range(7, 250) for j in range(max(1, i % 4))]
+        assert list(zip(result["id"], result["g"], strict=True)) == expected
+
+    def test_lists_of_different_lengths_name_the_row(self):
+        ds = Dataset.from_dict({"a": [["x"], ["x", "y"]], "b": [[1], [1]]})
+        with pytest.raises(ValueError, match="row 1: column 'b' lists 1 candidates, 'a' 2"):
+            explode_candidates(ds, ["a", "b"])
+
+    def test_a_column_that_is_no_list_is_refused(self):
+        with pytest.raises(ValueError, match=r"column 'id' is .*; expected a list of candidates"):
+            explode_candidates(self.ds, "id")
+
+    def test_the_format_stays(self):
+        result = explode_candidates(self.ds.with_format("numpy", columns=["id"]), ["generations", "ok"])
+        assert result.format["type"] == "numpy"
+        assert result.format["columns"] == ["id"]
+
+
+class TestBadInput:
+    ds = scored_dataset([1.0, 2.0], problem=["p", "q"], label=["x", "y"])
+
+    def test_an_unknown_column_lists_the_columns(self):
+        with pytest.raises(ValueError, match=r"no column 'problem_id'; the dataset has \['rsr', .*'problem'"):
+            select_trajectories(self.ds, "problem_id")
+
+    def test_an_unknown_teacher_column_lists_the_columns(self):
+        with pytest.raises(ValueError, match="no column 'model'; the dataset has"):
+            select_subset(self.ds, n=1, teacher_column="model")
+
+    def test_a_score_column_must_be_numeric(self):
+        with pytest.raises(ValueError, match="column 'label' is string, not numeric"):
+            select_trajectories(self.ds, "problem", by="label")
+
+    @pytest.mark.parametrize("keep", [0, -1, 1.5, True])
+    def test_keep_must_be_a_positive_whole_number(self, keep):
+        with pytest.raises(ValueError, match=r"keep=.*: must be a positive whole number"):
+            select_trajectories(self.ds, "problem", keep=keep)
+
+    @pytest.mark.parametrize("fraction", [0, -0.1, 1.1, math.nan])
+    def test_a_fraction_outside_its_range(self, fraction):
+        with pytest.raises(ValueError, match=r"fraction=.*: must be in \(0, 1\]"):
+            select_subset(self.ds, fraction)
+
+    @pytest.mark.parametrize("n", [0, 1.5])
+    def test_n_must_be_a_positive_whole_number(self, n):
+        with pytest.raises(ValueError, match=r"n=.*: must be a positive whole number"):
+            select_subset(self.ds, n=n)
+
+    @pytest.mark.parametrize("max_rsr", [0, math.nan, math.inf])
+    def test_max_rsr_must_be_a_positive_number(self, max_rsr):
+        with pytest.raises(ValueError, match=r"max_rsr=.*: must be a positive number"):
+            select_subset(self.ds, max_rsr=max_rsr)
+
+    @pytest.mark.parametrize("sizes", [{}, {"fraction": 0.5, "n": 1}, {"n": 1, "max_rsr": 2.0}])
+    def test_exactly_one_size(self, sizes):
+        with pytest.raises(ValueError, match="exactly one of fraction, n and max_rsr"):
+            select_subset(self.ds, **sizes)
+
+    def test_a_threshold_on_the_ratio_compares_nothing_else(self):
+        with pytest.raises(ValueError, match="max_rsr= compares the ratio itself"):
+            select_subset(self.ds, max_rsr=2.0, by="rsr_avg_surprisal")
+
+    def test_token_limits_that_exclude_everything(self):
+        with pytest.raises(ValueError, match="min_tokens=9 is more than max_tokens=3"):
+            select_subset(self.ds, n=1, min_tokens=9, max_tokens=3)
+
+    def test_a_dataset_never_scored_names_the_call(self):
+        ds = Dataset.from_dict({"problem": ["p"]})
+        with pytest.raises(ValueError, match=r"never scored.*dataset\.map\(RSRScorer\(student\), batched=True\)"):
+            select_trajectories(ds, "problem")
+
+    def test_another_prefix_is_part_of_the_call(self):
+        with pytest.raises(ValueError, match=r"RSRScorer\(student, column_prefix='big'\)"):
+            select_subset(self.ds, n=1, column_prefix="big")
+
+    def test_something_else_than_a_dataset(self):
+        with pytest.raises(TypeError, match="expected a Dataset or DatasetDict, found IterableDataset"):
+            select_trajectories(self.ds.to_iterable_dataset(), "problem")
+
+    def test_no_group_column(self):
+        with pytest.raises(ValueError, match="name at least one column"):
+            select_trajectories(self.ds, [])
+
+
+finite_scores = st.floats(0.5, 50, allow_nan=False).map(lambda x: round(x, 1))
+rows = st.lists(
+    st.tuples(st.integers(0, 4), st.one_of(st.none(), st.just(math.nan), finite_scores)), min_size=1, max_size=30
+)
+
+
+def from_rows(values):
+    return scored_dataset([score for _, score in values], problem=[group for group, _ in values])
+
+
+class TestProperties:
+    @settings(max_examples=60, deadline=None)
+    @given(rows)
+    def test_the_kept_row_of_each_group_has_its_minimum(self, values):
+        result = select_trajectories(from_rows(values), "problem")
+        lowest = {}
+        for group, score in values:
+            if score is not None and not math.isnan(score):
+                lowest[group] = min(score, lowest.get(group, math.inf))
+        assert dict(zip(result["problem"], result["rsr"], strict=True)) == lowest
+
+    @settings(max_examples=60, deadline=None)
+    @given(rows, st.integers(1, 3), st.randoms(use_true_random=False))
+    def test_permuting_rows_changes_nothing_but_ties(self, values, keep, random):
+        shuffled = random.sample(values, len(values))
+        first, second = (select_trajectories(from_rows(v), "problem", keep=keep) for v in (values, shuffled))
+        assert sorted(zip(first["problem"], first["rsr"], strict=True)) == sorted(
+            zip(second["problem"], second["rsr"], strict=True)
+        )
+
+    @settings(max_examples=60, deadline=None)
+    @given(rows, st.integers(1, 3))
+    def test_selecting_twice_equals_selecting_once(self, values, keep):
+        once = select_trajectories(from_rows(values), "problem", keep=keep)
+        assert kept(select_trajectories(once, "problem", keep=keep)) == kept(once)
+
+    @settings(max_examples=60, deadline=None)
+    @given(rows, st.floats(0.01, 1))
+    def test_nulls_and_nan_are_never_kept(self, values, fraction):
+        for result in (select_trajectories(from_rows(values), "problem"), select_subset(from_rows(values), fraction)):
+            assert all(score is not None and not math.isnan(score) for score in result["rsr"])
+
+    @settings(max_examples=60, deadline=None)
+    @given(rows)
+    def test_a_group_without_a_scored_row_is_counted(self, values):
+        _, report = select_trajectories(from_rows(values), "problem", return_report=True)
+        groups = {group for group, _ in values}
+        scored = {group for group, score in values if score is not None and not math.isnan(score)}
+        assert (report.groups_in, report.groups_out) == (len(groups), len(scored))
+        assert report.groups_without_score == len(groups - scored)
+
+    @settings(max_examples=60, deadline=None)
+    @given(rows, st.integers(1, 30))
+    def test_no_row_left_out_of_a_subset_is_better_than_one_in_it(self, values, n):
+        result = select_subset(from_rows(values), n=n)
+        inside = sorted(result["rsr"])
+        everything = sorted(s for _, s in values if s is not None and not math.isnan(s))
+        assert inside == everything[:n]

@@ -1,0 +1,232 @@
+"""Float32 products by the library that is faster: the same numbers, and nothing else about the student changes."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, make_model
+from oracle import assert_scored_the_same, plain_scores
+
+from rsr_datasets.engines.transformers import packing
+from rsr_datasets.engines.transformers.speedups import products
+from rsr_datasets.engines.transformers.speedups.products import OneDnnLinear, onednn_is_faster, with_faster_products
+from rsr_datasets.engines.transformers.student import Student
+from rsr_datasets.reading.rows import EncodedRow
+from rsr_datasets.runs import estimate
+
+VOCABULARY = 211
+OF_ONEDNN = pytest.mark.parametrize("library", ["oneDNN"], indirect=True)
+
+
+class OwnLinear(torch.nn.Linear):
+    """A layer of a kind that only a model family knows."""
+
+
+@OF_ONEDNN
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(64,), (0, 64), (1, 64), (7, 64), (2, 3, 64), (2, 0, 64), (2, 3, 5, 64)])
+def test_a_layer_gives_what_torch_gives(shape: tuple[int, ...], bias: bool, library: str) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 10, bias=bias)
+    faster = with_faster_products(layer)
+    assert type(faster) is OneDnnLinear and type(layer) is torch.nn.Linear
+    given = torch.randn(shape)
+    apart = torch.stack([given, given], dim=-1)[..., 0]  # not contiguous
+    with torch.no_grad():
+        for some in (given, apart):
+            found, exact = faster(some), layer.double()(some.double())
+            layer.float()
+            assert found.shape == exact.shape and found.dtype == torch.float32
+            torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-6)
+
+
+@OF_ONEDNN
+def test_tokens_that_are_apart_in_memory_take_hardly_longer(library: str) -> None:
+    layer = with_faster_products(torch.nn.Linear(576, 576))
+    tokens = torch.randn(512, 576)
+    apart = torch.stack([tokens, tokens], dim=-1)[..., 0]
+
+    def seconds(given: torch.Tensor) -> float:
+        started = time.perf_counter()
+        layer(given)
+        return time.perf_counter() - started
+
+    with torch.no_grad():
+        together, apart_too = (min(seconds(given) for _ in range(5)) for given in (tokens, apart))
+    assert apart_too < 30 * together  # it was a thousand times
+
+
+@OF_ONEDNN
+def test_what_is_no_number_stays_in_its_row(library: str) -> None:
+    given = torch.randn((3, 64), generator=torch.Generator().manual_seed(0))
+    given[1, 5], given[2, 0] = torch.nan, torch.inf
+    layer = torch.nn.Linear(64, 10)
+    with torch.no_grad():
+        found, expected = with_faster_products(layer)(given), layer(given)
+    assert found[1].isnan().all() and found[2].isinf().all()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6, equal_nan=True)
+
+
+@OF_ONEDNN
+def test_only_layers_that_are_merely_torchs_own_in_float32_are_changed(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked, moved = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    hooked.register_forward_pre_hook(lambda *_: None)
+    moved.forward = moved.forward  # type: ignore[method-assign]  # as accelerate's hooks do
+    plain = torch.nn.Linear(4, 4)
+    others = [OwnLinear(4, 4), torch.nn.Linear(4, 4, dtype=torch.bfloat16), torch.nn.Linear(4, 4, device="meta")]
+    others.append(torch.nn.Linear(4, 4))
+    others[-1].weight = torch.nn.Parameter(others[-1].weight.detach().t())
+    module = torch.nn.Sequential(plain, hooked, moved, *others)
+    changed = with_faster_products(module)
+    assert [type(part) is OneDnnLinear for part in changed] == [True] + [False] * 6
+    assert [part.weight for part in changed] == [part.weight for part in module]  # the very same
+    assert not any(isinstance(part, OneDnnLinear) for part in module)
+    assert with_faster_products(module[3]) is module[3]
+    monkeypatch.setattr(products, "_LEAST_WEIGHTS", 17)  # more than a layer has
+    assert with_faster_products(module) is module
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_students_score_the_same_with_either_library(family: str, library: str) -> None:
+    model = make_model(family, VOCABULARY, spread=0.15)
+    kinds = [type(part) for part in model.modules()]
+    student = Student(model)
+    faster = {type(part) for part in (*student._decoder.modules(), *student._head.modules())}
+    assert (OneDnnLinear in faster) == (library == "oneDNN")
+    generator = np.random.default_rng(0)
+    rows = [EncodedRow(generator.integers(0, VOCABULARY, length), np.arange(3, length)) for length in (4, 60, 200)]
+    for row, (ranks, surprisals, _) in zip(rows, student.score(rows), strict=True):
+        assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
+    assert [type(part) for part in model.modules()] == kinds
+
+
+@pytest.mark.parametrize("most_scores", [1, 100_000, 1 << 20], ids=["a head", "some heads", "all heads"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (4, 4), (5, 1)])
+@pytest.mark.parametrize(("queries", "keys"), [(128, 320), (7, 400), (128, 700)])
+def test_attention_by_products_is_nearly_as_exact_as_torchs(
+    queries: int, keys: int, heads: int, kv_heads: int, most_scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against float64, in tensors as a packed decoder gives them: token by token in memory."""
+    monkeypatch.setattr(packing, "_MOST_SCORES", most_scores)
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, tokens, count, size).bfloat16().transpose(1, 2)
+        for tokens, count, size in ((queries, heads, 64), (keys, kv_heads, 64), (keys, kv_heads, 64))
+    )
+    mask = torch.full((queries, keys), -torch.inf, dtype=torch.bfloat16).triu(keys - queries + 1)
+    for scaling in (None, 0.3):
+        found = packing._by_products(query, key, value, mask, scaling)
+
+        def attended(dtype: torch.dtype, scaling: float | None = scaling) -> torch.Tensor:
+            given = (part.to(dtype) for part in (query, key, value))
+            return torch.nn.functional.scaled_dot_product_attention(
+                *given, attn_mask=mask.to(dtype), scale=scaling, enable_gqa=True
+            ).transpose(1, 2)
+
+        exact = attended(torch.float64)
+        error, torchs = ((each.double() - exact).abs() for each in (found, attended(torch.bfloat16)))
+        assert found.shape == exact.shape and found.dtype == torch.bfloat16
+        # torch's kernel rounds weights before it divides them by their sum, the greatest of them so without error.
+        assert error.mean() < 1.3 * torchs.mean() and error.max() < 2 * torchs.max()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "granite", "gpt2"])
+@pytest.mark.parametrize("share_prompts", [False, True])
+def test_long_rows_in_bfloat16_are_as_exact_with_either_library(
+    family: str, share_prompts: bool, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(family, VOCABULARY, max_position_embeddings=1024).bfloat16()
+    asked = []
+    by_products = packing._by_products
+    monkeypatch.setattr(packing, "_by_products", lambda *given: asked.append(1) or by_products(*given))
+    generator = np.random.default_rng(0)
+    prompt = generator.integers(0, VOCABULARY, 150)
+    rows = []
+    for length in (4, 250, 500):
+        ids = np.concatenate([prompt, generator.integers(0, VOCABULARY, length)])
+        rows.append(EncodedRow(ids, np.arange(150, ids.size)))
+    student = Student(model, logits_dtype="float32")
+    found = [surprisals for _, surprisals, _ in student.score(rows, share_prompts=share_prompts)]
+    assert bool(asked) == (library == "oneDNN" and family != "gpt2")  # whose heads share no keys
+    exact = copy.deepcopy(model).double()
+    errors, plain_errors = (
+        np.concatenate([np.abs(a - plain_scores(exact, row).surprisals) for a, row in zip(each, rows, strict=True)])
+        for each in (found, [plain_scores(model, row).surprisals for row in rows])
+    )
+    assert errors.mean() < 1.1 * plain_errors.mean()
+
+
+@OF_ONEDNN
+@pytest.mark.parametrize("fault", ["other numbers", "an error"])
+def test_layers_that_would_give_other_numbers_stay_as_they_are(
+    fault: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def product(left: torch.Tensor, right: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+        if fault == "an error":
+            raise RuntimeError("could not create a primitive")
+        return 1.5 * left @ right.t()
+
+    model = make_model("llama", VOCABULARY)
+    monkeypatch.setattr(products, "float32_product", product)
+    student = Student(model)
+    row = EncodedRow(np.arange(60), np.arange(1, 60))
+    assert_scored_the_same(*student.score([row])[0][:2], plain_scores(model, row))
+
+
+def test_a_dry_run_times_the_library_that_will_multiply(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    product = products.float32_product
+    monkeypatch.setattr(products, "float32_product", lambda *given: asked.append(1) or product(*given))
+    assert estimate._matrix_rate(torch.device("cpu"), torch.float32) > 0
+    assert bool(asked) == (library == "oneDNN")
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "faster"),
+    [
+        ("vendor_id\t: AuthenticAMD", "AVX512", True),
+        ("vendor_id\t: AuthenticAMD", "AVX2", False),
+        ("vendor_id\t: GenuineIntel", "AVX512", False),
+        (None, "AVX512", True),
+    ],
+)
+def test_the_processor_decides(
+    processor: str | None, capability: str, faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "cpuinfo"
+    if processor is not None:
+        info.write_text(processor, encoding="utf-8")
+    monkeypatch.setattr(products, "_CPU_INFO", info)
+    monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 26 Model 2, AuthenticAMD")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert onednn_is_faster.__wrapped__() == faster
+
+
+def unknown(*_: object) -> torch.Tensor:
+    raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+
+def wrong(left: torch.Tensor, right: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+    return (left.bfloat16() @ right.bfloat16().t()).float()
+
+
+@pytest.mark.parametrize("product", [unknown, wrong])
+def test_a_torch_that_multiplies_otherwise_is_left_alone(
+    product: Callable[..., torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr(platform, "processor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products, "float32_product", product)
+    assert not onednn_is_faster.__wrapped__()

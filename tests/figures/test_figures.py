@@ -1,0 +1,232 @@
+"""Figures are drawn from real results, hold what they should, and take any text as plain text."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from transformers import PreTrainedTokenizerFast
+
+from rsr_datasets import dataset_rsr
+from rsr_datasets.figures.plots import plot_plane, plot_teachers, plot_tokens
+from rsr_datasets.figures.plotting import iso_levels, log_limits, round_levels, sample_evenly, series_style
+from rsr_datasets.reading.token_texts import split_text
+
+HOSTILE = {
+    "$x^{$_\\frac": 3.1,
+    "_under": 2.2,
+    "通义千问": 2.9,
+    "نموذج": 2.5,
+    "a" * 300: 2.7,
+    "<b>\x1b[31m\n\x00": 2.1,
+    "\ud800": 2.6,
+    None: 2.3,
+}
+
+
+@pytest.fixture(scope="module")
+def champ() -> Dataset:
+    return Dataset.from_parquet(str(ROOT / "tests" / "data" / "champ_smollm2_scores.parquet"))
+
+
+def labels(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].get_yticklabels()]
+
+
+def test_teachers_are_in_the_order_of_their_rsr(champ: Dataset) -> None:
+    results = dataset_rsr(champ, "teacher")
+    figure = plot_teachers(results)
+    assert labels(figure) == sorted(results, key=lambda name: results[name].rsr)
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1}
+    assert [dots[place] for place in range(5)] == sorted(result.rsr for result in results.values())
+    bars = [tuple(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
+    assert sorted(bars) == sorted((result.low, result.high) for result in results.values())
+
+
+def test_a_selection_is_drawn_beside_what_it_was_selected_from(champ: Dataset) -> None:
+    selected = champ.select([i for i, rsr in enumerate(champ["rsr"]) if rsr < 2.8])
+    figure = plot_teachers(dataset_rsr(champ, "teacher"), dataset_rsr(selected, "teacher"))
+    markers = [line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    assert markers == ["o"] * 5 + ["D"] * 5
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before the selection", "after it"]
+
+
+def test_a_teacher_without_a_ratio_is_last_and_said() -> None:
+    figure = plot_teachers({"none": math.nan, "b": 2.0, "a": 3.0})
+    assert labels(figure) == ["b", "a", "none"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["no scored trajectory"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_names_are_shown_as_they_are(tmp_path: Path, dark: bool) -> None:
+    figure = plot_teachers(HOSTILE, {name: value - 0.1 for name, value in HOSTILE.items()}, dark=dark)
+    figure.savefig(tmp_path / "figure.svg")
+    figure.savefig(tmp_path / "figure.png")
+    ElementTree.parse(tmp_path / "figure.svg")
+    assert {"$x^{$_\\frac", "_under", "نموذج", "(none)", "<b>�[31m �", "�"} < set(labels(figure))
+    assert max(map(len, labels(figure))) <= 44
+
+
+def test_no_teacher_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no teacher to draw"):
+        plot_teachers({})
+
+
+def points(figure: Figure) -> list[tuple[float, float]]:
+    markers = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    return [point for line in markers for point in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+
+
+def test_every_trajectory_is_a_point_of_the_plane(champ: Dataset) -> None:
+    figure = plot_plane(champ, sample=None)
+    assert sorted(points(figure)) == sorted(zip(champ["rsr_avg_surprisal"], champ["rsr_avg_rank"], strict=True))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == champ.unique("teacher")
+
+
+def test_lines_of_the_plane_hold_one_ratio_each(champ: Dataset) -> None:
+    axes = plot_plane(champ).axes[0]
+    lines = [line for line in axes.lines if line.get_marker() == "None"]
+    ratios = [[y / x for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)] for line in lines]
+    assert [text.get_text() for text in axes.texts] == [*(f"{pair[0]:g}" for pair in ratios), "RSR"]
+    assert all(pair == pytest.approx([pair[0]] * 2, rel=1e-12) for pair in ratios)
+
+
+def test_a_sample_of_the_plane_is_said_and_repeats(champ: Dataset) -> None:
+    figure = plot_plane(champ, sample=100, seed=3)
+    assert len(points(figure)) == 100
+    assert figure.axes[0].get_title(loc="left") == "100 of 1,350 trajectories drawn"
+    assert points(figure) == points(plot_plane(champ, sample=100, seed=3))
+    assert points(figure) != points(plot_plane(champ, sample=100, seed=4))
+
+
+def test_the_plane_takes_any_names_and_rows_without_a_score(champ: Dataset, tmp_path: Path) -> None:
+    names = [name for name in HOSTILE if name != "\ud800"]
+    rows = [{**champ[i], "teacher": names[i % len(names)]} for i in range(30)]
+    rows += [{**champ[0], "rsr": None, "rsr_avg_rank": None, "rsr_avg_surprisal": None, "rsr_status": "bad_row"}]
+    figure = plot_plane(Dataset.from_list(rows), dark=True)
+    figure.savefig(tmp_path / "plane.svg")
+    assert len(points(figure)) == 30
+    assert len(figure.legends[0].get_texts()) == len(names)
+
+
+def test_the_plane_refuses_what_it_cannot_compare(champ: Dataset) -> None:
+    mixed = Dataset.from_list([champ[0], {**champ[1], "rsr_settings": "other-100"}])
+    with pytest.raises(ValueError, match="2 different students or settings"):
+        plot_plane(mixed)
+    with pytest.raises(ValueError, match="never scored"):
+        plot_plane(champ.remove_columns("rsr"))
+    with pytest.raises(ValueError, match="no column 'model'"):
+        plot_plane(champ, color_by="model")
+    with pytest.raises(ValueError, match="none of the 0 rows has a score"):
+        plot_plane(champ.select([]))
+
+
+def test_tokens_are_coloured_by_their_own_ratio() -> None:
+    ranks, surprisals = [1, 500, 4, 1], [0.0, 2.0, 2.0, 5.0]
+    row = {"rsr_token_ranks": ranks, "rsr_token_surprisals": surprisals}
+    figure = plot_tokens(row, ["sure", " far", " even", " good"], neutral=2.0)
+    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    assert [(box.get_x(), box.get_width()) for box in boxes] == [(0, 4), (4, 4), (8, 5), (13, 5)]
+    sure, far, even, good = (np.array(box.get_facecolor()[:3]) for box in boxes)
+    assert np.allclose(even, 1, atol=0.02)
+    assert (sure[0] > sure[2], far[0] > far[2], good[0] < good[2]) == (True, True, True)
+    assert np.abs(1 - sure).sum() > np.abs(1 - far).sum()
+    assert np.allclose(good, 0.45 + 0.55 * np.array(to_rgb("#0072b2")), atol=0.01)
+
+
+def test_tokens_keep_their_lines_and_any_text(tmp_path: Path) -> None:
+    tokens = ["a$b", "\n", "\n\n", "\tx", "你好", "$", "\x00", "é" * 100]
+    row = {"rsr_token_ranks": [1] * 8, "rsr_token_surprisals": [0.5] * 8}
+    figure = plot_tokens(row, tokens, width=40)
+    figure.savefig(tmp_path / "tokens.svg")
+    ElementTree.parse(tmp_path / "tokens.svg")
+    drawn = "".join(text.get_text() for text in figure.axes[0].texts)
+    assert drawn == "a$b    x你好$�" + "é" * 100
+    assert figure.axes[0].get_ylim() == (6, 0)
+
+
+def test_tokens_say_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="'rsr_token_ranks': no values; score the row with"):
+        plot_tokens({"rsr_token_ranks": None}, ["a"])
+    with pytest.raises(ValueError, match="2 texts for 1 ranks"):
+        plot_tokens({"rsr_token_ranks": [1], "rsr_token_surprisals": [1.0]}, ["a", "b"])
+
+
+def test_a_sample_is_even_over_the_groups() -> None:
+    codes = np.repeat([0, 1, 2, -1], [1000, 5, 400, 30])
+    rows = sample_evenly(np.arange(codes.size), codes, 105, seed=0)
+    counts = np.unique(codes[rows], return_counts=True)[1]
+    assert sorted(counts) == [5, 30, 35, 35]
+    assert np.array_equal(rows, np.unique(rows))
+
+
+@given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=50))
+def test_axes_hold_all_but_outliers(values: list[float]) -> None:
+    array = np.array(values)
+    low, high = log_limits(array)
+    assert low < np.median(array) < high
+    assert low <= high
+    levels = round_levels(low, high)
+    assert len(levels) <= 6 and all(low <= level <= high for level in levels)
+
+
+def test_a_far_outlier_does_not_squeeze_the_axis() -> None:
+    assert log_limits(np.array([1.0] * 999 + [1e6])) == pytest.approx((1 / 1.08, 3 * 1.08))
+    assert iso_levels(np.linspace(2, 4, 100)) == [2.0, 2.5, 3.0, 4.0]
+
+
+def test_series_differ_in_colour_and_shape() -> None:
+    assert len({series_style(i) for i in range(49)}) == 49
+
+
+@given(text=st.text(max_size=40))
+def test_parts_of_a_text_put_together_are_the_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    ids = tokenizer(text)["input_ids"]
+    parts = split_text(tokenizer, ids)
+    assert len(parts) == len(ids) and "".join(parts) == tokenizer.decode(ids)
+
+
+@given(data=st.data())
+def test_parts_of_any_tokens_put_together_are_their_text(
+    tokenizer: PreTrainedTokenizerFast, data: st.DataObject
+) -> None:
+    ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=40))
+    assert "".join(split_text(tokenizer, ids)) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def test_a_character_of_several_tokens_belongs_to_the_last(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert split_text(tokenizer, tokenizer("x🎉")["input_ids"]) == ["x", "", "", "", "🎉"]
+
+
+def test_a_tokenizer_of_another_student_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="token id 49152 is not one of the"):
+        split_text(tokenizer, [1, 49152])
+
+
+def test_the_library_works_without_matplotlib() -> None:
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import rsr_datasets.figures.plots as figures\n"
+        "try: figures.plot_teachers({'a': 1.0})\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "figures need matplotlib: pip install 'rsr_datasets[report]'", done.stderr
+
+
+def test_importing_the_library_does_not_import_matplotlib() -> None:
+    code = "import rsr_datasets, rsr_datasets.figures.plots, sys; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,0 +1,472 @@
+"""A row to token ids and the positions to score, in the templates of real families."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import CHATML, conversation, make_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from rsr_datasets.reading.conversation import ConversationEncoder, find_format
+from rsr_datasets.reading.rendering import PRESETS, resolve_chat_template
+from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
+
+USUAL_FAMILIES = [
+    "qwen2_5",
+    "qwen3",
+    "qwen3_instruct_2507",
+    "llama3",
+    "llama3_1",
+    "gemma",
+    "gemma3",
+    "phi3",
+    "cohere2",
+]
+TRIMMING = ("llama3", "llama3_1", "gemma", "gemma3")
+MARKED = ["qwen2_5", "qwen3", "llama3", "gemma", "gemma3", "phi3", "cohere2", "deepseek_r1_distill", "glm4moe"]
+MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>"]
+MORE_MARKERS = ["<end_of_turn>", "<|end|>", "<|user|>", "<|assistant|>", "<|END_OF_TURN_TOKEN|>", "<tool_call>"]
+
+CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": 'Pa"ris', "days": 3}}}
+TOOL_CONVERSATION = [
+    {"role": "user", "content": "weather?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "name": "get_weather", "content": "get_weather says: sunny"},
+    {"role": "assistant", "content": "It is sunny."},
+]
+
+
+@pytest.fixture(scope="module")
+def family_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that knows the turn markers of the usual families, so that they never merge with text."""
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.add_tokens([AddedToken(marker, special=True) for marker in (*MARKERS, *MORE_MARKERS)])
+    return tokenizer
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, row: dict, template: str | None = None, **options: object
+) -> EncodedRow:
+    encoder = ConversationEncoder(tokenizer, chat_template=resolve_chat_template(template), **options)
+    encoded = encoder.encode([row], find_format(row))[0]
+    if isinstance(encoded, UnscorableRowError):
+        raise encoded
+    return encoded
+
+
+def scored_text(tokenizer: PreTrainedTokenizerFast, row: dict, template: str | None = None, **options: object) -> str:
+    encoded = encode(tokenizer, row, template, **options)
+    return tokenizer.decode(encoded.input_ids[encoded.positions])
+
+
+def own_text(tokenizer: PreTrainedTokenizerFast, row: dict, template: str | None = None) -> str:
+    """The characters found to be the assistant's own, before they are tokenized."""
+    encoder = ConversationEncoder(tokenizer, chat_template=resolve_chat_template(template))
+    rendered = encoder._render(row, find_format(row))
+    return "".join(c for c, own in zip(rendered.text, rendered.own, strict=True) if own)
+
+
+@pytest.mark.parametrize("family", USUAL_FAMILIES)
+def test_the_scored_text_is_the_content_of_every_turn(family_tokenizer, family: str) -> None:
+    turns = [*conversation("What is 2+2?", "It is 4."), *conversation("And 3+3?", "It is\n\n6, I think")]
+    assert scored_text(family_tokenizer, {"messages": turns}, f"trl:{family}") == "It is 4.It is\n\n6, I think"
+    last = scored_text(family_tokenizer, {"messages": turns}, f"trl:{family}", turns="last")
+    assert last == "It is\n\n6, I think"
+
+
+@pytest.mark.parametrize("family", USUAL_FAMILIES)
+def test_a_think_block_in_the_content_counts_with_its_tags(family_tokenizer, family: str) -> None:
+    row = {"messages": conversation("What is 2+2?", "<think>\nhm, 2+2\n</think>\n\nIt is 4.")}
+    assert scored_text(family_tokenizer, row, f"trl:{family}") == "<think>\nhm, 2+2\n</think>\n\nIt is 4."
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "gptoss"])
+def test_reasoning_counts_without_the_tags_that_the_template_puts_around_it(tokenizer, family: str) -> None:
+    turns = conversation("What is 2+2?", "It is 4.")
+    turns[1]["reasoning_content"] = "hm, 2+2"
+    assert own_text(tokenizer, {"messages": turns}, f"trl:{family}") == "hm, 2+2It is 4."
+
+
+@pytest.mark.parametrize("family", [*USUAL_FAMILIES, None])
+@pytest.mark.parametrize("content", ["\n  It is 4.\n\n ", " x", "x\n", "\n\n\nx\n\n\n"])
+def test_white_space_at_the_ends_counts_as_far_as_the_template_keeps_it(
+    family_tokenizer, family: str | None, content: str
+) -> None:
+    template = f"trl:{family}" if family else None
+    kept = content.strip() if family in TRIMMING else content.lstrip("\n") if family == "qwen3" else content
+    assert own_text(family_tokenizer, {"messages": conversation("?", content)}, template) == kept
+
+
+def test_the_headers_newline_is_not_taken_for_the_contents_own(family_tokenizer) -> None:
+    trimming = CHATML.replace("message['content']", "message['content'] | trim")
+    row = {"messages": conversation("?", "\nIt is 4.\n")}
+    assert scored_text(family_tokenizer, row, trimming) == "It is 4."
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3_1"])
+def test_tool_calls_count_as_the_template_renders_them(family_tokenizer, family: str) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    found = scored_text(family_tokenizer, {"messages": TOOL_CONVERSATION, "tools": tools}, f"trl:{family}")
+    call = (
+        '{"name": "get_weather", "parameters": {"city": "Pa\\"ris", "days": 3}}'
+        if family == "llama3_1"
+        else '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Pa\\"ris", "days": 3}}\n</tool_call>'
+    )
+    assert found == call + "It is sunny."
+
+
+def test_null_keys_that_arrow_fills_in_do_not_matter(family_tokenizer) -> None:
+    filled = [
+        {"name": None, "tool_calls": None, **message} if "tool_calls" not in message else {"name": None, **message}
+        for message in TOOL_CONVERSATION
+    ]
+    filled[1] = {**filled[1], "content": None, "tool_calls": [{**CALL, "id": None}]}
+    expected = encode(family_tokenizer, {"messages": TOOL_CONVERSATION}, "trl:qwen3")
+    found = encode(family_tokenizer, {"messages": filled}, "trl:qwen3")
+    assert np.array_equal(found.input_ids, expected.input_ids)
+    assert np.array_equal(found.positions, expected.positions)
+
+
+@pytest.mark.parametrize("family", MARKED)
+@pytest.mark.parametrize("content", ["It is 4.", "<think>\nhm, 2+2\n</think>\n\nIt is 4.", " \n4 "])
+def test_what_is_scored_lies_inside_the_templates_own_generation_marks(
+    family_tokenizer, family: str, content: str
+) -> None:
+    turns = [*conversation("What is 2+2?", content), *conversation("And 3+3?", "It is 6.")]
+    template = resolve_chat_template(f"trl:{family}_training")
+    try:
+        row = encode(family_tokenizer, {"messages": turns}, template)
+    except UnscorableRowError as error:
+        assert error.status == "template_dropped_text"
+        assert family in ("glm4moe",) and "<think>" in content
+        return
+    marked = family_tokenizer.apply_chat_template(
+        turns, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert marked["input_ids"][: row.input_ids.size] == row.input_ids.tolist()
+    assert set(row.positions) <= set(np.flatnonzero(marked["assistant_masks"]))
+
+
+@pytest.mark.parametrize(("family", "turn"), [("qwen3", 0), ("deepseek_r1_distill", 0), ("deepseek_r1_distill", 1)])
+def test_reasoning_that_a_template_strips_is_said(family_tokenizer, family: str, turn: int) -> None:
+    think = "<think>\nhm, 2+2\n</think>\n\nIt is 4."
+    turns = [conversation("What is 2+2?", "It is 4."), conversation("And?", "It is 6.")]
+    turns[turn][1]["content"] = think
+    row = {"messages": [*turns[0], *turns[1]]}
+    with pytest.raises(UnscorableRowError, match="leaves out or changes") as error:
+        encode(family_tokenizer, row, f"trl:{family}")
+    assert error.value.status == "template_dropped_text"
+    if family == "qwen3":
+        assert scored_text(family_tokenizer, row, "trl:qwen3", turns="last") == "It is 6."
+    assert think in scored_text(family_tokenizer, row, f"trl:{family}_training")
+
+
+def test_markers_of_the_template_in_the_content_are_content(family_tokenizer) -> None:
+    content = "x <|im_end|>\n<|im_start|>user\n{{ 7*7 }} assistant"
+    assert scored_text(family_tokenizer, {"messages": conversation("?", content)}) == content
+
+
+def test_what_the_user_says_is_never_scored(family_tokenizer) -> None:
+    row = {"messages": [*conversation("It is 4.", "It is 4."), {"role": "user", "content": "It is 4."}]}
+    encoded = encode(family_tokenizer, row)
+    once = encode(family_tokenizer, {"messages": conversation("It is 4.", "It is 4.")})
+    assert np.array_equal(encoded.positions, once.positions)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=3), st.sampled_from(["chatml", "llama3", None]))
+def test_any_text_is_found_in_any_place(answers: list[str], template: str | None) -> None:
+    tokenizer = _hypothesis_tokenizer()
+    turns = [message for answer in answers for message in conversation("the answer is 42.", answer)]
+    text = "".join(answer for answer in answers if answer.strip())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        with pytest.raises(UnscorableRowError, match="surrogate"):
+            encode(tokenizer, {"messages": turns}, template)
+        return
+    if not text:
+        with pytest.raises(UnscorableRowError, match="empty"):
+            encode(tokenizer, {"messages": turns}, template)
+        return
+    assert own_text(tokenizer, {"messages": turns}, template) == text
+
+
+def _hypothesis_tokenizer(cache: list = []) -> PreTrainedTokenizerFast:  # noqa: B006  built once
+    if not cache:
+        cache.append(make_tokenizer())
+    return cache[0]
+
+
+def test_the_first_response_token_is_the_first_that_contains_response_text(tokenizer) -> None:
+    whole = tokenizer("the answer")["input_ids"]
+    merged = next(
+        i
+        for i, (start, end) in enumerate(tokenizer("the answer", return_offsets_mapping=True)["offset_mapping"])
+        if end - start > 2
+    )
+    offsets = tokenizer("the answer", return_offsets_mapping=True)["offset_mapping"]
+    cut = offsets[merged][0] + 1
+    encoded = encode(tokenizer, {"prompt": "the answer"[:cut], "completion": "the answer"[cut:]})
+    assert encoded.input_ids.tolist() == whole
+    assert encoded.positions.tolist() == [i for i in range(merged, len(whole)) if i > 0]
+
+
+def test_a_bos_token_is_context_for_the_first_token_of_a_text(tokenizer) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    with_bos = make_tokenizer()
+    bos = with_bos.convert_tokens_to_ids("<|endoftext|>")
+    processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)])
+    with_bos.backend_tokenizer.post_processor = processor
+    encoded = encode(with_bos, {"text": "the answer"})
+    assert encoded.input_ids.tolist() == [bos, *tokenizer("the answer")["input_ids"]]
+    assert encoded.positions.tolist() == list(range(1, encoded.input_ids.size))
+
+
+def test_nothing_after_the_last_scored_token_is_kept(family_tokenizer) -> None:
+    encoded = encode(family_tokenizer, {"messages": [*conversation("?", "x = 3"), *conversation("more?", "")]})
+    assert encoded.input_ids.size == encoded.positions[-1] + 1
+
+
+def test_a_rows_own_template_arguments_win(tokenizer) -> None:
+    template = CHATML.replace("{{ '<|im_start|>'", "{{ style | default('none') }}{{ '<|im_start|>'")
+    row = {"messages": conversation("?", "x"), "chat_template_kwargs": {"style": "row's", "other": None}}
+    encoder = ConversationEncoder(tokenizer, chat_template=template, chat_template_kwargs={"style": "scorer's"})
+    assert encoder._render(row, find_format(row)).text.startswith("row's<|im_start|>")
+    row.pop("chat_template_kwargs")
+    assert encoder._render(row, find_format(row)).text.startswith("scorer's<|im_start|>")
+
+
+def test_tools_and_template_arguments_may_be_json_text(family_tokenizer) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    as_lists = {"messages": TOOL_CONVERSATION, "tools": tools, "chat_template_kwargs": {"enable_thinking": True}}
+    as_text = as_lists | {name: json.dumps(as_lists[name]) for name in ("tools", "chat_template_kwargs")}
+    expected, found = (encode(family_tokenizer, row, "trl:qwen3") for row in (as_lists, as_text))
+    assert np.array_equal(found.input_ids, expected.input_ids)
+    with pytest.raises(UnscorableRowError, match="column 'tools': text that is not JSON"):
+        encode(family_tokenizer, as_text | {"tools": "{"}, "trl:qwen3")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_render_every_role_and_mark_what_is_generated(tokenizer, preset: str) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, *conversation("What?", "x = 3"), *conversation("So?", "y")]
+    assert scored_text(tokenizer, {"messages": turns}, preset) == "x = 3y"
+
+
+def test_a_template_from_a_file(tokenizer, tmp_path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text(CHATML)
+    assert resolve_chat_template(str(file)) == CHATML
+
+
+def test_a_template_that_is_no_jinja_is_the_callers_mistake(tokenizer) -> None:
+    with pytest.raises(ValueError, match="not valid Jinja, line 1"):
+        encode(tokenizer, {"messages": conversation("?", "x")}, "{% for message in %}")
+
+
+def test_a_template_that_refuses_a_row_says_why(tokenizer) -> None:
+    row = {"messages": [{"role": "system", "content": "Be brief."}, *conversation("?", "x")]}
+    with pytest.raises(UnscorableRowError, match="System role not supported") as error:
+        encode(tokenizer, row, "trl:gemma")
+    assert error.value.status == "bad_row"
+
+
+@pytest.mark.parametrize("family", [*USUAL_FAMILIES, "gptoss", None])
+@pytest.mark.parametrize("answer", ["user", "assistant", "string", "model"])
+def test_an_answer_that_is_one_of_the_templates_own_strings_is_not_looked_for_in_headers(
+    family_tokenizer, family: str | None, answer: str
+) -> None:
+    turns = [*conversation(f"{answer} or assistant or user?", "x = 3"), *conversation(f"{answer}?", answer)]
+    template = f"trl:{family}" if family else None
+    encoder = ConversationEncoder(family_tokenizer, chat_template=resolve_chat_template(template))
+    try:
+        rendered = encoder._render({"messages": turns}, find_format(["messages"]))
+    except UnscorableRowError as error:
+        assert error.status == "template_dropped_text"
+        return
+    last = np.flatnonzero(rendered.own)[-len(answer) :]
+    assert rendered.text[last[0] : last[-1] + 1] == answer
+    assert last[0] > rendered.text.rindex(f"{answer}?")
+    assert rendered.own.sum() == len("x = 3" + answer)
+
+
+def test_a_repeated_tool_call_is_found_where_it_was_made_again(family_tokenizer) -> None:
+    call, result = TOOL_CONVERSATION[1:3]
+    messages = [TOOL_CONVERSATION[0], call, result, call]
+    first = encode(family_tokenizer, {"messages": messages[:2]}, "trl:qwen3")
+    for row, options in (
+        ({"messages": messages}, {"turns": "last"}),
+        ({"prompt": messages[:3], "completion": messages[3:]}, {}),
+    ):
+        again = encode(family_tokenizer, row, "trl:qwen3", **options)
+        assert again.positions[0] > first.positions[-1]
+        assert again.input_ids[again.positions].tolist() == first.input_ids[first.positions].tolist()
+
+
+def test_an_empty_system_column_is_no_system_turn(tokenizer) -> None:
+    turns = conversation("?", "x")
+    rows = [{"conversations": turns, "system": system} for system in (None, "", "  ")]
+    assert len({tuple(encode(tokenizer, row).input_ids) for row in rows}) == 1
+    with pytest.raises(UnscorableRowError, match="column 'system': expected text, found int"):
+        encode(tokenizer, {"conversations": turns, "system": 7})
+
+
+def test_a_value_nested_too_deeply_is_a_bad_row(tokenizer) -> None:
+    rows = [{"messages": conversation("?", "x"), "tools": tools} for tools in ("[" * 200_000, None)]
+    deep, plain = ConversationEncoder(tokenizer).encode(rows, find_format(rows[0]))
+    assert isinstance(deep, UnscorableRowError) and deep.status == "bad_row"
+    assert isinstance(plain, EncodedRow)
+
+
+def reason(tokenizer: PreTrainedTokenizerFast, row: dict, template: str | None = None, **options: object) -> str:
+    with pytest.raises(UnscorableRowError) as error:
+        encode(tokenizer, row, template, **options)
+    assert error.value.status == "template_dropped_text"
+    return str(error.value)
+
+
+THINK = "<think>\nhm, 2+2\n</think>\n\nIt is 4."
+
+
+def test_a_template_that_strips_reasoning_is_named_with_what_keeps_it(family_tokenizer) -> None:
+    row = {"messages": [*conversation("What is 2+2?", THINK), *conversation("And 3+3?", "It is 6.")]}
+    stripped_before = reason(family_tokenizer, row, "trl:qwen3")
+    assert "which is trl:qwen3)" in stripped_before
+    assert 'turns="last" (scores the last turn alone); chat_template="trl:qwen3_training"; ' in stripped_before
+
+    row = {"messages": [*conversation("And 3+3?", "It is 6."), *conversation("What is 2+2?", THINK)]}
+    stripped_last = reason(family_tokenizer, row, "trl:deepseek_r1_distill")
+    assert 'To keep the text: chat_template="trl:deepseek_r1_distill_training"; ' in stripped_last
+    # The training form of this one strips as well, so that it is no way out.
+    without = reason(family_tokenizer, row, "trl:deepseekv3")
+    assert without.endswith("To keep the text: chat_template= with one of your own")
+
+
+def test_the_ways_out_are_said_once(family_tokenizer) -> None:
+    row = {"messages": conversation("What is 2+2?", THINK)}
+    encoder = ConversationEncoder(family_tokenizer, chat_template=resolve_chat_template("trl:deepseek_r1_distill"))
+    said = [str(error) for error in encoder.encode([row, row], find_format(row))]
+    assert "To keep the text" in said[0] and "To keep the text" not in said[1]
+
+
+def test_the_students_own_template_is_named(family_tokenizer) -> None:
+    row = {"messages": [{**message, "reasoning_content": "hm"} for message in conversation("?", "x")]}
+    assert "template of 'the student')" in reason(family_tokenizer, row)
+
+
+@pytest.mark.parametrize("mark", ["{# {% generation %} #}", "{% raw %}{% generation %}{% endraw %}"])
+def test_a_generation_mark_that_is_no_statement_marks_nothing(tokenizer, mark: str) -> None:
+    assert scored_text(tokenizer, {"messages": conversation("?", "x = 3")}, mark + CHATML) == "x = 3"
+
+
+def test_a_generation_mark_with_other_spacing_marks(tokenizer) -> None:
+    marked = CHATML.replace("{{ '<|im_start|>'", "{%+ generation -%}{{ '<|im_start|>'").replace(
+        "{% endfor %}", "{% endgeneration %}{% endfor %}"
+    )
+    assert scored_text(tokenizer, {"messages": conversation("?", "x = 3")}, marked) == "x = 3"
+    nothing = CHATML + "{% generation %}{% endgeneration %}"
+    with pytest.raises(UnscorableRowError, match="no token of the text is a response token"):
+        encode(tokenizer, {"messages": conversation("?", "x = 3")}, nothing)
+
+
+def test_strings_of_the_template_that_overlap_in_the_content_are_both_left_as_they_are(tokenizer) -> None:
+    looks = "{% if '\n<' in m['content'] %}{% endif %}"
+    splits = "{{ (m['content'].split('</think>')[0] ~ '</think>' ~ m['content'].split('</think>')[-1]) }}"
+    template = "{% for m in messages %}[" + looks + splits + "]{% endfor %}"
+    messages = [{"role": "user", "content": "?</think>"}, {"role": "assistant", "content": "hm\n</think>x"}]
+    assert own_text(tokenizer, {"messages": messages}, template) == "hm\n</think>x"
+
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+
+
+def test_tools_may_be_a_list_of_json_texts(family_tokenizer) -> None:
+    rows = [{"messages": TOOL_CONVERSATION, "tools": tools} for tools in (TOOLS, [json.dumps(TOOLS[0])])]
+    as_dicts, as_texts = (encode(family_tokenizer, row, "trl:qwen3") for row in rows)
+    assert np.array_equal(as_texts.input_ids, as_dicts.input_ids)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        json.dumps([CALL]),
+        [json.dumps(CALL)],
+        [
+            {
+                "type": "function",
+                "function": {**CALL["function"], "arguments": json.dumps(CALL["function"]["arguments"])},
+            }
+        ],
+        {"type": ["function"], "function": [CALL["function"]]},
+    ],
+)
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "qwen3_5_think", "llama3_1", "lfm2_v2", "gptoss"])
+def test_tool_calls_in_other_forms_are_read_as_the_usual_ones(family_tokenizer, family: str, calls: object) -> None:
+    messages = [*TOOL_CONVERSATION[:1], {"role": "assistant", "content": "", "tool_calls": calls}]
+    usual = own_text(family_tokenizer, {"messages": TOOL_CONVERSATION[:2]}, f"trl:{family}")
+    assert "get_weather" in usual
+    assert own_text(family_tokenizer, {"messages": messages}, f"trl:{family}") == usual
+
+
+def test_tool_calls_that_cannot_be_read_are_a_bad_row(tokenizer) -> None:
+    for calls, found in (("{", "not JSON"), (7, "found int"), (["x"], "not JSON"), ([7], "list of dicts")):
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "x", "tool_calls": calls}]
+        with pytest.raises(UnscorableRowError, match=found) as error:
+            encode(tokenizer, {"messages": messages})
+        assert error.value.status == "bad_row" and "message 1: 'tool_calls'" in str(error.value)
+
+
+def test_the_end_of_the_turn_is_no_part_of_a_tool_call(family_tokenizer) -> None:
+    for family in ("glm4moe_training", "gemma4", "muse_glimmer", "deepseek_r1_distill"):
+        messages = [*TOOL_CONVERSATION[:1], {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}]
+        found = own_text(family_tokenizer, {"messages": messages}, f"trl:{family}")
+        assert "observation" not in found and "tool_response" not in found
+        assert "<|eom|>" not in found and "end▁of▁sentence" not in found
+
+
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm", "llava_next", "gemma3", "qwen2_5_vl"])
+def test_templates_that_take_blocks_and_those_that_take_either_score_text(family_tokenizer, family: str) -> None:
+    text = [*conversation("What?", "x = 3"), *conversation("So?", " y ")]
+    rows = [
+        {"messages": text},
+        {"messages": [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in text]},
+        {"messages": [{**m, "content": {"type": ["text"], "text": [m["content"]]}} for m in text]},
+    ]
+    first, *others = (encode(family_tokenizer, row, f"trl:{family}") for row in rows)
+    expected = "x = 3y" if family in TRIMMING else "x = 3 y "
+    assert own_text(family_tokenizer, rows[0], f"trl:{family}") == expected
+    assert all(np.array_equal(other.positions, first.positions) for other in others)
+
+
+def test_columns_that_are_no_dict_are_the_callers_mistake() -> None:
+    with pytest.raises(ValueError, match="columns='messages': must be a dict"):
+        find_format(["messages"], columns="messages")
+
+
+@pytest.mark.parametrize(("preset", "family"), [("chatml", "qwen2_5"), ("llama3", "llama3")])
+def test_presets_render_as_the_family_does(family_tokenizer, preset: str, family: str) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, *conversation("What?", "x = 3"), *conversation("So?", "y")]
+    ours, theirs = (encode(family_tokenizer, {"messages": turns}, name) for name in (preset, f"trl:{family}"))
+    assert np.array_equal(ours.input_ids, theirs.input_ids)
+    assert np.array_equal(ours.positions, theirs.positions)
+
+
+def test_the_plain_preset_is_the_texts_and_the_end_of_each_answer(family_tokenizer) -> None:
+    encoder = ConversationEncoder(family_tokenizer, chat_template=resolve_chat_template("plain"))
+    rendered = encoder._render({"messages": [*conversation("What?", "x = 3")] * 2}, find_format(["messages"]))
+    assert rendered.text == "<|endoftext|>" + "What?\n\nx = 3<|endoftext|>" * 2
+
+
+def test_prompt_and_completion_texts_need_no_template(tokenizer) -> None:
+    bare = make_tokenizer()
+    bare.chat_template = None
+    assert scored_text(bare, {"prompt": "Solve it.\n", "completion": "x = 3"}) == "x = 3"
+    with pytest.raises(ValueError, match="no chat template"):
+        encode(bare, {"prompt": conversation("?", "x")[:1], "completion": conversation("?", "x")[1:]})

@@ -1,0 +1,566 @@
+"""The report, opened in a real browser: what it shows, how fast, and that no text of the data does anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, conversation
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedTokenizerFast
+
+from rsr_datasets import dataset_rsr, select_trajectories
+from rsr_datasets.figures.plotting import SERIES_DARK, SERIES_LIGHT
+from rsr_datasets.metrics.base import trajectory_scores
+from rsr_datasets.reading.token_texts import split_text
+from rsr_datasets.report import page as report
+from rsr_datasets.report.page import build_report
+from rsr_datasets.report.trajectory_texts import choose_problems
+from rsr_datasets.tables.records import append_record
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: the report is NOT tested")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: the page of the report is NOT tested")
+
+HOSTILE = (
+    "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><svg onload=window.hacked=1>"
+    "<a href='javascript:window.hacked=1'>click</a> [link](javascript:alert(1)) **bold** \x1b[31mred\u2028\u2029"
+    "<!-- {{data}} $\\frac{1}{2}$ مرحبا 你好 🎉 &lt;b&gt;"
+)
+
+
+def scored_row(
+    problem: str, teacher: str | None, answer: str, ids: list[int], seed: int, clip: int = 100
+) -> dict[str, Any]:
+    """A row with token columns whose row columns are what the metric gives for them."""
+    draw = np.random.default_rng(seed)
+    surprisals = (draw.exponential(1.2, len(ids)) + 0.01).astype(np.float32)
+    ranks = np.maximum(1, np.exp(np.minimum(surprisals, 6) * draw.uniform(0.2, 1.2, len(ids)))).astype(int)
+    scores = trajectory_scores(ranks, surprisals, [0, len(ids)], clip)
+    return {
+        "problem_id": problem,
+        "teacher": teacher,
+        "messages": conversation(f"Solve {problem}.", answer),
+        "rsr": scores.rsr[0],
+        "rsr_avg_rank": scores.avg_rank[0],
+        "rsr_avg_surprisal": scores.avg_surprisal[0],
+        "rsr_num_tokens": len(ids),
+        "rsr_settings": f"0123456789ab-{clip}",
+        "rsr_status": "scored",
+        "rsr_token_ids": ids,
+        "rsr_token_ranks": ranks.tolist(),
+        "rsr_token_surprisals": surprisals.tolist(),
+    }
+
+
+Rows = Callable[[dict[tuple[str, str], str]], Dataset]
+
+
+@pytest.fixture(scope="session")
+def make_rows(tokenizer: PreTrainedTokenizerFast) -> Rows:
+    def make(answers: dict[tuple[str, str], str]) -> Dataset:
+        return Dataset.from_list([
+            scored_row(problem, teacher, answer, tokenizer(answer)["input_ids"], seed)
+            for seed, ((problem, teacher), answer) in enumerate(answers.items())
+        ])  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small(make_rows: Rows) -> Dataset:
+    """Three problems of three teachers, a line break, a character of several tokens and a rank above the clip."""
+    answers = {
+        (f"p{p}", teacher): f"First, x = {p + 1}. Then 🎉 by {teacher}!\nSo the answer is {p * 7}.\n\nDone."
+        for p in range(3)
+        for teacher in ("ada", "bob", "eve")
+    }
+    rows = list(make_rows(answers))
+    rows[0]["rsr_token_ranks"] = [min(rank, 90) for rank in rows[0]["rsr_token_ranks"]]
+    rows[0]["rsr_token_ranks"][2] = 5000
+    scores = trajectory_scores(
+        rows[0]["rsr_token_ranks"], rows[0]["rsr_token_surprisals"], [0, rows[0]["rsr_num_tokens"]]
+    )
+    rows[0] |= {"rsr": scores.rsr[0], "rsr_avg_rank": scores.avg_rank[0]}
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="session")
+def champ() -> Dataset:
+    return Dataset.from_parquet(str(ROOT / "tests" / "data" / "champ_smollm2_scores.parquet"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        started = running.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a report; at the end of the test nothing may have been loaded, said on the console, or run."""
+    contexts, complaints, opened = [], [], set()
+
+    def open_(path: Path, **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        opened.add(path.as_uri())
+        page.on("request", lambda request: request.url in opened or complaints.append(f"request {request.url}"))
+        page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_
+    for context in contexts:
+        for page in context.pages:
+            assert page.evaluate("window.hacked") is None
+        context.close()
+    assert complaints == []
+
+
+def embedded(path: Path) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Asks again and again from outside: a page whose policy forbids eval cannot poll an expression by itself."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"never came true: {expression}")
+
+
+def click_point(page: Any, row: int) -> None:
+    """Clicks the plane where the row's point is."""
+    page.locator("#plane-plot canvas").scroll_into_view_if_needed()
+    where = "(row) => { const i = points.row.indexOf(row); return { x: plots[0].px[i], y: plots[0].py[i] }; }"
+    page.locator("#plane-plot canvas").click(position=page.evaluate(where, row))
+
+
+@needs_browser
+def test_it_shows_teachers_in_the_order_of_their_rsr(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+    page = open_page(build_report(champ, tmp_path / "report.html", title="CHAMP"))
+    assert page.title() == "CHAMP" and page.locator("h1").inner_text() == "CHAMP"
+    results = dataset_rsr(champ, "teacher")
+    order = sorted(results, key=lambda name: results[name].rsr)
+    rows = page.locator("#teacher-chart .row:not(.axis)")
+    assert rows.locator(".name").all_inner_texts() == order
+    expected = [f"{r.rsr:.3f} [{r.low:.3f}, {r.high:.3f}] · 270" for r in (results[name] for name in order)]
+    assert rows.locator(".numbers").all_inner_texts() == expected
+    tiles = page.locator(".tile").all_inner_texts()
+    assert tiles[:4] == ["1,350\nrows", "1,350\nwith a score", "270\nproblems (problem_id)", "5\nteachers"]
+    assert "Every trajectory with a score is drawn." in page.locator("#plane-lead").inner_text()
+    assert "nothing to read here" in page.locator("#trajectories").inner_text()
+
+
+@needs_browser
+def test_it_shows_shares_before_and_after_a_selection(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+    selected, selection = select_trajectories(champ, "problem_id", return_report=True)
+    path = build_report(champ, tmp_path / "report.html", selected=selected)
+    page = open_page(path)
+    rows = page.locator("#teacher-chart .row:not(.axis):not(.head)")
+    shares = dict(
+        zip(rows.locator(".name").all_inner_texts(), rows.locator(".shares.numbers").all_inner_texts(), strict=True)
+    )
+    assert shares == {teacher: f"20.0% → {share:.1%}" for teacher, share in selection.teacher_share.items()}
+    assert f"{selection.rsr_after:.3f}\nRSR of the selection" in page.locator(".tile").all_inner_texts()
+    page.locator("#records summary").click()
+    assert json.loads(page.locator("#records pre").inner_text())["report"] == selection.to_dict()
+
+
+@needs_browser
+def test_points_are_the_rows(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+    path = build_report(champ, tmp_path / "report.html")
+    points = embedded(path)["points"]
+    for name, column in (
+        ("rsr", "rsr"),
+        ("rank", "rsr_avg_rank"),
+        ("surprisal", "rsr_avg_surprisal"),
+        ("tokens", "rsr_num_tokens"),
+    ):
+        np.testing.assert_allclose(points[name], np.array(champ[column])[points["row"]], rtol=1e-5)
+    assert sorted(points["row"]) == list(range(1350))
+    page = open_page(path)
+    page.locator("#plane-plot canvas").scroll_into_view_if_needed()
+    page.evaluate("plots[0].select(points.row.indexOf(7))")
+    row = champ[7]
+    tooltip = page.locator("#tooltip").inner_text().split("\n")
+    assert tooltip[:2] == [row["teacher"], row["problem_id"]]
+    assert tooltip[2:8] == [
+        "RSR",
+        f"{row['rsr']:.3f}",
+        "average rank",
+        f"{row['rsr_avg_rank']:.3f}",
+        "average surprisal",
+        f"{row['rsr_avg_surprisal']:.3f} nats",
+    ]
+    assert tooltip[-1] == "its text is not in this page"
+
+
+@needs_browser
+def test_a_click_on_a_point_opens_its_tokens(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    page = open_page(build_report(small, tmp_path / "report.html", tokenizer=tokenizer))
+    click_point(page, 4)
+    row = small[4]
+    shown = page.locator(".candidate", has=page.locator("header .name", has_text=row["teacher"]))
+    assert shown.locator(".tokens").evaluate("(holder) => holder.textContent") == row["messages"][-1]["content"]
+    assert page.locator(".problem-name").inner_text() == "p1"
+    assert page.locator(".prompt").inner_text() == "USER\n\nSolve p1."
+    assert f"RSR {row['rsr']:.3f} = {row['rsr_avg_rank']:.3f} / {row['rsr_avg_surprisal']:.3f}" in shown.inner_text()
+    assert page.locator(".candidate").count() == 2
+    page.locator("tbody input:not(:checked)").check()
+    assert page.locator(".candidate").count() == 3
+
+
+@needs_browser
+def test_a_click_is_answered_within_300_ms(make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    """The last of several trajectories of thousands of tokens, from the click to the frame that shows it."""
+    text = "Therefore f(n) = 2 f(n-1) + 3, and so the answer is 42. Let x be the number of strings.\n" * 100
+    rows = make_rows({(f"p{p}", teacher): text for p in range(6) for teacher in ("ada", "bob")})
+    assert rows[0]["rsr_num_tokens"] > 3000
+    page = open_page(build_report(rows, tmp_path / "report.html", tokenizer=tokenizer))
+    page.evaluate(
+        "addEventListener('click', () => { window.clicked = performance.now(); requestAnimationFrame(() => {"
+        " setTimeout(() => { window.answered = performance.now(); window.tokens = "
+        "document.querySelectorAll('.candidate .token').length; }); }); }, { capture: true })"
+    )
+    click_point(page, 11)
+    wait_until(page, "window.answered")
+    assert page.evaluate("window.tokens") >= 1400
+    assert page.evaluate("window.answered - window.clicked") <= 300
+    wait_until(page, "document.querySelectorAll('.candidate .token').length > 6000")
+    assert page.locator(".tokens").first.evaluate("(holder) => holder.textContent") == text
+
+
+@needs_browser
+def test_a_token_says_its_numbers(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    page = open_page(build_report(small, tmp_path / "report.html", tokenizer=tokenizer))
+    click_point(page, 0)
+    shown = page.locator(".candidate", has=page.locator("header .name", has_text="ada"))
+    row, clipped = small[0], shown.locator(".token.clipped")
+    assert clipped.count() == 1
+    clipped.hover()
+    surprisal = row["rsr_token_surprisals"][2]
+    facts = page.locator("#tooltip dd").all_inner_texts()
+    assert facts[0] == "5,000 (counts as 100)" and facts[3] == "3"
+    assert float(facts[1].removesuffix(" nats")) == pytest.approx(surprisal, rel=5e-3)
+    assert float(facts[2]) == pytest.approx(100 / surprisal, rel=1e-2)
+    party = shown.locator(".token", has_text="🎉")
+    party.hover()
+    assert "4 tokens spell this" in page.locator("#tooltip").inner_text()
+    assert page.locator("#tooltip dl").count() == 4
+
+
+@needs_browser
+def test_tokens_are_coloured_by_the_side_of_the_neutral_ratio(
+    small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
+) -> None:
+    path = build_report(small, tmp_path / "report.html", tokenizer=tokenizer)
+    neutral = dataset_rsr(small).rsr
+    assert embedded(path)["tokenScale"]["neutral"] == neutral
+    page = open_page(path)
+    click_point(page, 8)
+    classes = (
+        page.locator(".candidate")
+        .filter(has_text="eve")
+        .locator(".token")
+        .evaluate_all("(all) => all.map((t) => t.className)")
+    )
+    row = small[8]
+    ratios = np.minimum(row["rsr_token_ranks"], 100) / np.array(row["rsr_token_surprisals"])
+    far = np.abs(np.log(ratios / neutral)) > 0.5
+    cut = row["messages"][-1]["content"].index("🎉")
+    units = len(tokenizer(row["messages"][-1]["content"][:cut])["input_ids"])
+    sides = ["h" if ratio > neutral else "l" for ratio in ratios[:units]]
+    assert far[:units].sum() >= 5
+    for name, side, is_far in zip(classes[:units], sides, far[:units], strict=True):
+        assert not is_far or re.search(rf" {side}[1-6]\b", name), (name, side)
+    page.select_option("#color-mode", "surprisal")
+    assert page.locator(".token[class*=' h']").count() == 0
+
+
+@needs_browser
+def test_segments_that_raise_the_rsr_most_come_first(
+    small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
+) -> None:
+    page = open_page(build_report(small, tmp_path / "report.html", tokenizer=tokenizer))
+    click_point(page, 0)
+    row = small[0]
+    ranks, surprisals = np.minimum(row["rsr_token_ranks"], 100), np.array(row["rsr_token_surprisals"])
+    parts = split_text(tokenizer, row["rsr_token_ids"])
+    spaces = [len(part) - len(part.lstrip()) if part.strip() else 0 for part in parts]
+    starts = np.cumsum([0, *map(len, parts[:-1])]) + spaces
+    expected, start = [], 0
+    for segment in re.findall(r".+?(?:[.!?]\s+|$)", "".join(parts), re.DOTALL):
+        kept = (starts < start) | (starts >= start + len(segment))
+        expected.append((row["rsr"] - ranks[kept].sum() / surprisals[kept].sum(), segment.strip()))
+        start += len(segment)
+    assert len(expected) == 4 and start == len("".join(parts))
+    raising = sorted((pair for pair in expected if pair[0] >= 0.0005), reverse=True)
+    shown = page.locator(".candidate").filter(has_text="ada").first.locator(".segments button")
+    assert shown.all_inner_texts() == [f"+{raises:.3f}\n{text}" for raises, text in raising]
+    shown.first.click()
+    marked = page.locator(".token.marked").evaluate_all("(all) => all.map((t) => t.textContent).join('')")
+    assert marked.strip() == raising[0][1]
+
+
+@needs_browser
+def test_a_problem_is_found_by_its_name_or_prompt(
+    small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
+) -> None:
+    page = open_page(build_report(small, tmp_path / "report.html", tokenizer=tokenizer))
+    page.fill("#problem-search", "solve P2")
+    assert page.locator("#problem-list li .label").all_inner_texts() == ["p2"]
+    page.keyboard.press("Enter")
+    assert page.locator(".problem-name").inner_text() == "p2"
+    assert page.locator("#problem-list").is_hidden()
+    page.fill("#problem-search", "nowhere")
+    assert page.locator("#problem-list").inner_text() == "no such problem in this page"
+    page.keyboard.press("Escape")
+    page.click("#problem-next")
+    assert page.locator(".problem-name").inner_text() == "p0"
+
+
+@needs_browser
+def test_points_and_tokens_are_reached_by_keyboard(
+    small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
+) -> None:
+    page = open_page(build_report(small, tmp_path / "report.html", tokenizer=tokenizer))
+    page.focus("#plane-plot canvas")
+    page.keyboard.press("ArrowRight")
+    lowest = int(np.argmin(small["rsr_avg_surprisal"]))
+    assert f"row\n{lowest}" in page.locator("#tooltip").inner_text()
+    page.keyboard.press("Enter")
+    assert page.locator(".problem-name").inner_text() == small[lowest]["problem_id"]
+    page.locator(".tokens").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "token\n1" in page.locator("#tooltip").inner_text()
+
+
+@needs_browser
+def test_any_text_stays_text(make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    rows = make_rows({(HOSTILE, f"{HOSTILE}{i}"): HOSTILE * 2 for i in range(3)})
+    rows = append_record(rows, {"step": HOSTILE, "settings": HOSTILE})
+    path = build_report(rows, tmp_path / "report.html", tokenizer=tokenizer, title=HOSTILE, selected=rows.select([0]))
+    content = path.read_text("utf-8")
+    assert content.count("<script") == 2 and content.count("</script>") == 2
+    data = content[content.index('id="data">') : content.rindex("<script>")]
+    assert not {"\u2028", "\u2029"} & set(data) and data.count("<") == 1
+    page = open_page(path)
+    click_point(page, 1)
+    page.locator("#records summary").click()
+    for selector in (
+        "#trajectories",
+        "#teacher-chart",
+        ".prompt",
+        ".problem-name",
+        "#records pre",
+        ".legend",
+        ".tokens",
+    ):
+        assert "<script>window.hacked=1</script>" in page.locator(selector).first.evaluate("(e) => e.textContent")
+    assert "␛[31mred" in page.locator(".tokens").first.evaluate("(e) => e.textContent")
+    assert page.locator("img, iframe, main a[href^=java], script[src]").count() == 0
+    page.locator(".token").first.hover()
+    page.wait_for_timeout(200)
+
+
+@needs_browser
+def test_without_token_columns_it_shows_plain_text(
+    small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
+) -> None:
+    plain = small.remove_columns(["rsr_token_ids", "rsr_token_ranks", "rsr_token_surprisals"])
+    page = open_page(build_report(plain, tmp_path / "a.html", tokenizer=tokenizer))
+    assert "no token columns (RSRScorer(..., token_columns=True)" in page.locator("#trajectories .note").inner_text()
+    click_point(page, 4)
+    assert small[4]["messages"][-1]["content"].split("\n")[0] in page.locator(".candidate").first.inner_text()
+    assert page.locator(".token, .segments").count() == 0
+    page = open_page(build_report(small, tmp_path / "b.html"))
+    assert "No tokenizer was given" in page.locator("#trajectories .note").inner_text()
+
+
+@needs_browser
+def test_what_is_sampled_is_said_and_the_page_stays_small(
+    make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any
+) -> None:
+    text = "Nothing here repeats 日本語 quite as it did before, does it? 42 \n" * 130
+    rows = make_rows({(f"p{p}", t): f"{p} {t} {text}" for p in range(40) for t in ("ada", "bob")})
+    rows = rows.remove_columns("messages").add_column("text", [f"{i} {text * 9}" for i in range(80)])
+    path = build_report(rows, tmp_path / "report.html", tokenizer=tokenizer, max_points=60)
+    assert 3_000_000 < path.stat().st_size < 5_000_000
+    data = embedded(path)
+    rows_with_text = {c["row"] for problem in data["texts"]["problems"] for c in problem["candidates"]}
+    assert rows_with_text < set(data["points"]["row"]) and len(data["points"]["row"]) <= len(rows_with_text) + 60
+    page = open_page(path)
+    assert f"{len(data['points']['row'])} of 80 trajectories are drawn" in page.locator("#plane-lead").inner_text()
+    count = len(data["texts"]["problems"])
+    assert 1 < count < 40
+    lead = page.locator("#trajectories-lead").inner_text()
+    assert lead == f"The text of {count} of 40 problems is in this page, chosen at random."
+    other = next(row for row in data["points"]["row"] if row not in rows_with_text)
+    click_point(page, other)
+    assert f"look up row {other} of the data set" in page.locator("#trajectory-view").inner_text()
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_follows_the_theme(
+    make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any, scheme: str
+) -> None:
+    names = ["organisation/" + "Very-Long-Model-Name-" * 6, "x" * 190, "نموذج اللغة العربية الكبير", "通义千问" * 9]
+    names += [f"teacher {i}" for i in range(29)]
+    rows = make_rows({("w" * 300, name): "Therefore 你好 the result مرحبا is 239. " + "y" * 400 for name in names})
+    path = build_report(rows, tmp_path / "report.html", tokenizer=tokenizer, selected=rows.select([0, 1, 7]))
+    page = open_page(path, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    beyond = (
+        "(all) => all.filter((e) => e.offsetParent && e.getBoundingClientRect().right > 390).map((e) => e.className)"
+    )
+    assert page.locator("main *:not(td):not(th):not(td *)").evaluate_all(beyond) == []
+    background = "getComputedStyle(document.body).backgroundColor"
+    light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 28)"
+    assert page.evaluate(background) == {"light": light, "dark": dark}[scheme]
+    page.click("#theme")
+    assert page.evaluate(background) == light
+    page.click("#theme")
+    assert page.evaluate(background) == dark
+
+
+@needs_browser
+def test_paper_is_light(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    page = open_page(build_report(small, tmp_path / "report.html", tokenizer=tokenizer), color_scheme="dark")
+    page.evaluate("addEventListener('beforeprint', () => { window.paper = themeColors().bg; })")
+    page.pdf(path=tmp_path / "report.pdf")
+    assert page.evaluate("window.paper") == "#ffffff"
+    assert page.evaluate("themeColors().bg") == "#14171c"
+
+
+@needs_browser
+def test_rows_without_scores_are_counted(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    nothing = dict.fromkeys(
+        ["rsr", "rsr_avg_rank", "rsr_avg_surprisal", "rsr_token_ids", "rsr_token_ranks", "rsr_token_surprisals"]
+    )
+    unscored = [
+        {**small[i], **nothing, "rsr_num_tokens": 0, "rsr_status": "bad_row", "teacher": None} for i in range(3)
+    ]
+    rows = Dataset.from_list([*small, *unscored])
+    page = open_page(build_report(rows, tmp_path / "a.html", tokenizer=tokenizer))
+    assert page.locator(".statuses").inner_text().split("\n") == ["scored", "9 (75.0%)", "bad_row", "3 (25.0%)"]
+    assert page.locator("#teacher-chart .name").all_inner_texts()[-2] == "(none)"
+    click_point(page, 0)
+    page.locator("tbody tr", has_text="bad_row").first.locator("input").check()
+    assert "bad_row" in page.locator(".candidate").last.inner_text()
+    for name, some in (("b", rows.select(range(9, 12))), ("c", rows.select([]))):
+        page = open_page(build_report(some, tmp_path / f"{name}.html", tokenizer=tokenizer))
+        assert page.locator("#plane-lead").inner_text() == "No row has a score."
+
+
+@needs_browser
+def test_smollm2_tokens_are_the_text(smollm2: str, make_rows: Rows, tmp_path: Path, open_page: Any) -> None:
+    """A real tokenizer, loaded from the student's own file, on a real trajectory."""
+    from champ import load_champ
+
+    from rsr_datasets.engines.transformers.student import StudentSpec
+
+    answer = load_champ(problems=3)[5]["messages"][-1]["content"] + " 你好 🎉"
+    real = StudentSpec(smollm2).load_tokenizer()
+    rows = Dataset.from_list([scored_row("p", "GPT-4", answer, real(answer)["input_ids"], seed=0)])
+    page = open_page(build_report(rows, tmp_path / "report.html", tokenizer=smollm2))
+    assert page.locator(".tokens").evaluate("(holder) => holder.textContent") == answer
+
+
+def test_it_is_one_file_that_loads_nothing(small: Dataset, tokenizer: Any, tmp_path: Path) -> None:
+    path = build_report(small, tmp_path / "folder" / "report.html", tokenizer=tokenizer)
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    content = path.read_text("utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', content)
+    assert policy and re.fullmatch(
+        r"default-src 'none'; script-src 'sha256-\S{44}'; style-src 'sha256-\S{44}'; img-src data:; base-uri 'none'; "
+        r"form-action 'none'",
+        policy[1],
+    )
+    assert not re.search(r"(src|href)=\"(?!#|data:,)", content) and "innerHTML" not in content
+    assert content == build_report(small, tmp_path / "again.html", tokenizer=tokenizer).read_text("utf-8")
+
+
+def test_the_page_has_the_colours_of_the_figures() -> None:
+    style = (Path(report.__file__).parent / "assets" / "report.css").read_text("utf-8")
+    found = re.findall(r"--c[0-6]: (#\w{6});", style)
+    assert found == [*SERIES_LIGHT, *SERIES_DARK, *SERIES_DARK]
+
+
+def test_problems_may_be_prompts_or_rows(small: Dataset, tmp_path: Path) -> None:
+    unnamed = small.remove_columns("problem_id")
+    by_prompt = embedded(build_report(unnamed, tmp_path / "a.html", problem_column="prompt"))
+    assert by_prompt["overview"]["problems"] == 3
+    assert [len(problem["candidates"]) for problem in by_prompt["texts"]["problems"]] == [3, 3, 3]
+    by_row = embedded(build_report(unnamed, tmp_path / "b.html"))
+    assert by_row["overview"]["problems"] is None
+    assert [problem["label"] for problem in by_row["texts"]["problems"]] == [f"row {i}" for i in range(9)]
+
+
+def test_long_trajectories_are_cut_so_that_several_problems_fit(
+    make_rows: Rows, tokenizer: Any, tmp_path: Path
+) -> None:
+    codes = np.repeat(np.arange(100), 33)
+    chosen, limit = choose_problems(codes, np.full(3300, 30_000.0), np.ones(3300, bool), 4_000_000, 16, seed=0)
+    assert (len(chosen), limit) == (14, 500) and all(np.ptp(codes[rows]) == 0 and rows.size == 33 for rows in chosen)
+    row = make_rows({("p", "ada"): "x = 1, y = 2, "})[0]
+    lists = {name: row[name] * 3000 for name in ("rsr_token_ids", "rsr_token_ranks", "rsr_token_surprisals")}
+    length = len(lists["rsr_token_ids"])
+    path = build_report(
+        Dataset.from_list([row | lists | {"rsr_num_tokens": length}]), tmp_path / "a.html", tokenizer=tokenizer
+    )
+    shown = embedded(path)["texts"]["problems"][0]["candidates"][0]
+    assert len(shown["tokens"]["ranks"]) == 16_000 and shown["omittedTokens"] == length - 16_000 > 0
+
+
+def test_problems_with_several_candidates_come_first() -> None:
+    codes = np.array([0, 1, 1, 2, 3, 3, -1])
+    scored = np.array([True, True, True, True, True, False, True])
+    chosen, _ = choose_problems(codes, np.full(7, 10.0), scored, 1_200, 16, seed=0)
+    assert chosen[0].tolist() == [1, 2] and len(chosen) == 1
+
+
+def test_a_failure_leaves_what_was_there(small: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("before")
+    other = small.rename_columns({name: f"qwen{name[3:]}" for name in small.column_names if name.startswith("rsr")})
+    for rows, arguments, message in (
+        (small.remove_columns("rsr"), {}, "never scored"),
+        (other, {}, "never scored"),
+        (Dataset.from_list([small[0], {**small[1], "rsr_settings": "b-100"}]), {}, "2 different students or settings"),
+        (small, {"teacher_column": "model"}, "no column 'model'"),
+        (small, {"problem_column": "model"}, "no column 'model'"),
+        (small, {"max_points": 0}, "max_points=0: must be between"),
+        (small, {"selected": other}, "never scored"),
+        (small, {"selected": small.map(lambda row: {"rsr_settings": "b-100"})}, "2 different students or settings"),
+        (small, {"selected": small.map(lambda row: {"teacher": "mia"})}, "teacher 'mia' is not among"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            build_report(rows, path, **arguments)
+    many = Dataset.from_list([{**small[0], "teacher": f"t{i}"} for i in range(201)])
+    with pytest.raises(ValueError, match="201 different teachers, the report takes 200"):
+        build_report(many, path)
+    with pytest.raises(ValueError, match="is a folder; name the HTML file"):
+        build_report(small, tmp_path)
+    with pytest.raises(TypeError, match=r"found a DatasetDict; choose one of its splits \['train'\]"):
+        build_report(DatasetDict({"train": small}), path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    assert embedded(build_report(other, path, column_prefix="qwen"))["overview"]["scored"] == 9

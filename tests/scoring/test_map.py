@@ -1,0 +1,416 @@
+"""What `datasets` users expect of anything called in a `map`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from conftest import ROOT, conversation, make_model
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
+from safetensors.torch import load_file, save_file
+
+import rsr_datasets.scoring.scorer
+from rsr_datasets import RSRScorer
+
+ROW_TYPES = {
+    "rsr": pa.float64(),
+    "rsr_avg_rank": pa.float64(),
+    "rsr_avg_surprisal": pa.float64(),
+    "rsr_num_tokens": pa.int32(),
+    "rsr_settings": pa.string(),
+    "rsr_status": pa.string(),
+}
+TOKEN_TYPES = {
+    "rsr_token_ids": pa.list_(pa.int32()),
+    "rsr_token_ranks": pa.list_(pa.int32()),
+    "rsr_token_surprisals": pa.list_(pa.float32()),
+}
+STATUSES = ["scored", "scored", "scored", "no_response", "scored", "bad_row", "scored"]
+
+
+def assert_same_scores(found: Dataset | dict, expected: Dataset | dict) -> None:
+    for name in ("rsr", "rsr_avg_rank", "rsr_avg_surprisal"):
+        np.testing.assert_allclose(
+            np.array(found[name][:], dtype=float), np.array(expected[name][:], dtype=float), rtol=1e-5
+        )
+    for name in ("rsr_num_tokens", "rsr_settings", "rsr_status"):
+        assert list(found[name]) == list(expected[name])
+
+
+def types_of(dataset: Dataset, names: dict) -> dict:
+    return {name: dataset.features.arrow_schema.field(name).type for name in names}
+
+
+@pytest.fixture
+def scored(dataset: Dataset, student_folder: str) -> Dataset:
+    return dataset.map(RSRScorer(student_folder, token_columns=True), batched=True)
+
+
+def test_batched_map_appends_typed_columns_and_keeps_the_rest(dataset: Dataset, scored: Dataset) -> None:
+    assert scored.column_names == [*dataset.column_names, *ROW_TYPES, *TOKEN_TYPES]
+    assert types_of(scored, ROW_TYPES | TOKEN_TYPES) == ROW_TYPES | TOKEN_TYPES
+    assert {name: scored.features[name] for name in dataset.column_names} == dataset.features
+    assert scored.select_columns(dataset.column_names).to_list() == dataset.to_list()
+    assert list(scored["rsr_status"]) == STATUSES
+
+
+def test_a_row_that_was_not_scored_is_null_throughout(scored: Dataset) -> None:
+    for row, status in zip(scored, STATUSES, strict=True):
+        numeric = [row["rsr"], row["rsr_avg_rank"], row["rsr_avg_surprisal"]]
+        tokens = [row[name] for name in TOKEN_TYPES]
+        if status == "scored":
+            assert all(value > 0 for value in numeric)
+            assert {len(values) for values in tokens} == {row["rsr_num_tokens"]}
+        else:
+            assert numeric == [None] * 3 and tokens == [None] * 3 and row["rsr_num_tokens"] == 0
+
+
+def test_single_row_map_gives_the_same(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    one_by_one = dataset.map(RSRScorer(student_folder, token_columns=True))
+    assert_same_scores(one_by_one, scored)
+    assert one_by_one.features == scored.features
+
+
+def test_batch_size_does_not_matter(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    for batch_size in (1, 2, 1000, None):
+        assert_same_scores(dataset.map(RSRScorer(student_folder), batched=True, batch_size=batch_size), scored)
+
+
+def test_dataset_dict(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    splits = DatasetDict(train=dataset, test=dataset.select([6, 0])).map(RSRScorer(student_folder), batched=True)
+    assert_same_scores(splits["train"], scored)
+    assert_same_scores(splits["test"], scored.select([6, 0]))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_streaming_with_features(dataset: Dataset, student_folder: str, scored: Dataset, batched: bool) -> None:
+    add_rsr = RSRScorer(student_folder, token_columns=True)
+    stream = dataset.to_iterable_dataset().map(add_rsr, batched=batched, features=add_rsr.features(dataset.features))
+    collected = list(stream)
+    assert_same_scores({name: [row[name] for row in collected] for name in scored.column_names}, scored)
+    assert stream.features.arrow_schema.field("rsr_num_tokens").type == pa.int32()
+    assert stream.features["problem_id"] == dataset.features["problem_id"]
+
+
+def test_streaming_from_a_generator_starting_with_unscorable_rows(student_folder: str) -> None:
+    add_rsr = RSRScorer(student_folder)
+
+    def generate():
+        yield {"messages": None}
+        yield {"messages": conversation("?", "a + b = c")}
+
+    features = Features({"messages": [{"role": Value("string"), "content": Value("string")}]})
+    stream = IterableDataset.from_generator(generate, features=features)
+    found = [row["rsr_status"] for row in stream.map(add_rsr, features=add_rsr.features(stream.features))]
+    assert found == ["bad_row", "scored"]
+
+
+def test_features_of_an_unresolved_stream_is_an_error(student_folder: str) -> None:
+    with pytest.raises(ValueError, match="features are not known"):
+        RSRScorer(student_folder).features(None)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_arrow_format(dataset: Dataset, student_folder: str, scored: Dataset, batched: bool) -> None:
+    found = dataset.with_format("arrow").map(RSRScorer(student_folder, token_columns=True), batched=batched)
+    assert found.format["type"] == "arrow"
+    found.reset_format()
+    assert_same_scores(found, scored)
+    assert found.features == scored.features
+
+
+def test_a_first_batch_without_any_score_keeps_the_types(student_folder: str) -> None:
+    unscorable = [{"messages": []}, {"messages": [{"role": "user", "content": "?"}]}]
+    dataset = Dataset.from_list([*unscorable, {"messages": conversation("?", "a + b = c")}])
+    for batched in (True, False):
+        found = dataset.map(RSRScorer(student_folder, token_columns=True), batched=batched, batch_size=2)
+        assert list(found["rsr_status"]) == ["no_response", "no_response", "scored"]
+        assert types_of(found, ROW_TYPES | TOKEN_TYPES) == ROW_TYPES | TOKEN_TYPES
+
+
+def test_one_row_and_empty_dataset(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    one = dataset.select([6]).map(RSRScorer(student_folder), batched=True)
+    assert_same_scores(one, scored.select([6]))
+    empty = dataset.select([]).map(RSRScorer(student_folder), batched=True)
+    assert len(empty) == 0  # map never calls a function on an empty dataset, so no column can be added there
+
+
+def test_original_features_are_untouched(student_folder: str) -> None:
+    features = Features(
+        {
+            "id": Value("int16"),
+            "kind": datasets.ClassLabel(names=["easy", "hard"]),
+            "when": Value("timestamp[us]"),
+            "vector": datasets.List(Value("float16"), length=2),
+            "messages": [{"role": Value("string"), "content": Value("large_string")}],
+        }
+    )
+    row = {"id": 7, "kind": 1, "when": None, "vector": [0.5, 2.0], "messages": conversation("?", "c = b")}
+    dataset = Dataset.from_list([row, row], features=features)
+    found = dataset.map(RSRScorer(student_folder), batched=True)
+    assert {name: found.features[name] for name in features} == features
+    assert found.select_columns(list(features)).to_list() == dataset.to_list()
+
+
+def test_scoring_twice_replaces_the_columns(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    again = scored.map(RSRScorer(student_folder, token_columns=True, rank_clip=2), batched=True)
+    assert again.column_names == scored.column_names
+    assert again.features == scored.features
+    assert list(again["rsr_avg_rank"]) != list(scored["rsr_avg_rank"])
+    assert set(again["rsr_settings"]).isdisjoint(scored["rsr_settings"])
+
+
+def test_two_students_side_by_side(
+    dataset: Dataset, student_folder: str, scored: Dataset, tokenizer: object, tmp_path: Path
+) -> None:
+    other = RSRScorer(make_model("qwen2", 400, seed=3), tokenizer=tokenizer, column_prefix="qwen")
+    both = scored.map(other, batched=True)
+    assert_same_scores(both, scored)
+    assert {"qwen", "qwen_avg_rank", "qwen_settings", "qwen_status"} < set(both.column_names)
+    assert set(both["qwen_settings"]).isdisjoint(both["rsr_settings"])
+    assert both["qwen"][0] != both["rsr"][0]
+
+
+def test_remove_columns(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    found = dataset.map(RSRScorer(student_folder), batched=True, remove_columns=["problem_id"])
+    assert found.column_names == ["messages", *ROW_TYPES]
+    assert_same_scores(found, scored)
+
+
+def test_indices_and_rank(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    for batched in (True, False):
+        found = dataset.map(RSRScorer(student_folder), batched=batched, with_indices=True, with_rank=True)
+        assert_same_scores(found, scored)
+
+
+def test_indices_name_the_row(dataset: Dataset, student_folder: str) -> None:
+    for batched, options in ((True, {"with_rank": True}), (True, {}), (False, {})):
+        with pytest.raises(ValueError, match="row 3: no_response: every assistant turn is empty"):
+            dataset.map(
+                RSRScorer(student_folder, strict=True), batched=batched, batch_size=2, with_indices=True, **options
+            )
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("only_text", [True, False])
+def test_other_formats_are_an_error(
+    dataset: Dataset, student_folder: str, kind: str, batched: bool, only_text: bool
+) -> None:
+    formatted = Dataset.from_dict({"text": ["a + b = c", "x"]}) if only_text else dataset
+    with pytest.raises(ValueError, match=r"reset_format\(\)"):
+        formatted.with_format(kind).map(RSRScorer(student_folder), batched=batched)
+
+
+@pytest.mark.parametrize("columns", [["messages"], ["messages", "problem_id"]])
+def test_input_columns_is_an_error(dataset: Dataset, student_folder: str, columns: list[str]) -> None:
+    for batched in (True, False):
+        with pytest.raises(ValueError, match="input_columns"):
+            dataset.map(RSRScorer(student_folder), batched=batched, input_columns=columns)
+
+
+def test_map_under_a_launch_of_several_processes_warns_once(
+    dataset: Dataset, student_folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    dataset.map(RSRScorer(student_folder), batched=True, batch_size=2)
+    said = [record.message for record in caplog.records if "score_dataset" in record.message]
+    assert len(said) == 1 and "8 processes" in said[0]
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+FORK = """
+import sys, torch, datasets
+from rsr_datasets import RSRScorer
+if __name__ == "__main__":
+    torch.ones(512, 512) @ torch.ones(512, 512)
+    dataset = datasets.load_from_disk(sys.argv[1])
+    dataset.map(RSRScorer(sys.argv[2]), batched=True, batch_size=2, num_proc=2)
+"""
+
+
+def test_fork_is_an_immediate_error(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
+    done = run(FORK, str(tmp_path / "dataset"), student_folder)
+    assert done.returncode != 0
+    assert 'multiprocess.set_start_method("spawn")' in done.stderr
+
+
+SPAWN = """
+import sys, multiprocess, torch, datasets
+from rsr_datasets import RSRScorer
+if __name__ == "__main__":
+    multiprocess.set_start_method("spawn")
+    torch.ones(512, 512) @ torch.ones(512, 512)
+    dataset = datasets.load_from_disk(sys.argv[1])
+    scored = dataset.map(RSRScorer(sys.argv[2]), batched=True, batch_size=2, num_proc=2, with_rank=True)
+    scored.save_to_disk(sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_num_proc_with_rank_by_spawn(dataset: Dataset, student_folder: str, scored: Dataset, tmp_path: Path) -> None:
+    script = tmp_path / "spawn.py"
+    script.write_text(SPAWN)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, str(script), str(tmp_path / "dataset"), student_folder, str(tmp_path / "scored")]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_same_scores(datasets.load_from_disk(tmp_path / "scored"), scored)
+
+
+def test_num_proc_with_a_loaded_model_is_refused(dataset: Dataset, tokenizer: object) -> None:
+    add_rsr = RSRScorer(make_model("llama", 400), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="loaded model cannot be sent"):
+        dataset.map(add_rsr, batched=True, batch_size=2, num_proc=2)
+
+
+CACHE = """
+import json, sys, datasets, rsr_datasets.engines.transformers.student, rsr_datasets.scoring.scorer
+from rsr_datasets import RSRScorer
+loads = []
+load = rsr_datasets.engines.transformers.student.StudentSpec.load
+rsr_datasets.engines.transformers.student.StudentSpec.load = lambda self, device: loads.append(1) or load(self, device)
+folder, student, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+rsr_datasets.scoring.scorer.SCORES_VERSION += arguments.pop("scores_version_step", 0)
+mapping = arguments.pop("map", {})
+scored = datasets.load_from_disk(folder).map(RSRScorer(student, **arguments), batched=True, **mapping)
+print(json.dumps({"loads": len(loads), "settings": scored["rsr_settings"][0], "files": scored.cache_files}))
+"""
+
+
+def scored_in_a_new_process(folder: Path, student: str, **arguments: object) -> dict:
+    done = run(CACHE, str(folder), student, json.dumps(arguments))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_second_map_in_a_new_process_is_a_cache_hit_that_loads_no_model(
+    dataset: Dataset, student_folder: str, tmp_path: Path
+) -> None:
+    first = scored_in_a_new_process(tmp_path / "dataset", student_folder)
+    second = scored_in_a_new_process(tmp_path / "dataset", student_folder)
+    assert first["loads"] == 1
+    assert second == first | {"loads": 0}
+
+
+def test_a_copy_of_the_student_elsewhere_is_a_cache_hit(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
+    (tmp_path / "copy").symlink_to(student_folder)
+    first = scored_in_a_new_process(tmp_path / "dataset", student_folder)
+    assert scored_in_a_new_process(tmp_path / "dataset", str(tmp_path / "copy")) == first | {"loads": 0}
+
+
+@pytest.mark.slow
+def test_changed_settings_are_a_cache_miss(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
+    template = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
+    changes = [{"rank_clip": 7}, {"max_length": 20}, {"chat_template": template}, {"scores_version_step": 1}]
+    first = scored_in_a_new_process(tmp_path / "dataset", student_folder)
+    found = [scored_in_a_new_process(tmp_path / "dataset", student_folder, **change) for change in changes]
+    assert [result["loads"] for result in found] == [1] * len(changes)
+    assert len({first["settings"], *(result["settings"] for result in found)}) == len(changes) + 1
+
+
+def test_retrained_weights_are_a_cache_miss(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
+    retrained = tmp_path / "retrained"
+    subprocess.run(["cp", "-r", student_folder, retrained], check=True)
+    first = scored_in_a_new_process(tmp_path / "dataset", str(retrained))
+    weights = load_file(retrained / "model.safetensors")
+    size = (retrained / "model.safetensors").stat().st_size
+    save_file(
+        {name: value + 0.01 for name, value in weights.items()}, retrained / "model.safetensors", {"format": "pt"}
+    )
+    assert (retrained / "model.safetensors").stat().st_size == size
+    second = scored_in_a_new_process(tmp_path / "dataset", str(retrained))
+    assert second["loads"] == 1
+    assert second["settings"] != first["settings"]
+
+
+def hashed(**arguments: object) -> str:
+    return datasets.fingerprint.Hasher.hash(RSRScorer(**arguments))
+
+
+def test_another_revision_of_a_hub_student_hashes_differently() -> None:
+    one, other = ({"student": "nobody/nothing", "revision": digit * 40} for digit in "ab")
+    assert hashed(**one) == hashed(**one)
+    assert hashed(**one) != hashed(**other)
+
+
+def test_every_argument_that_changes_the_output_changes_the_hash(student_folder: str) -> None:
+    changes = [
+        {},
+        {"rank_clip": 5},
+        {"max_length": 9},
+        {"on_overflow": "skip"},
+        {"turns": "last"},
+        {"dtype": "bfloat16"},
+        {"logits_dtype": "float32"},
+        {"token_columns": True},
+        {"column_prefix": "other"},
+        {"columns": {"prompt": "question"}},
+        {"strict": True},
+        {"chat_template": "chatml"},
+        {"chat_template": "llama3"},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"attn_implementation": "eager"},
+        {"model_kwargs": {"variant": "x"}},
+    ]
+    assert len({hashed(student=student_folder, **change) for change in changes}) == len(changes)
+
+
+def test_placement_does_not_change_the_hash(student_folder: str) -> None:
+    same = [{}, {"device": "cpu"}, {"tokens_per_batch": 64}, {"model_kwargs": {"device_map": {"": "cpu"}}}]
+    assert len({hashed(student=student_folder, **change) for change in same}) == 1
+
+
+def test_scores_version_changes_the_hash(student_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hashed(student=student_folder)
+    monkeypatch.setattr(rsr_datasets.scoring.scorer, "SCORES_VERSION", 99)
+    assert hashed(student=student_folder) != before
+
+
+def test_a_loaded_model_is_known_by_its_weights(tokenizer: object) -> None:
+    models = [make_model("llama", 400, seed) for seed in (0, 0, 1)]
+    first, same, other = (hashed(student=model, tokenizer=tokenizer) for model in models)
+    assert first == same != other
+    with torch.no_grad():
+        next(models[0].parameters()).mul_(1.5)
+    second = hashed(student=models[0], tokenizer=tokenizer)
+    assert second != first
+    next(models[0].parameters()).data.add_(0.5)  # not seen by the tensor's version
+    assert hashed(student=models[0], tokenizer=tokenizer) != second
+    models[1].config.rms_norm_eps = 0.5
+    assert hashed(student=models[1], tokenizer=tokenizer) != first
+
+
+def test_a_tokenizers_padding_state_does_not_matter(student_folder: str, tokenizer) -> None:
+    before = hashed(student=student_folder, tokenizer=tokenizer)
+    tokenizer.pad_token = "<|endoftext|>"
+    with_pad = hashed(student=student_folder, tokenizer=tokenizer)
+    tokenizer(["a", "a + b = c"], padding=True, truncation=True, max_length=5)
+    assert hashed(student=student_folder, tokenizer=tokenizer) == with_pad
+    tokenizer.pad_token = None
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    assert hashed(student=student_folder, tokenizer=tokenizer) == before
+
+
+def test_streamed_rows_of_nothing_stay_rows(student_folder: str) -> None:
+    add_rsr = RSRScorer(student_folder)
+    good = conversation("?", "a + b = c")
+    rows = [{"messages": good}, {"messages": []}, {"messages": [None]}, {"messages": good}]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    found = [row["rsr_status"] for row in stream.map(add_rsr)]
+    assert found == ["scored", "no_response", "bad_row", "scored"]
