@@ -102,7 +102,7 @@ def digest(value: Any) -> bytes | None:
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-    return xxhash.xxh3_128digest(text.encode())
+    return xxhash.xxh3_128_digest(text.encode())
 
 
 def densify(keys: pa.Array) -> Groups:
