@@ -41,7 +41,7 @@ from rsr_datasets import RSRScorer, __version__, score_dataset
 from rsr_datasets.engines.transformers.batches import BatchAccount, plan_batches
 from rsr_datasets.engines.transformers.speedups.products import with_faster_products
 from rsr_datasets.engines.transformers.student import Student, default_device
-from rsr_datasets.metrics.base import trajectory_scores
+from rsr_datasets.metrics import trajectory_scores
 from rsr_datasets.reading.rows import EncodedRow
 
 PUBLISHED_BATCH_ROWS = 4

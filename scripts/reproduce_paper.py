@@ -7,7 +7,7 @@ per-teacher tables. Those are rounded: where two teachers lie closer together th
 and a Spearman coefficient with it. So each coefficient that misses the published digits is tested: could values that
 round to the printed ones give it?
 
-(b) The simulation of Table 3, with ranks and surprisals turned into scores by ``rsr_datasets.metrics.base``.
+(b) The simulation of Table 3, with ranks and surprisals turned into scores by ``rsr_datasets.metrics``.
 
 (c) Which rows of Table 4 the package computes on real data, and how.
 """
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from rsr_datasets.metrics.base import available_metrics, trajectory_scores
+from rsr_datasets.metrics import available_metrics, trajectory_scores
 from rsr_datasets.teachers.ranking import Correlation, correlation
 
 TABLES = Path(__file__).with_name("paper_tables.json")

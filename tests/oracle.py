@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rsr_datasets.metrics.base import TrajectoryTokens
+from rsr_datasets.metrics import TrajectoryTokens
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.scoring.second_pass import local_rows, row_without_prompt
 

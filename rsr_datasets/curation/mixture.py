@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..metrics.base import find_metric
+from ..metrics import find_metric
 from ..reading.conversation import Turns
 from ..tables import arrays
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns

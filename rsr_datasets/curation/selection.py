@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, LargeList, List
 
-from ..metrics.base import available_metrics, ratio_of_means
+from ..metrics import available_metrics, ratio_of_means
 from ..reading.conversation import Turns
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from ..metrics.base import DEFAULT_RANK_CLIP
+from ..metrics import DEFAULT_RANK_CLIP
 from ..tables import arrays
 from ..tables.columns import ScoreColumns
 from ..teachers.ranking import DatasetRSR

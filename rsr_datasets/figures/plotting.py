@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, DatasetDict
 
-from ..metrics.base import DEFAULT_RANK_CLIP
+from ..metrics import DEFAULT_RANK_CLIP
 from ..tables import arrays
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 

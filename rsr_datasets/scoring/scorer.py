@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..engines.transformers.batches import BatchAccount
 from ..engines.transformers.packing import Branches
 from ..engines.transformers.student import LogitsDtype, Student, StudentSpec, default_device
-from ..metrics.base import (
+from ..metrics import (
     DEFAULT_RANK_CLIP,
     Metric,
     TrajectoryTokens,

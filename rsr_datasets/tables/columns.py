@@ -8,7 +8,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from ..metrics.base import RSR, Metric, available_metrics
+from ..metrics import RSR, Metric, available_metrics
 
 SCORED = "scored"
 TRUNCATED = "truncated"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from scipy import stats
 
-from ..metrics.base import DEFAULT_METRICS, RSR, Metric, available_metrics, find_metric, ratio_of_means
+from ..metrics import DEFAULT_METRICS, RSR, Metric, available_metrics, find_metric, ratio_of_means
 from ..tables import arrays
 from ..tables.columns import STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
 from ..tables.groups import group_by_columns

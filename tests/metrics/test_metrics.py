@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsr_datasets.metrics import base as metrics
-from rsr_datasets.metrics.base import (
+from rsr_datasets import metrics
+from rsr_datasets.metrics import (
     Metric,
     TrajectoryTokens,
     available_metrics,
@@ -145,7 +146,7 @@ ORACLES: dict[str, Callable[[TrajectoryTokens], float]] = {
 
 
 def test_every_built_in_metric_has_an_oracle() -> None:
-    assert set(ORACLES) == set(metrics._BUILT_IN)
+    assert set(ORACLES) == metrics.registry._built_in
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -252,10 +253,10 @@ def test_parts_give_back_the_ratio_of_means(several: list[TrajectoryTokens]) -> 
 
 @pytest.fixture
 def registry() -> Iterator[None]:
-    before = dict(metrics._registry)
+    before = dict(metrics.registry._registry)
     yield
-    metrics._registry.clear()
-    metrics._registry.update(before)
+    metrics.registry._registry.clear()
+    metrics.registry._registry.update(before)
 
 
 def greatest(tokens: TrajectoryTokens) -> float:
@@ -267,9 +268,9 @@ def test_a_registered_metric_is_known_by_its_name() -> None:
     mine = register_metric(Metric("greatest", greatest, "lower", "max s"))
     assert available_metrics()["greatest"] is mine and find_metric("greatest") is mine
     assert mine.of(TrajectoryTokens(np.ones(2, np.int32), np.array([1.0, 3.0]))) == 3.0
-    assert register_metric(Metric("greatest", lambda t: t.surprisals.max(), "lower", "max s")) == mine
+    assert register_metric(Metric("greatest", greatest, "lower", "max s")) == mine
     with pytest.raises(ValueError, match="'greatest' is registered; replace=True takes its place: max s"):
-        register_metric(Metric("greatest", greatest, "higher", "another"))
+        register_metric(Metric("greatest", lambda tokens: tokens.surprisals.max(), "lower", "max s"))
     register_metric(Metric("greatest", greatest, "higher", "another"), replace=True)
     assert find_metric("greatest").direction == "higher"
 
@@ -279,6 +280,14 @@ def test_a_built_in_name_is_taken_for_good() -> None:
     for name in ("rsr", "perplexity"):
         with pytest.raises(ValueError, match=f"metric '{name}' is built in"):
             register_metric(Metric(name, greatest, "lower", "max s"), replace=True)
+    for name in ("perplexity", "rank_pow"):  # the same in everything but the function
+        other = dataclasses.replace(find_metric(name), compute=greatest)
+        with pytest.raises(ValueError, match=f"metric '{name}' is built in"):
+            register_metric(other)
+        with pytest.raises(ValueError, match=f"two different ones are called '{name}'"):
+            find_metrics([name, other])
+        assert metrics.is_built_in(find_metric(name)) and not metrics.is_built_in(other)
+    assert metrics.rank_power() == find_metric("rank_pow") != metrics.rank_power(2)
 
 
 @pytest.mark.parametrize("name", ["", "Rank", "rank share", "num_tokens", "settings", "status", "token_ranks", "2nd"])

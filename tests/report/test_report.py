@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rsr_datasets import dataset_rsr, select_trajectories
 from rsr_datasets.figures.plotting import SERIES_DARK, SERIES_LIGHT
-from rsr_datasets.metrics.base import trajectory_scores
+from rsr_datasets.metrics import trajectory_scores
 from rsr_datasets.reading.token_texts import split_text
 from rsr_datasets.report import page as report
 from rsr_datasets.report.page import build_report

@@ -34,7 +34,7 @@ from rsr_datasets import (
 )
 from rsr_datasets.engines.transformers.student import Student
 from rsr_datasets.hub.markdown import code
-from rsr_datasets.metrics.base import Metric, TrajectoryTokens, available_metrics, metric_values
+from rsr_datasets.metrics import Metric, TrajectoryTokens, available_metrics, metric_values
 from rsr_datasets.reading.conversation import find_format
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.reading.steps import step_ends, token_steps
@@ -57,10 +57,10 @@ def tokens_of(scorer: RSRScorer, row: EncodedRow) -> TrajectoryTokens:
 
 @pytest.fixture
 def registry() -> Iterator[None]:
-    before = dict(metrics._registry)
+    before = dict(metrics.registry._registry)
     yield
-    metrics._registry.clear()
-    metrics._registry.update(before)
+    metrics.registry._registry.clear()
+    metrics.registry._registry.update(before)
 
 
 def test_columns_equal_the_metrics_of_full_logits(student_folder: str, rows: list[dict[str, Any]]) -> None:
@@ -171,7 +171,7 @@ def test_a_scorer_takes_a_users_metric_to_processes_that_do_not_know_it(student_
     scorer = RSRScorer(student_folder, metrics=["upper_half", "perplexity"])
     expected = scorer({"text": "Solve the following problem."})
     packed = pickle.dumps(scorer)
-    del metrics._registry["upper_half"]
+    del metrics.registry._registry["upper_half"]
     again = pickle.loads(packed)
     assert again({"text": "Solve the following problem."}) == expected
     assert Hasher.hash(again) == Hasher.hash(scorer)

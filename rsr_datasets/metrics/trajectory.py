@@ -1,0 +1,146 @@
+"""The Rank-Surprisal Ratio from the ranks and surprisals of tokens alone (arXiv:2601.14249): NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+DEFAULT_RANK_CLIP = 100
+
+Need = Literal["entropies", "local_surprisals", "surprisals_without_prompt"]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrajectoryScores:
+    """Scores of ``n`` trajectories; NaN where a value is not defined.
+
+    Attributes:
+        avg_rank: Mean clipped rank, float64, shape ``(n,)``.
+        avg_surprisal: Mean surprisal in nats, float64, shape ``(n,)``.
+        rsr: Rank-Surprisal Ratio (Eq. 7), float64, shape ``(n,)``; lower is better.
+        num_tokens: Tokens per trajectory, int64, shape ``(n,)``.
+    """
+
+    avg_rank: npt.NDArray[np.float64]
+    avg_surprisal: npt.NDArray[np.float64]
+    rsr: npt.NDArray[np.float64]
+    num_tokens: npt.NDArray[np.int64]
+
+
+def trajectory_scores(
+    ranks: npt.ArrayLike, surprisals: npt.ArrayLike, offsets: npt.ArrayLike, rank_clip: int = DEFAULT_RANK_CLIP
+) -> TrajectoryScores:
+    """Scores trajectories from the ranks and surprisals of their response tokens (Eq. 7).
+
+    A trajectory's numbers depend on its own tokens alone, to the last bit, whatever stands beside it.
+
+    Args:
+        ranks: Exact ranks, 1 for the student's favourite token, shape ``(tokens,)``.
+        surprisals: Surprisals in nats, shape ``(tokens,)``. They are summed in float64.
+        offsets: First token of each trajectory and, last, the number of tokens, shape ``(n + 1,)``.
+        rank_clip: ``r_max``; greater ranks count as this one.
+
+    Returns:
+        The scores. A trajectory without tokens is NaN throughout, and so is one with a NaN or an infinite surprisal;
+        one whose surprisals sum to zero has no ratio.
+
+    Raises:
+        ValueError: If ``rank_clip`` is not positive or the shapes do not agree.
+    """
+    if rank_clip < 1:
+        raise ValueError(f"rank_clip={rank_clip}: must be a positive number")
+    rank_array = np.asarray(ranks)
+    surprisal_array = np.asarray(surprisals, dtype=np.float64)
+    bounds = np.asarray(offsets, dtype=np.int64)
+    if rank_array.shape != surprisal_array.shape or rank_array.ndim != 1:
+        raise ValueError(f"ranks {rank_array.shape} and surprisals {surprisal_array.shape} must have one same length")
+    if bounds.ndim != 1 or not bounds.size or bounds[0] != 0 or bounds[-1] != rank_array.size:
+        raise ValueError(f"offsets must run from 0 to {rank_array.size}, the number of tokens")
+    num_tokens = np.diff(bounds)
+    if (num_tokens < 0).any():
+        raise ValueError("offsets must not decrease")
+
+    clipped = np.minimum(rank_array, rank_clip).astype(np.float64)
+    rank_sum = _segment_sums(clipped, bounds, num_tokens)
+    surprisal_sum = _segment_sums(surprisal_array, bounds, num_tokens)
+    defined = (num_tokens > 0) & np.isfinite(surprisal_sum)
+    rank_sum[~defined] = np.nan
+    surprisal_sum[~defined] = np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rsr = rank_sum / surprisal_sum
+        rsr[surprisal_sum == 0] = np.nan
+        return TrajectoryScores(rank_sum / num_tokens, surprisal_sum / num_tokens, rsr, num_tokens)
+
+
+def ratio_of_means(avg_ranks: npt.ArrayLike, avg_surprisals: npt.ArrayLike) -> float:
+    """Rank-Surprisal Ratio of a set of trajectories (Eq. 9): a ratio of means.
+
+    Each trajectory weighs the same, whatever its length.
+
+    Args:
+        avg_ranks: Average clipped rank of each trajectory, shape ``(n,)``.
+        avg_surprisals: Average surprisal of each trajectory in nats, shape ``(n,)``.
+
+    Returns:
+        The ratio; NaN for no trajectories or where the surprisals are all zero.
+    """
+    ranks = np.asarray(avg_ranks, dtype=np.float64)
+    surprisals = np.asarray(avg_surprisals, dtype=np.float64)
+    if ranks.shape != surprisals.shape:
+        raise ValueError(f"avg_ranks {ranks.shape} and avg_surprisals {surprisals.shape} must have one same length")
+    mean_surprisal = surprisals.mean() if surprisals.size else 0.0
+    return float(ranks.mean() / mean_surprisal) if mean_surprisal > 0 else float("nan")
+
+
+def _segment_sums(
+    values: npt.NDArray[np.float64], bounds: npt.NDArray[np.int64], num_tokens: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    sums = np.zeros(num_tokens.size, dtype=np.float64)
+    filled = num_tokens > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, bounds[:-1][filled])
+    return sums
+
+
+@dataclass(frozen=True)
+class TrajectoryTokens:
+    """What is known of the scored tokens of one trajectory; all arrays have the shape ``(tokens,)``.
+
+    Attributes:
+        ranks: Exact ranks, 1 for the student's favourite token, int32.
+        surprisals: Surprisals in nats, float64.
+        rank_clip: ``r_max``.
+        entropies: Entropy of the student's whole distribution at each token in nats, float64, where a metric needs it.
+        local_surprisals: Surprisals in nats given only the few steps before each token's own, where a metric needs
+            them (see :mod:`rsr_datasets.scoring.second_pass`).
+        surprisals_without_prompt: Surprisals in nats given the response alone, where a metric needs them.
+    """
+
+    ranks: npt.NDArray[np.int32]
+    surprisals: FloatArray
+    rank_clip: int = DEFAULT_RANK_CLIP
+    entropies: FloatArray | None = None
+    local_surprisals: FloatArray | None = None
+    surprisals_without_prompt: FloatArray | None = None
+
+    @cached_property
+    def clipped_ranks(self) -> FloatArray:
+        """Ranks, each at most ``rank_clip``, float64."""
+        return np.minimum(self.ranks, self.rank_clip).astype(np.float64)
+
+    def known(self, need: Need) -> FloatArray:
+        """One of the arrays that exist only where a metric needs them.
+
+        Raises:
+            ValueError: If it is not there.
+        """
+        values: FloatArray | None = getattr(self, need)
+        if values is None:
+            raise ValueError(f"{need} are not known; a metric that reads them declares needs=({need!r},)")
+        return values
