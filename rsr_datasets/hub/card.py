@@ -31,10 +31,11 @@ from ..reading.conversation import RowFormat, find_format
 from ..scoring.scorer import RSRScorer
 from ..tables import arrays
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
-from ..tables.records import load_records, package_versions, score_record
+from ..tables.records import package_versions
 from ..teachers.ranking import DatasetRSR, dataset_rsr, summarize_metrics
 from .history import History, Scoring, Splits, score_prefixes
 from .markdown import code, python, text
+from .provenance import load_records, score_record
 
 logger = logging.getLogger(__name__)
 

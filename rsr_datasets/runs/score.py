@@ -514,7 +514,7 @@ class _Run:
         joined._info = self.dataset.info.copy()
         joined._info.features = Features(kept.features | scores.features)
         account = {part: self.settings[part] for part in ("settings", "output", "versions")}
-        return append_record(joined, {"step": "score", "student": student_name(self.scorer), **account})
+        return append_record(joined, {"step": "score", "student": student_name(self.scorer.spec.name), **account})
 
     def _learn(self, unit: Unit, tokens: int) -> None:
         self.tokens_by_cost[0] += tokens

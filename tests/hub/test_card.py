@@ -20,7 +20,8 @@ from markdown_it import MarkdownIt
 from rsr_datasets import RSRScorer, preview_card, rescore, score_dataset, select_subset, select_trajectories
 from rsr_datasets.hub.card import FIGURE_FILE, RECORDS_FILE, build_card
 from rsr_datasets.hub.markdown import code, python, text
-from rsr_datasets.tables.records import append_record, load_records, read_records, settings_hash
+from rsr_datasets.hub.provenance import load_records
+from rsr_datasets.tables.records import append_record, read_records, settings_hash
 
 TOKEN = "hf_" + "Secret" * 6
 
