@@ -13,10 +13,10 @@ from datasets import Dataset, Features, List, Value
 from datasets.utils import tqdm
 
 from ..engines.transformers.packing import Branches
-from ..reading.conversation import find_format
-from ..reading.rendering import REASONING_KEYS
+from ..reading.formats import find_format
 from ..reading.rows import EncodedRow
 from ..reading.steps import step_ends, token_steps
+from ..reading.templates import REASONING_KEYS
 from ..reading.token_texts import split_text
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows

@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from ..metrics import find_metric
-from ..reading.conversation import Turns
+from ..reading.messages import Turns
 from ..tables import arrays
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 from ..tables.records import append_record

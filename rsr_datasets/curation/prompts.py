@@ -7,7 +7,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..reading.conversation import Turns, find_format, read_prompt
+from ..reading.formats import find_format
+from ..reading.messages import Turns, read_prompt
 from ..reading.rows import UnscorableRowError
 from ..tables.arrays import batches, read_rows
 from ..tables.groups import Digests, Groups, densify, digest, group_by_columns
@@ -41,7 +42,7 @@ def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str
     """Groups rows by the content of the conversation before the first scored turn.
 
     Args:
-        dataset: Rows of one of the formats of :mod:`rsr_datasets.reading.conversation`.
+        dataset: Rows of one of the formats of :mod:`rsr_datasets.reading.formats`.
         turns: Which assistant turns were scored.
         columns: Standard column name to actual name, where they differ.
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Value
 
-from ..reading.conversation import RowFormat, Turns, find_format, read_response
+from ..reading.formats import RowFormat, find_format
+from ..reading.messages import Turns, read_response
 from ..reading.rows import UnscorableRowError
 from ..report.trajectory_texts import text_of
 from ..tables.arrays import read_rows

@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, LargeList, List
 
 from ..metrics import available_metrics, ratio_of_means
-from ..reading.conversation import Turns
+from ..reading.messages import Turns
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
 from ..tables.groups import Groups, group_by_columns

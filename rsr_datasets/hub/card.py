@@ -27,7 +27,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..curation import selection
 from ..figures.plots import plot_teachers
 from ..metrics import DEFAULT_METRICS, available_metrics, ratio_of_means
-from ..reading.conversation import RowFormat, find_format
+from ..reading.formats import RowFormat, find_format
 from ..scoring.scorer import RSRScorer
 from ..tables import arrays
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns

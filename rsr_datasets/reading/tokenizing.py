@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from .rendering import BoolArray, IntArray, RenderedText
+from .locating import RenderedText
+from .shadow import BoolArray, IntArray
 
 # Without offsets, tokens are decoded in windows that begin at least this many tokens before the one that is looked at.
 _WINDOW = 16

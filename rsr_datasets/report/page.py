@@ -31,7 +31,8 @@ from ..figures.plotting import (
     sample_evenly,
     series_style,
 )
-from ..reading.conversation import RowFormat, Turns, find_format
+from ..reading.formats import RowFormat, find_format
+from ..reading.messages import Turns
 from ..tables import arrays
 from ..tables.columns import TRUNCATED, ScoreColumns
 from ..tables.groups import Groups

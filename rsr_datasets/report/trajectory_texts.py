@@ -12,7 +12,8 @@ import numpy.typing as npt
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..reading.conversation import RowFormat, Turns, read_prompt, read_response
+from ..reading.formats import RowFormat
+from ..reading.messages import Turns, read_prompt, read_response
 from ..reading.rows import UnscorableRowError
 from ..reading.token_texts import split_text
 from ..tables.columns import ScoreColumns
@@ -180,7 +181,7 @@ def text_of(message: Mapping[str, Any]) -> str:
     """A message as text: its reasoning, its content and its tool calls.
 
     Args:
-        message: A message of :func:`rsr_datasets.reading.conversation.read_response`.
+        message: A message of :func:`rsr_datasets.reading.messages.read_response`.
     """
     parts = [message[key] for key in (*_REASONING_KEYS, "content") if message.get(key)]
     parts += [json.dumps(call, ensure_ascii=False, default=str) for call in message.get("tool_calls", [])]

@@ -34,7 +34,7 @@ from datasets import Dataset, DatasetDict, Features, concatenate_datasets, load_
 from datasets.utils import tqdm
 
 from ..engines.transformers.batches import BatchAccount
-from ..reading.conversation import RowFormat
+from ..reading.formats import RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows

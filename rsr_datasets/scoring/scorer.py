@@ -35,9 +35,11 @@ from ..metrics import (
     metric_values,
     trajectory_scores,
 )
-from ..reading.conversation import FORMATS, ConversationEncoder, RowFormat, Turns, check_columns, find_format
-from ..reading.rendering import resolve_chat_template
+from ..reading.encoder import ConversationEncoder
+from ..reading.formats import FORMATS, RowFormat, check_columns, find_format
+from ..reading.messages import Turns
 from ..reading.rows import EncodedRow, OnOverflow, UnscorableRowError, fit
+from ..reading.templates import resolve_chat_template
 from ..tables.arrays import read_rows
 from ..tables.columns import BAD_ROW, NONFINITE, STATUSES_WITH_SCORE, ScoreColumns
 from ..tables.records import settings_hash

@@ -16,7 +16,7 @@ from rsr_datasets import (
     answer_confidence,
     truncate_at,
 )
-from rsr_datasets.reading.conversation import find_format
+from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
 
 SOLUTION = "First x is 3. Then y is 4.\nSo x + y is 7. Therefore the answer is 7."

@@ -18,7 +18,7 @@ from oracle import plain_scores, plain_tokens
 from rsr_datasets import RSRScorer, dataset_rsr, rank_teachers, select_trajectories
 from rsr_datasets.engines.transformers.batches import BatchAccount
 from rsr_datasets.engines.transformers.student import Student
-from rsr_datasets.reading.conversation import find_format
+from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.scoring.second_pass import local_rows
 

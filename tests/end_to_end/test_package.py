@@ -16,7 +16,7 @@ USE = """
 import pathlib, sys
 import rsr_datasets
 from datasets import Dataset
-from rsr_datasets.reading.rendering import PRESETS, resolve_chat_template
+from rsr_datasets.reading.templates import PRESETS, resolve_chat_template
 assert str(pathlib.Path(sys.argv[1])) in rsr_datasets.__file__, rsr_datasets.__file__
 assert all("generation" in resolve_chat_template(preset) for preset in PRESETS)
 scored = Dataset.from_dict({"text": ["x = 3"], "teacher": ["me"]})

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from rsr_datasets.reading.conversation import ConversationEncoder, find_format
-from rsr_datasets.reading.rendering import PRESETS, resolve_chat_template
+from rsr_datasets.reading.encoder import ConversationEncoder
+from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
+from rsr_datasets.reading.templates import PRESETS, resolve_chat_template
 
 USUAL_FAMILIES = [
     "qwen2_5",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rsr_datasets import RSRScorer
-from rsr_datasets.reading.conversation import FORMATS, OPTIONAL_COLUMNS, find_format
+from rsr_datasets.reading.formats import FORMATS, OPTIONAL_COLUMNS, find_format
 from rsr_datasets.tables.columns import STATUSES_WITH_SCORE, STATUSES_WITHOUT_SCORE
 
 ROWS_A_DATASET, DATASETS = 25, 220  # 5,500 rows

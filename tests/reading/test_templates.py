@@ -21,9 +21,10 @@ from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rsr_datasets.reading.conversation import ConversationEncoder, find_format
-from rsr_datasets.reading.rendering import resolve_chat_template
+from rsr_datasets.reading.encoder import ConversationEncoder
+from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
+from rsr_datasets.reading.templates import resolve_chat_template
 
 TEMPLATES = sorted(file.stem for file in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 

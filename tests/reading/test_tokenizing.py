@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from rsr_datasets.reading.conversation import ConversationEncoder, find_format
-from rsr_datasets.reading.rendering import RenderedText, resolve_chat_template
+from rsr_datasets.reading.encoder import ConversationEncoder
+from rsr_datasets.reading.formats import find_format
+from rsr_datasets.reading.locating import RenderedText
 from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
+from rsr_datasets.reading.templates import resolve_chat_template
 from rsr_datasets.reading.tokenizing import _tokenize_without_offsets, tokenize
 
 TEXTS = [

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 import rsr_datasets.engines.transformers.student as student_module
 from rsr_datasets import RSRScorer, score_dataset
-from rsr_datasets.reading.conversation import find_format
+from rsr_datasets.reading.formats import find_format
 from rsr_datasets.runs.score import Claims, Unit, deal_units, plan_units
 from rsr_datasets.tables.records import read_records
 

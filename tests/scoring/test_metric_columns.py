@@ -35,7 +35,7 @@ from rsr_datasets import (
 from rsr_datasets.engines.transformers.student import Student
 from rsr_datasets.hub.markdown import code
 from rsr_datasets.metrics import Metric, TrajectoryTokens, available_metrics, metric_values
-from rsr_datasets.reading.conversation import find_format
+from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.reading.steps import step_ends, token_steps
 from rsr_datasets.report.page import build_report

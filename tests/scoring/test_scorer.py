@@ -17,7 +17,8 @@ from oracle import assert_scored_the_same, plain_scores
 from transformers import PreTrainedTokenizerFast
 
 from rsr_datasets import RSRScorer, rescore
-from rsr_datasets.reading.conversation import ConversationEncoder, find_format
+from rsr_datasets.reading.encoder import ConversationEncoder
+from rsr_datasets.reading.formats import find_format
 
 GOOD = conversation("Solve it.", "Therefore the result is 239.")
 OTHER = conversation("And this?", "f(n) = 2 f(n-1) + 3, so a + b = c.")

@@ -1,0 +1,172 @@
+"""A row to token ids and the positions to score: the chain that encodes rows of one format for one student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..tables.columns import BAD_ROW, NO_RESPONSE, TEMPLATE_DROPPED_TEXT
+from .formats import RowFormat
+from .locating import RenderedText, TextDroppedError, locate
+from .messages import (
+    Conversation,
+    PlainText,
+    Turns,
+    bad,
+    counted_turns,
+    is_written,
+    read_conversation,
+    read_kwargs,
+    read_tools,
+)
+from .rows import EncodedRow, UnscorableRowError
+from .templates import ChatTemplate, TemplateRefusedError, resolve_chat_template, training_twin
+from .tokenizing import Tokens, tokenize
+
+
+class ConversationEncoder:
+    """Encodes rows of one format for one student.
+
+    What counts of a conversation is told in :mod:`rsr_datasets.reading.locating`, and which tokens hold it in
+    :mod:`rsr_datasets.reading.tokenizing`. A text of nothing but white space does not count.
+
+    Args:
+        tokenizer: The student's tokenizer. One without character offsets (a "slow" one) serves too, but rows that its
+            tokens do not spell exactly cannot be scored then.
+        chat_template: Jinja text; ``None`` for the tokenizer's own.
+        chat_template_kwargs: Passed to the template for every row; a row's own column of that name wins.
+        turns: Which assistant messages count.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        turns: Turns = "all",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.turns = turns
+        self._said_ways_out = False
+
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat
+    ) -> list[EncodedRow | UnscorableRowError]:
+        """Encodes rows.
+
+        Args:
+            rows: Rows as dicts of column name to value.
+            row_format: Where to read, from :func:`find_format`.
+
+        Returns:
+            For each row its encoding, or the reason why it has none. The first row whose template drops text says
+            which arguments would keep it.
+
+        Raises:
+            ValueError: If a conversation needs a chat template and there is none, or the template is not valid Jinja.
+        """
+        outcomes: list[RenderedText | UnscorableRowError] = []
+        for row in rows:
+            try:
+                outcomes.append(self._render(row, row_format))
+            except UnscorableRowError as error:
+                outcomes.append(error)
+            except RecursionError:
+                outcomes.append(UnscorableRowError(BAD_ROW, "a value is nested too deeply"))
+        tokens = iter(tokenize(self.tokenizer, [row for row in outcomes if isinstance(row, RenderedText)]))
+        return [self._to_encoded_row(next(tokens)) if isinstance(row, RenderedText) else row for row in outcomes]
+
+    def _render(self, row: Mapping[str, Any], row_format: RowFormat) -> RenderedText:
+        values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
+        conversation = read_conversation(values, row_format)
+        if isinstance(conversation, PlainText):
+            rendered = self._render_text(conversation)
+        else:
+            rendered = self._render_messages(conversation, values)
+        if not _is_utf8(rendered.text):
+            bad("text with a lone surrogate is not valid Unicode")
+        return rendered
+
+    def _render_text(self, row: PlainText) -> RenderedText:
+        own = np.zeros(len(row.prompt) + len(row.response), dtype=bool)
+        own[len(row.prompt) :] = True
+        text = row.prompt + row.response
+        bos = self.tokenizer.bos_token
+        return RenderedText(text, own, add_special_tokens=not (bos and text.startswith(bos)))
+
+    def _render_messages(self, row: Conversation, values: Mapping[str, Any]) -> RenderedText:
+        counted = counted_turns(row.messages, row.first_counted, self.turns)
+        if not any(is_written(row.messages[i]) for i in counted):
+            raise UnscorableRowError(NO_RESPONSE, "every assistant turn is empty")
+        tools = read_tools(values.get("tools"))
+        kwargs = self.chat_template_kwargs | read_kwargs(values.get("chat_template_kwargs"))
+        template = ChatTemplate(self.tokenizer, self.chat_template, tools, kwargs)
+        try:
+            return locate(template, row.messages, counted)
+        except TemplateRefusedError as error:
+            raise UnscorableRowError(BAD_ROW, str(error)) from error
+        except TextDroppedError as error:
+            reason = str(error)
+            if not self._said_ways_out:
+                self._said_ways_out = True
+                reason += self._ways_out(template, row.messages, counted, tools, kwargs)
+            raise UnscorableRowError(TEMPLATE_DROPPED_TEXT, reason) from error
+
+    def _ways_out(
+        self,
+        template: ChatTemplate,
+        messages: list[dict[str, Any]],
+        counted: Sequence[int],
+        tools: list[Any] | None,
+        kwargs: Mapping[str, Any],
+    ) -> str:
+        """Names the template and the arguments under which this row keeps its text: each of them is tried."""
+        twin = training_twin(template.source)
+        name = (
+            "chat_template=" if self.chat_template else f"template of {self.tokenizer.name_or_path or 'the student'!r}"
+        )
+        if twin:
+            name += f", which is {twin.removesuffix('_training')}"
+        ways = []
+        if len(counted) > 1:
+            ways.append(('turns="last" (scores the last turn alone)', template, counted[-1:]))
+        if twin:
+            training = ChatTemplate(self.tokenizer, resolve_chat_template(twin), tools, kwargs)
+            ways.append((f'chat_template="{twin}"', training, counted))
+        keeping = [way for way, other, turns in ways if _keeps_text(other, messages, turns)]
+        return f" ({name}). To keep the text: {'; '.join([*keeping, 'chat_template= with one of your own'])}"
+
+    def _to_encoded_row(self, tokens: Tokens | None) -> EncodedRow | UnscorableRowError:
+        if tokens is None:
+            return UnscorableRowError(
+                BAD_ROW,
+                f"{type(self.tokenizer).__name__} gives no character offsets and its tokens do not spell the text, so "
+                "that the response cannot be found; pass tokenizer= a fast one",
+            )
+        positions = np.flatnonzero(tokens.counts)
+        positions = positions[positions > 0]
+        if not positions.size:
+            return UnscorableRowError(NO_RESPONSE, "no token of the text is a response token with context before it")
+        return EncodedRow(tokens.ids[: positions[-1] + 1], positions)
+
+
+def _keeps_text(template: ChatTemplate, messages: list[dict[str, Any]], counted: Sequence[int]) -> bool:
+    try:
+        locate(template, messages, counted)
+    except (TextDroppedError, TemplateRefusedError):
+        return False
+    return True
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,257 @@
+"""A row to its conversation: messages, tools and template arguments in one form, whatever the format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from ..tables.columns import BAD_ROW, NO_RESPONSE
+from .formats import RowFormat
+from .rows import UnscorableRowError
+from .templates import REASONING_KEYS
+
+Turns = Literal["all", "last"]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_ROLE_ALIASES = {
+    "human": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """A prompt and a response that are text and pass no chat template."""
+
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in one form; only those from index ``first_counted`` on can count."""
+
+    messages: list[dict[str, Any]]
+    first_counted: int
+
+
+def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> PlainText | Conversation:
+    """Reads a row, given as standard column name to value.
+
+    Raises:
+        UnscorableRowError: If a value has another form than its format has.
+    """
+    names = row_format.columns
+    match row_format.kind:
+        case "messages" | "conversations":
+            messages = _read_messages(values[row_format.kind], names[row_format.kind])
+            system = values.get("system")
+            if system is not None and _read_text(system, names["system"]).strip() and _begins_without_system(messages):
+                messages = [{"role": "system", "content": system}, *messages]
+            return Conversation(messages, 0)
+        case "prompt_completion":
+            prompt, completion = values["prompt"], values["completion"]
+            if isinstance(prompt, str) and isinstance(completion, str):
+                return PlainText(prompt, completion)
+            before = _read_messages(prompt, names["prompt"], text_role="user")
+            after = _read_messages(completion, names["completion"], text_role="assistant")
+            return Conversation([*before, *after], len(before))
+        case "alpaca":
+            parts = [_read_text(values["instruction"], names["instruction"])]
+            if values.get("input") is not None:
+                parts.append(_read_text(values["input"], names["input"]))
+            output = _read_text(values["output"], names["output"])
+            request = {"role": "user", "content": "\n".join(part for part in parts if part)}
+            return Conversation([request, {"role": "assistant", "content": output}], 1)
+        case _:
+            return PlainText("", _read_text(values["text"], names["text"]))
+
+
+def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | list[dict[str, Any]]:
+    """Reads what stands before the first scored turn of a row.
+
+    Args:
+        row: Column name to value.
+        row_format: Where to read, from :func:`find_format`.
+        turns: Which assistant messages count.
+
+    Returns:
+        The messages before that turn, roles and content in one same form whatever the format; text for a prompt and
+        completion that are both text, and for a row of the ``text`` format, where it is empty.
+
+    Raises:
+        UnscorableRowError: If the row cannot be read or has no assistant turn.
+    """
+    conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
+    if isinstance(conversation, PlainText):
+        return conversation.prompt
+    return conversation.messages[: counted_turns(conversation.messages, conversation.first_counted, turns)[0]]
+
+
+def read_response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | list[dict[str, Any]]:
+    """Reads what stands from the first scored turn of a row on.
+
+    Args:
+        row: Column name to value.
+        row_format: Where to read, from :func:`find_format`.
+        turns: Which assistant messages count.
+
+    Returns:
+        The other part of what :func:`read_prompt` returns, in the same form.
+
+    Raises:
+        UnscorableRowError: If the row cannot be read or has no assistant turn.
+    """
+    conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
+    if isinstance(conversation, PlainText):
+        return conversation.response
+    return conversation.messages[counted_turns(conversation.messages, conversation.first_counted, turns)[0] :]
+
+
+def counted_turns(messages: Sequence[Mapping[str, Any]], first_counted: int, turns: Turns) -> list[int]:
+    """Indices of the assistant messages that count.
+
+    Raises:
+        UnscorableRowError: If there are none.
+    """
+    counted = [i for i, m in enumerate(messages) if i >= first_counted and m["role"] == "assistant"]
+    if not counted:
+        raise UnscorableRowError(NO_RESPONSE, "no assistant turn; scored rows need at least one")
+    return counted[-1:] if turns == "last" else counted
+
+
+def _begins_without_system(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(messages) and messages[0]["role"] != "system"
+
+
+def _read_text(value: Any, column: str) -> str:
+    if not isinstance(value, str):
+        bad(f"column {column!r}: expected text, found {_kind(value)}")
+    return value
+
+
+def _read_messages(value: Any, column: str, text_role: str | None = None) -> list[dict[str, Any]]:
+    if isinstance(value, str) and text_role:
+        return [{"role": text_role, "content": value}]
+    value = _transpose(value)
+    if not isinstance(value, list | tuple):
+        bad(f"column {column!r}: expected a list of messages, found {_kind(value)}")
+    return [_read_message(message, f"column {column!r}, message {i}") for i, message in enumerate(value)]
+
+
+def _transpose(value: Any) -> Any:
+    """`datasets` stores a `Sequence` of dicts as one dict of lists: turned back; anything else is as it was."""
+    if not isinstance(value, Mapping) or not value or not all(isinstance(item, list) for item in value.values()):
+        return value
+    if len({len(values) for values in value.values()}) > 1:
+        return value
+    return [dict(zip(value, values, strict=True)) for values in zip(*value.values(), strict=True)]
+
+
+def _read_message(message: Any, where: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        bad(f"{where}: expected a dict with 'role' and 'content', found {_kind(message)}")
+    kept = _without_nulls(message)
+    if "role" not in kept and "from" in kept:
+        kept = {"role": kept.pop("from"), **kept}
+    if "content" not in kept and "value" in kept:
+        kept["content"] = kept.pop("value")
+    role = kept.get("role")
+    if not isinstance(role, str) or _ROLE_ALIASES.get(role, role) not in ROLES:
+        found = repr(role) if isinstance(role, str) else _kind(role)
+        bad(f"{where}: unknown role {found}; known are {[*ROLES, *_ROLE_ALIASES]}")
+    kept["role"] = _ROLE_ALIASES.get(role, role)
+    kept["content"] = _read_content(kept.get("content", ""), where)
+    for key in REASONING_KEYS:
+        if not isinstance(kept.get(key, ""), str):
+            bad(f"{where}: {key!r} must be text, found {_kind(kept[key])}")
+    calls = _read_tool_calls(kept.pop("tool_calls", None), where)
+    return kept | {"tool_calls": calls} if calls else kept
+
+
+def _read_content(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    blocks = _transpose(content)
+    if isinstance(blocks, list) and all(_is_text_block(block) for block in blocks):
+        return "".join(block["text"] for block in blocks)
+    bad(f"{where}: content must be text or a list of text blocks, found {_kind(content)}")
+
+
+def _is_text_block(block: Any) -> bool:
+    return isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str)
+
+
+def _read_tool_calls(value: Any, where: str) -> list[Any]:
+    where = f"{where}: 'tool_calls'"
+    calls = _transpose(_parse_json(value, where))
+    calls = [_parse_json(call, where) for call in calls] if isinstance(calls, list) else calls or []
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        bad(f"{where} must be a list of dicts, found {_kind(calls)}")
+    if not all(isinstance(call.get("function", call), Mapping) for call in calls):
+        bad(f"{where}: 'function' of a tool call must be a dict")
+    return calls
+
+
+def read_tools(value: Any) -> list[Any] | None:
+    """Reads the JSON schemas of a row's tools; ``None`` without any."""
+    where = "column 'tools'"
+    tools = _parse_json(value, where)
+    tools = [_parse_json(tool, where) for tool in tools] if isinstance(tools, list) else tools
+    if tools is None or tools == []:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        bad(f"{where}: expected a list of JSON schemas, found {_kind(tools)}")
+    return [_without_nulls(tool) for tool in tools]
+
+
+def read_kwargs(value: Any) -> dict[str, Any]:
+    """Reads a row's own arguments of the chat template."""
+    where = "column 'chat_template_kwargs'"
+    kwargs = _parse_json(value, where)
+    if kwargs is None:
+        return {}
+    if not isinstance(kwargs, Mapping):
+        bad(f"{where}: expected a dict, found {_kind(kwargs)}")
+    return _without_nulls(kwargs)
+
+
+def _parse_json(value: Any, where: str) -> Any:
+    """Values whose rows have different keys are often kept as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError:
+        bad(f"{where}: text that is not JSON")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drops null keys, which Arrow fills in where rows have different ones, at every depth."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def is_written(message: Mapping[str, Any]) -> bool:
+    """Whether a message has any text or tool call."""
+    texts = (message.get(key, "") for key in (*REASONING_KEYS, "content"))
+    return bool(message.get("tool_calls")) or any(text.strip() for text in texts)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def bad(reason: str) -> NoReturn:
+    """Refuses a row with the status ``bad_row``."""
+    raise UnscorableRowError(BAD_ROW, reason)

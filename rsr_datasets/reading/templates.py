@@ -1,0 +1,195 @@
+"""Chat templates: where their Jinja text comes from, and rendering."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+PRESETS = ("chatml", "llama3", "plain")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+FIRST_PRIVATE_CHARACTER = 0xF0100
+
+Messages = list[dict[str, Any]]
+
+
+class TemplateRefusedError(Exception):
+    """The template raised an error for this row."""
+
+
+def resolve_chat_template(spec: str | None) -> str | None:
+    """Turns the ``chat_template`` argument into Jinja text.
+
+    Args:
+        spec: ``None`` (the tokenizer's own), a preset's name, ``"trl:NAME"`` for ``NAME.jinja`` of the installed trl
+            package, a path to a file, or Jinja text.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if spec is None:
+        return None
+    if spec in PRESETS:
+        return (resources.files(__package__) / "chat_templates" / f"{spec}.jinja").read_text(encoding="utf-8")
+    if spec.startswith("trl:"):
+        return _trl_template(spec.removeprefix("trl:"))
+    if "{" in spec:
+        return spec
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    raise ValueError(
+        f"chat_template={spec!r}: neither Jinja text, nor a file, nor one of {[*PRESETS, 'trl:NAME']} "
+        "(a template file of the installed trl package)"
+    )
+
+
+@functools.cache
+def training_twin(source: str) -> str | None:
+    """Names the installed trl package's training template for a chat template.
+
+    Args:
+        source: Jinja text of the template in use.
+
+    Returns:
+        ``"trl:NAME_training"`` if trl has the same template as ``NAME`` and a training form of it, else ``None``.
+    """
+    templates = {name: file for name, file in _trl_templates().items() if f"{name}_training" in _trl_templates()}
+    same = (name for name, file in templates.items() if file.read_text(encoding="utf-8").strip() == source.strip())
+    return next((f"trl:{name}_training" for name in same), None)
+
+
+@functools.cache
+def _trl_templates() -> dict[str, Path]:
+    package = importlib.util.find_spec("trl")
+    folders = package.submodule_search_locations if package else None
+    return {file.stem: file for folder in folders or () for file in Path(folder).glob("chat_templates/*.jinja")}
+
+
+def _trl_template(name: str) -> str:
+    templates = _trl_templates()
+    if not templates:
+        raise ValueError(f'chat_template="trl:{name}" needs the package trl: pip install trl')
+    if name not in templates:
+        known = sorted(templates)
+        raise ValueError(f'chat_template="trl:{name}": the installed trl has no such template; it has {known}')
+    return templates[name].read_text(encoding="utf-8")
+
+
+class ChatTemplate:
+    """A chat template with all that the renderings of one row have in common.
+
+    Args:
+        tokenizer: Whose special tokens the template sees, and whose template it is unless one is given.
+        chat_template: Jinja text; ``None`` for the tokenizer's own.
+        tools: JSON schemas of the row's tools.
+        kwargs: Further variables of the template.
+
+    Attributes:
+        source: The Jinja text.
+
+    Raises:
+        ValueError: If there is no template, or it is not valid Jinja.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        tools: list[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        try:
+            self.source: str = tokenizer.get_chat_template(chat_template, tools)
+        except ValueError as error:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path or 'the student'!r} has no chat template, and the rows are "
+                f"conversations: give one with chat_template= (Jinja text, a file, one of {list(PRESETS)}, or "
+                '"trl:NAME")'
+            ) from error
+        special_tokens = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+        self._tools = tools
+        self._kwargs = {**special_tokens, **(kwargs or {})}
+        self.literals, self.marks_generation = _constants(self.source, tuple(special_tokens.values()))
+        self._wants_blocks = _wants_blocks(self.source, tuple(special_tokens.items()))
+
+    def render(self, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+        """Renders one conversation whose contents are texts.
+
+        Args:
+            messages: The conversation.
+
+        Returns:
+            The text, and the spans that the template marks as generated.
+
+        Raises:
+            ValueError: If the template is not valid Jinja.
+            TemplateRefusedError: If it raises an error.
+        """
+        if self._wants_blocks:
+            messages = [_in_blocks(message) for message in messages]
+        return _render(self.source, messages, self._tools, self.marks_generation, self._kwargs)
+
+
+def _render(
+    source: str, messages: Messages, tools: list[Any] | None, with_spans: bool, kwargs: Mapping[str, Any]
+) -> tuple[str, list[tuple[int, int]]]:
+    try:
+        texts, spans = render_jinja_template(
+            conversations=[messages],
+            tools=tools,
+            chat_template=source,
+            return_assistant_tokens_mask=with_spans,
+            **kwargs,
+        )
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
+    except Exception as error:  # a template is a program of its own: whatever it raises concerns this row
+        raise TemplateRefusedError(f"the chat template refused the row: {error}") from error
+    return texts[0], list(spans[0]) if spans else []
+
+
+@functools.lru_cache(maxsize=64)
+def _constants(source: str, tokens: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """What a template could look for in a message (its string constants, special tokens); if it marks generation."""
+    found = set(tokens)
+    marks_generation = False
+    before = ""
+    try:
+        for _, kind, value in jinja2.Environment().lex(source):
+            if kind == "string":
+                found.add(value[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape"))
+            marks_generation |= (before, kind, value) == ("block_begin", "name", "generation")
+            before = before if kind == "whitespace" else kind
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
+    return tuple(sorted(literal for literal in found if literal.strip())), marks_generation
+
+
+@functools.lru_cache(maxsize=64)
+def _wants_blocks(source: str, special_tokens: tuple[tuple[str, str], ...]) -> bool:
+    """Whether a template renders content only where it is a list of blocks, as those of vision models do."""
+    question, answer = chr(FIRST_PRIVATE_CHARACTER), chr(FIRST_PRIVATE_CHARACTER + 1)
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    def shows_all(messages: Messages) -> bool:
+        try:
+            text, _ = _render(source, messages, None, False, dict(special_tokens))
+        except TemplateRefusedError:
+            return False
+        return question in text and answer in text
+
+    return not shows_all(messages) and shows_all([_in_blocks(message) for message in messages])
+
+
+def _in_blocks(message: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(message["content"], str):
+        return message
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
