@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .hub import HubError, Published, preview_card, push_curated
     from .metrics import Metric, TrajectoryTokens, available_metrics, register_metric
     from .runs.score import score_dataset
-    from .scoring.scorer import RSRScorer, rescore
+    from .scoring.rescore import rescore
+    from .scoring.scorer import RSRScorer
     from .teachers.ranking import Correlation, DatasetRSR, TeacherRanking, correlation, dataset_rsr, rank_teachers
 
 __version__ = "0.1.0"
@@ -27,7 +28,8 @@ _NAMES = {
     "hub": "HubError Published preview_card push_curated",
     "metrics": "Metric TrajectoryTokens available_metrics register_metric",
     "runs.score": "score_dataset",
-    "scoring.scorer": "RSRScorer rescore",
+    "scoring.rescore": "rescore",
+    "scoring.scorer": "RSRScorer",
     "teachers.ranking": "Correlation DatasetRSR TeacherRanking correlation dataset_rsr rank_teachers",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

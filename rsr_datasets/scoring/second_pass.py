@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..reading.rows import EncodedRow
+from ..engines.base import Engine, OnBatch
+from ..reading.rows import EncodedRow, UnscorableRowError
 from ..reading.steps import token_steps
 from ..reading.token_texts import split_text
+from .columns import ScoredRow
 
 LOCAL_STEPS = 4
 """Steps that a token of :func:`local_rows` sees before its own."""
+
+
+def read_again(
+    outcomes: Sequence[ScoredRow],
+    encoded: Sequence[EncodedRow | UnscorableRowError],
+    needs: Collection[str],
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    on_batch: OnBatch | None,
+) -> list[ScoredRow]:
+    """Adds the surprisals for which the student reads a trajectory again, with less before its tokens.
+
+    Args:
+        outcomes: Outcomes of the first pass.
+        encoded: The rows.
+        needs: What metrics need; ``"local_surprisals"`` and ``"surprisals_without_prompt"`` take a second pass.
+        engine: The student.
+        tokenizer: The student's tokenizer.
+        on_batch: Called after each forward pass, with no row tokens: the first pass counted the rows.
+    """
+    parts: dict[str, Callable[[EncodedRow], list[EncodedRow]]] = {
+        "local_surprisals": lambda row: local_rows(row, tokenizer),
+        "surprisals_without_prompt": lambda row: [row_without_prompt(row, tokenizer)],
+    }
+    again = list(outcomes)
+    for need in sorted(parts.keys() & set(needs)):
+        rows = [
+            parts[need](row) if outcome.ranks is not None and isinstance(row, EncodedRow) else []
+            for outcome, row in zip(outcomes, encoded, strict=True)
+        ]
+        flat = [part for some in rows for part in some]
+        account = None if on_batch is None else (lambda batch: on_batch(replace(batch, row_tokens=0)))
+        found = iter(engine.score(flat, on_batch=account) if flat else ())
+        for i, some in enumerate(rows):
+            if some:
+                added: dict[str, Any] = {need: np.concatenate([next(found).surprisals for _ in some])}
+                again[i] = replace(again[i], **added)
+    return again
 
 
 def local_rows(

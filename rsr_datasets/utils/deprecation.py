@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -37,7 +36,6 @@ def renamed_arguments(**renamed: str | None) -> Callable[[Function], Function]:
                 kwargs[new] = value
             return function(*args, **kwargs)
 
-        accepting.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         return accepting  # type: ignore[return-value]
 
     return decorate

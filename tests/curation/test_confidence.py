@@ -32,7 +32,7 @@ def test_the_answers_surprisal_after_each_step(scorer: RSRScorer) -> None:
     ds = Dataset.from_list(rows)
     row = answer_confidence(ds, scorer, "answer", cue=" = ")[0]
     encoded = scorer.encode(rows, find_format(["messages"]))[0]
-    tokenizer, model = scorer.load_tokenizer(), scorer._load_student().model
+    tokenizer, model = scorer.load_tokenizer(), scorer._session.load_engine({}, "cpu")[0].model
     own = tokenizer.decode(encoded.input_ids[encoded.positions])
     expected, steps = [], ["", "First x is 3.", " Then y is 4.", "\nSo x + y is 7.", " Therefore the answer is 7."]
     assert own == "".join(steps) == SOLUTION

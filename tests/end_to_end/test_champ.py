@@ -49,19 +49,19 @@ def test_smollm2_scores_equal_its_own_full_logits(add_rsr: RSRScorer) -> None:
     """Needs nothing but installed packages; rounding of a real model of 30 layers is some 1e-5 in its surprisals."""
     rows = sorted(load_champ(problems=9), key=lambda row: len(row["messages"][-1]["content"]))[:8]
     scored = Dataset.from_list(rows).map(add_rsr, batched=True)
-    model = add_rsr._load_student().model
+    model = add_rsr._session.load_engine({}, "cpu")[0].model
     for row, encoded in zip(scored, add_rsr.encode(rows, find_format(["messages"])), strict=True):
         expected = plain_scores(model, encoded)
         np.testing.assert_allclose(row["rsr_token_surprisals"], expected.surprisals, rtol=0, atol=1e-4)
         assert (np.abs(row["rsr_token_ranks"] - expected.ranks) <= expected.near).mean() > 0.999
-        assert add_rsr._load_encoder().tokenizer.decode(row["rsr_token_ids"]) == row["messages"][-1]["content"]
+        assert add_rsr.load_tokenizer().decode(row["rsr_token_ids"]) == row["messages"][-1]["content"]
         np.testing.assert_allclose(row["rsr_token_entropies"], expected.entropies, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_local_surprisal_and_ifd_equal_a_plain_loop(add_rsr: RSRScorer) -> None:
     rows = sorted(load_champ(problems=9), key=lambda row: len(row["messages"][-1]["content"]))[3:6]
-    model, tokenizer = add_rsr._load_student().model, add_rsr.load_tokenizer()
+    model, tokenizer = add_rsr._session.load_engine({}, "cpu")[0].model, add_rsr.load_tokenizer()
     scorer = RSRScorer(model, tokenizer=tokenizer, metrics=["local_surprisal", "ifd"])
     scored = Dataset.from_list(rows).map(scorer, batched=True)
     for row, encoded in zip(scored, scorer.encode(rows, find_format(["messages"])), strict=True):
@@ -145,7 +145,7 @@ def test_row_scores_are_the_published_ones(scored: Dataset, published: dict[str,
             assert row["rsr_avg_rank"] == pytest.approx(expected["avg_rank"], rel=1e-4)
             continue
         encoded = add_rsr.encode([row], find_format(["messages"]))
-        near = plain_scores(add_rsr._load_student().model, encoded[0]).near
+        near = plain_scores(add_rsr._session.load_engine({}, "cpu")[0].model, encoded[0]).near
         assert abs(rank_difference) == pytest.approx(round(abs(rank_difference)), abs=1e-6)
         assert round(abs(rank_difference)) <= near.sum()
         allowed += 1
@@ -184,7 +184,7 @@ def test_what_is_read_once_is_as_exact_as_what_is_read_alone(
 
     oneDNN adds up all of a product's terms one after the other, MKL in parts.
     """
-    student = Student(add_rsr._load_student().model)
+    student = Student(add_rsr._session.load_engine({}, "cpu")[0].model)
     chats = solutions.select(range(25))
     rows = [row for row in add_rsr.encode(chats.to_list(), find_format(["messages"])) if isinstance(row, EncodedRow)]
     batches: list[BatchAccount] = []
@@ -221,5 +221,5 @@ def test_the_kept_sets_mean_rsr_is_below_every_single_sources(solutions: Dataset
 
 @pytest.mark.slow
 def test_the_gguf_students_own_dtype_is_float32(add_rsr: RSRScorer, scored: Dataset) -> None:
-    assert str(add_rsr._load_student().model.dtype) == "torch.float32"
+    assert str(add_rsr._session.load_engine({}, "cpu")[0].model.dtype) == "torch.float32"
     assert datasets.Value("float64") == scored.features["rsr"]

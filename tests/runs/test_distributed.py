@@ -490,8 +490,8 @@ def test_splits_share_one_student(source: Path, student_folder: str, tmp_path: P
     scorer = RSRScorer(student_folder)
     splits = DatasetDict(train=dataset.select(range(6)), test=dataset.select(range(6, 9)))
     score_dataset(splits, scorer, tmp_path)
-    assert scorer._loaded.student is not None
-    assert scorer.with_batching(7, True, False)._loaded is scorer._loaded
+    assert scorer._session.engine is not None
+    assert scorer.with_options({"tokens_per_batch": 7})._session is scorer._session
 
 
 @pytest.mark.parametrize("given", [None, False, True])
@@ -540,10 +540,10 @@ def test_a_finished_run_is_loaded_and_not_written_again(source: Path, student_fo
     before = written()
     scored = score_dataset(dataset, scorer, run)
     assert written() == before and len(scored) == ROWS
-    assert scorer._loaded.student is None
+    assert scorer._session.engine is None
     other = dataset.add_column("difficulty", list(range(ROWS)))
     assert "difficulty" in score_dataset(other, scorer, run).column_names
-    assert written() > before and scorer._loaded.student is None
+    assert written() > before and scorer._session.engine is None
 
 
 def test_rows_without_a_score_are_counted_in_the_end(

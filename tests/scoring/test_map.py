@@ -17,7 +17,7 @@ from conftest import ROOT, conversation, make_model
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from safetensors.torch import load_file, save_file
 
-import rsr_datasets.scoring.scorer
+import rsr_datasets.scoring.settings
 from rsr_datasets import RSRScorer
 
 ROW_TYPES = {
@@ -279,13 +279,14 @@ def test_num_proc_with_a_loaded_model_is_refused(dataset: Dataset, tokenizer: ob
 
 
 CACHE = """
-import json, sys, datasets, rsr_datasets.engines.transformers.student, rsr_datasets.scoring.scorer
+import json, sys, datasets, rsr_datasets.engines.transformers.student, rsr_datasets.scoring.settings
 from rsr_datasets import RSRScorer
 loads = []
-load = rsr_datasets.engines.transformers.student.StudentSpec.load
-rsr_datasets.engines.transformers.student.StudentSpec.load = lambda self, device: loads.append(1) or load(self, device)
+spec = rsr_datasets.engines.transformers.student.StudentSpec
+load = spec.load
+spec.load = lambda self, *arguments: loads.append(1) or load(self, *arguments)
 folder, student, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-rsr_datasets.scoring.scorer.SCORES_VERSION += arguments.pop("scores_version_step", 0)
+rsr_datasets.scoring.settings.SCORES_VERSION += arguments.pop("scores_version_step", 0)
 mapping = arguments.pop("map", {})
 scored = datasets.load_from_disk(folder).map(RSRScorer(student, **arguments), batched=True, **mapping)
 print(json.dumps({"loads": len(loads), "settings": scored["rsr_settings"][0], "files": scored.cache_files}))
@@ -377,7 +378,7 @@ def test_placement_does_not_change_the_hash(student_folder: str) -> None:
 
 def test_scores_version_changes_the_hash(student_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = hashed(student=student_folder)
-    monkeypatch.setattr(rsr_datasets.scoring.scorer, "SCORES_VERSION", 99)
+    monkeypatch.setattr(rsr_datasets.scoring.settings, "SCORES_VERSION", 99)
     assert hashed(student=student_folder) != before
 
 

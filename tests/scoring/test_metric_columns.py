@@ -52,7 +52,7 @@ def encode(scorer: RSRScorer, rows: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def tokens_of(scorer: RSRScorer, row: EncodedRow) -> TrajectoryTokens:
-    return plain_tokens(scorer._load_student().model, scorer.load_tokenizer(), row)
+    return plain_tokens(scorer._session.load_engine({}, "cpu")[0].model, scorer.load_tokenizer(), row)
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ def add_rsr(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> RSRSc
 
 def test_nothing_is_loaded_until_the_first_call(student_folder: str) -> None:
     add_rsr = RSRScorer(student_folder)
-    assert add_rsr._loaded.student is None and add_rsr._loaded.encoder is None
+    assert add_rsr._session.engine is None and add_rsr._session._encoder is None
     add_rsr({"messages": [GOOD]})
-    assert add_rsr._loaded.student is not None
+    assert add_rsr._session.engine is not None
 
 
 def test_scores_equal_the_plain_oracle(add_rsr: RSRScorer, model, tokenizer, rows: list) -> None:
@@ -355,7 +355,7 @@ def test_it_pickles_to_its_settings(student_folder: str) -> None:
     pickled = pickle.dumps(add_rsr)
     assert len(pickled) < 2000
     restored = pickle.loads(pickled)
-    assert restored._loaded.student is None
+    assert restored._session.engine is None
     assert restored({"messages": [GOOD]}) == expected
 
 
@@ -406,7 +406,7 @@ def test_rescore_needs_token_columns(dataset: Dataset, student_folder: str) -> N
         rescore(bare)
     with pytest.raises(ValueError, match="rank_clip=0"):
         rescore(bare, rank_clip=0)
-    with pytest.raises(TypeError, match="streamed dataset"):
+    with pytest.raises(TypeError, match="a stream has no length"):
         rescore(bare.to_iterable_dataset())
 
 
@@ -433,3 +433,11 @@ def test_a_token_outside_the_vocabulary_marks_its_row(tokenizer, caplog: pytest.
     scored = add_rsr({"prompt": ["ab", "ab"], "completion": [inside, outside]})
     assert scored["rsr_status"] == ["scored", "bad_row"]
     assert "lies outside the" in caplog.text and "is the tokenizer this student's?" in caplog.text
+
+
+def test_its_repr_shows_what_was_chosen(model, tokenizer) -> None:
+    assert repr(RSRScorer("some/student")) == "RSRScorer('some/student')"
+    scorer = RSRScorer("some/student", rank_clip=50, turns="last", max_length=None, dtype="auto")
+    assert repr(scorer) == "RSRScorer('some/student', rank_clip=50, turns='last')"
+    long = repr(RSRScorer(model, tokenizer=tokenizer, chat_template="{% if '<b>' %}" + "x" * 5000 + "{% endif %}"))
+    assert "tokenizer=<" in long and "chat_template=\"{% if '<b>' %}xxx" in long and len(long) < 250

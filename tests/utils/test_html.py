@@ -6,11 +6,10 @@ import math
 from html.parser import HTMLParser
 
 import pytest
-from conftest import ROOT, make_model
+from conftest import ROOT
 from datasets import Dataset
-from transformers import PreTrainedTokenizerFast
 
-from rsr_datasets import DatasetRSR, RSRScorer, dataset_rsr, rank_teachers, select_trajectories
+from rsr_datasets import DatasetRSR, dataset_rsr, rank_teachers, select_trajectories
 from rsr_datasets.utils.html import table
 
 HOSTILE = "<script>alert(1)</script>\"'&amp; $x$ \x1b[31m"
@@ -83,26 +82,3 @@ def test_a_selection_is_a_table(champ: Dataset) -> None:
     assert f"problem_id={HOSTILE!r}" in found
     assert found[found.index("worse") + 1] == "4" and found[found.index("unscored") + 1] == "1"
     assert found[-3:] == ["share of the kept rows", report.teacher_share.popitem()[0], "100.0%"]
-
-
-def test_a_scorer_shows_what_was_chosen() -> None:
-    assert repr(RSRScorer("some/student")) == "RSRScorer('some/student')"
-    scorer = RSRScorer("some/student", rank_clip=50, turns="last", max_length=None, dtype="auto")
-    assert repr(scorer) == "RSRScorer('some/student', rank_clip=50, turns='last')"
-    assert cells(scorer._repr_html_()) == [
-        "RSRScorer",
-        "student",
-        "some/student",
-        "rank_clip",
-        "50",
-        "turns",
-        "'last'",
-    ]
-
-
-def test_a_scorer_abbreviates_templates_and_tokenizers(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = make_model("llama", len(tokenizer))
-    scorer = RSRScorer(model, tokenizer=tokenizer, chat_template="{% if '<b>' %}" + "x" * 5000 + "{% endif %}")
-    assert "tokenizer=<" in repr(scorer) and "chat_template=\"{% if '<b>' %}xxx" in repr(scorer)
-    assert len(repr(scorer)) < 250
-    assert any(cell.startswith("\"{% if '<b>' %}") for cell in cells(scorer._repr_html_()))

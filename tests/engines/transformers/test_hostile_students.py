@@ -472,7 +472,7 @@ class TestFolders:
             RSRScorer(folder)(ROWS)
         trusted = RSRScorer(folder, trust_remote_code=True)
         assert trusted(ROWS)["rsr"] == expected
-        assert type(trusted._loaded.student.model).__name__ == "OwnModel"
+        assert type(trusted._session.engine.model).__name__ == "OwnModel"
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -1,0 +1,128 @@
+"""Outcomes of rows to Arrow columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from datasets import Features
+
+from ..metrics import Metric, TrajectoryTokens, metric_values, trajectory_scores
+from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One row's outcome: its token-level arrays, or why it has none.
+
+    Attributes:
+        status: A status of :mod:`rsr_datasets.tables.columns`.
+        token_ids: Ids of the scored tokens, int64, shape ``(tokens,)``; ``None`` where the row was not scored.
+        ranks: Exact ranks, int32, shape ``(tokens,)``.
+        surprisals: Surprisals in nats, float32, shape ``(tokens,)``.
+        entropies: Entropies in nats, float32, shape ``(tokens,)``, where a metric needs them.
+        local_surprisals: Surprisals in nats given few steps of context, likewise.
+        surprisals_without_prompt: Surprisals in nats given the response alone, likewise.
+    """
+
+    status: str
+    token_ids: npt.NDArray[np.int64] | None = None
+    ranks: npt.NDArray[np.int32] | None = None
+    surprisals: npt.NDArray[np.float32] | None = None
+    entropies: npt.NDArray[np.float32] | None = None
+    local_surprisals: npt.NDArray[np.float32] | None = None
+    surprisals_without_prompt: npt.NDArray[np.float32] | None = None
+
+    def tokens(self, rank_clip: int) -> TrajectoryTokens | None:
+        """The values from which metrics are computed; ``None`` for a row that was not scored.
+
+        Args:
+            rank_clip: ``r_max``.
+        """
+        if self.ranks is None or self.surprisals is None:
+            return None
+        further = (self.entropies, self.local_surprisals, self.surprisals_without_prompt)
+        floats = [None if values is None else values.astype(np.float64) for values in further]
+        return TrajectoryTokens(self.ranks, self.surprisals.astype(np.float64), rank_clip, *floats)
+
+
+def make_columns(
+    outcomes: Sequence[ScoredRow],
+    names: ScoreColumns,
+    rank_clip: int,
+    settings: str,
+    token_columns: bool,
+    metrics: Sequence[Metric],
+) -> dict[str, pa.Array]:
+    """Computes the scores of rows.
+
+    Args:
+        outcomes: The rows.
+        names: Names of the columns.
+        rank_clip: ``r_max``.
+        settings: The text of the settings column.
+        token_columns: Whether to add the per-token lists.
+        metrics: The metrics beside the default ones.
+
+    Returns:
+        Column name to array, one value a row, with the types of ``names.types(token_columns, metrics)``.
+    """
+    unscored = np.array([row.status not in STATUSES_WITH_SCORE for row in outcomes], dtype=bool)
+    fields = {"token_ids": np.int32, "ranks": np.int32, "surprisals": np.float32, "entropies": np.float32}
+    ids, ranks, surprisals, entropies = (
+        np.concatenate([np.zeros(0, dtype), *(a for row in outcomes if (a := getattr(row, field)) is not None)])
+        for field, dtype in fields.items()
+    )
+    lengths = [0 if row.ranks is None else row.ranks.size for row in outcomes]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    scores = trajectory_scores(ranks, surprisals, offsets, rank_clip)
+    types = names.types(token_columns, metrics)
+    columns = {
+        names.rsr: pa.array(scores.rsr, types[names.rsr], mask=unscored),
+        names.avg_rank: pa.array(scores.avg_rank, types[names.avg_rank], mask=unscored),
+        names.avg_surprisal: pa.array(scores.avg_surprisal, types[names.avg_surprisal], mask=unscored),
+        names.num_tokens: pa.array(scores.num_tokens, types[names.num_tokens]),
+        names.settings: pa.array([settings] * len(outcomes), types[names.settings]),
+        names.status: pa.array([row.status for row in outcomes], types[names.status]),
+    }
+    if metrics:
+        tokens = [row.tokens(rank_clip) for row in outcomes]
+        for metric in metrics:
+            values = metric_values(metric, tokens)
+            columns[names.metric(metric.name)] = pa.array(values, pa.float64(), mask=np.isnan(values))
+    lists = {
+        names.token_ids: ids,
+        names.token_ranks: ranks,
+        names.token_surprisals: surprisals,
+        names.token_entropies: entropies,
+    }
+    for name in (name for name in types if name in lists):
+        columns[name] = pa.ListArray.from_arrays(
+            pa.array(offsets, pa.int32()),
+            pa.array(lists[name], types[name].value_type),
+            type=types[name],
+            mask=pa.array(unscored),
+        )
+    return columns
+
+
+def append_columns(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Appends columns to a table, in place of those of the same names."""
+    scored = table.drop_columns([name for name in columns if name in table.column_names])
+    for name, column in columns.items():
+        scored = scored.append_column(name, column)
+    metadata = table.schema.metadata or {}
+    if b"huggingface" in metadata:  # the types of the columns, which must not leave out the new ones
+        types = {name: column.type for name, column in columns.items()}
+        features = add_features(Features.from_arrow_schema(table.schema), types)
+        scored = scored.replace_schema_metadata({**metadata, **features.arrow_schema.metadata})
+    return scored
+
+
+def add_features(features: Features, types: Mapping[str, pa.DataType]) -> Features:
+    """Features of a dataset with further columns; those of the same names are replaced."""
+    added = Features.from_arrow_schema(pa.schema(list(types.items())))
+    return Features({name: kind for name, kind in features.items() if name not in added} | added)

@@ -1,0 +1,152 @@
+"""The reading of what ``map`` or a caller by hand gives to a scorer, and the form in which they take the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import multiprocess.process
+import pyarrow as pa
+from datasets import Features
+from datasets.formatting.formatting import LazyBatch, LazyDict
+
+from ..reading.formats import FORMATS, RowFormat
+from ..tables.arrays import read_rows
+from .columns import append_columns
+
+Columns = Mapping[str, pa.Array]
+
+_FOREIGN_MODULES = ("numpy", "torch", "pandas", "polars", "jax", "jaxlib", "tensorflow")
+
+
+@dataclass(frozen=True)
+class MapInput:
+    """Rows to score.
+
+    Attributes:
+        rows: The rows as dicts of the columns that are read.
+        row_format: The columns that are read.
+        indices: Row numbers, if they were given.
+        rank: The rank of this process, if it was given.
+        give_back: Turns the new columns into what the caller takes.
+    """
+
+    rows: list[dict[str, Any]]
+    row_format: RowFormat
+    indices: Sequence[int] | None
+    rank: int | None
+    give_back: Callable[[Columns], pa.Table | dict[str, Any]]
+
+
+def read_input(
+    rows: Any, extra: tuple[Any, ...], caller: FrameType, find_format: Callable[[Iterable[str]], RowFormat]
+) -> MapInput:
+    """Reads the arguments of a scorer's call.
+
+    Args:
+        rows: A lazy batch or row of ``Dataset.map``, a table, a dict of lists, or one row as a dict.
+        extra: Indices and rank.
+        caller: The frame that made the call: some things are known only to ``map`` and streams.
+        find_format: Says which columns are read.
+
+    Raises:
+        ValueError: For rows in another format, or without a column to read.
+    """
+    module = caller.f_globals.get("__name__")
+    _check_input(rows, extra, from_map=module == "datasets.arrow_dataset")
+    indices, rank = _split_extra(extra, caller)
+    row_format = find_format(rows.column_names if isinstance(rows, pa.Table) else rows)
+    read = partial(MapInput, row_format=row_format, indices=indices, rank=rank)
+    if isinstance(rows, pa.Table):
+        table = read_rows(rows.select(row_format.names), Features.from_arrow_schema(rows.schema))
+        return read(table, give_back=partial(append_columns, rows))
+    values = {name: rows[name] for name in row_format.names}
+    if isinstance(rows, LazyDict):
+        batch = values if isinstance(rows, LazyBatch) else {name: [value] for name, value in values.items()}
+        return read(_as_rows(batch), give_back=partial(_update, rows))
+    # A streamed row whose only column is an empty list looks like an empty batch: there the stream itself knows.
+    stream = caller.f_locals.get("self") if module == "datasets.iterable_dataset" else None
+    if getattr(stream, "batched", None) if stream is not None else _is_batch(values, row_format):
+        return read(_as_rows(values), give_back=lambda new: {name: new[name].to_pylist() for name in new})
+    return read([values], give_back=lambda new: {name: new[name][0].as_py() for name in new})
+
+
+def _as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _update(rows: LazyDict, columns: Columns) -> dict[str, Any]:
+    """Updates the lazy batch in place, and leaves nothing for ``map`` to merge.
+
+    Arrow arrays that ``map`` finds in its own batch keep their types, also when every value is null. Lists that are
+    returned lose their types, and a table that is returned would make ``map`` forget ``remove_columns``.
+    """
+    rows.update(columns)
+    return {}
+
+
+def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:
+    """Says whether a plain dict holds a sequence of values for each column, or one row's values.
+
+    Raises:
+        ValueError: If the dict holds sequences of different lengths that are not messages.
+    """
+    if not all(isinstance(value, list | tuple) for value in rows.values()):
+        return False
+    for name in (row_format.columns[standard] for standard in FORMATS[row_format.kind]):
+        first = next((item for item in rows[name] if item is not None), None)
+        if isinstance(first, Mapping) and not all(isinstance(first.get(key), list) for key in first):
+            return False  # a list of messages: one conversation
+    lengths = {name: len(values) for name, values in rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns have different lengths: {lengths}; a batch has one value a row in each of them")
+    return True
+
+
+def _check_input(rows: Any, extra: tuple[Any, ...], from_map: bool) -> None:
+    """Refuses formats and ``input_columns``, under which ``map`` hands over rows without their types.
+
+    ``Dataset.map`` hands a plain dict only for a formatted dataset. In the torch format texts stay plain, so that
+    such a dict can look like one of a streamed dataset: the caller tells the two apart.
+    """
+    if isinstance(rows, Mapping) and not isinstance(rows, LazyDict):
+        formatted = from_map or any(_is_foreign(value) for value in rows.values())
+    else:
+        formatted = _is_foreign(rows)
+    if formatted:
+        raise ValueError(
+            "the dataset has a format (numpy, torch, pandas, ...) that loses the types of the columns: score "
+            'dataset.reset_format() (or with_format("arrow")) and set the format afterwards'
+        )
+    if not isinstance(rows, pa.Table | Mapping) or len(extra) > 2:
+        raise ValueError(
+            f"expected rows as a dict or a pa.Table, found {type(rows).__name__}: call map without input_columns=; "
+            "columns of other names are given with RSRScorer(..., columns={...})"
+        )
+
+
+def _is_foreign(value: Any) -> bool:
+    return type(value).__module__.split(".")[0] in _FOREIGN_MODULES
+
+
+def _split_extra(extra: tuple[Any, ...], caller: FrameType) -> tuple[Sequence[int] | None, int | None]:
+    """Indices and rank."""
+    if len(extra) == 1:
+        extra = (None, *extra) if isinstance(extra[0], int) and _gives_rank(caller) else (*extra, None)
+    indices, rank = extra or (None, None)
+    return [indices] if isinstance(indices, int) else indices, rank
+
+
+def _gives_rank(caller: FrameType | None) -> bool:
+    """Says whether a single number is a rank: ``map`` knows; by hand it is one in a worker process."""
+    while caller is not None:
+        module = caller.f_globals.get("__name__")
+        if module == "datasets.iterable_dataset" or (
+            module == "datasets.arrow_dataset" and "with_rank" in caller.f_locals
+        ):
+            return bool(caller.f_locals.get("with_rank"))
+        caller = caller.f_back
+    return multiprocess.process.parent_process() is not None

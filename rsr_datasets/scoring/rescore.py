@@ -1,0 +1,127 @@
+"""Scores from token columns, without a student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, Value
+
+from ..metrics import DEFAULT_RANK_CLIP, Metric, available_metrics, find_metrics, is_built_in
+from ..tables.arrays import read_categories
+from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
+from ..tables.splits import map_splits
+from .columns import ScoredRow, make_columns
+from .settings import check_rank_clip
+
+_OF_ANSWER_CONFIDENCE = ("confidence_gain", "ascending_share")
+
+
+def rescore(
+    dataset: Dataset | DatasetDict,
+    rank_clip: int = DEFAULT_RANK_CLIP,
+    column_prefix: str = "rsr",
+    metrics: Sequence[str | Metric] | None = None,
+) -> Dataset | DatasetDict:
+    """Recomputes the row columns from the token columns, without a student.
+
+    Args:
+        dataset: Scored with ``token_columns=True``.
+        rank_clip: ``r_max`` of the new scores; the one that was used gives the same bits again.
+        column_prefix: The prefix of the columns.
+        metrics: Metrics to add a column for, names or objects, as in :class:`RSRScorer`. Columns of known metrics that
+            are there are recomputed too. Built-in metrics of a second pass of the student do not depend on the clip;
+            their columns stay as they are.
+
+    Returns:
+        The dataset with the same columns and those of ``metrics``; ``rsr_settings`` says the new rank clip.
+
+    Raises:
+        ValueError: If ``rank_clip`` is not positive, a column is missing, a metric needs the student, or the clip
+            changes and the dataset has a column of a metric that is not known.
+        TypeError: For a streamed dataset; score it again instead.
+    """
+    check_rank_clip(rank_clip)
+    return map_splits(dataset, lambda split: _rescore_split(split, rank_clip, column_prefix, metrics))
+
+
+def _rescore_split(
+    dataset: Dataset, rank_clip: int, column_prefix: str, metrics: Sequence[str | Metric] | None
+) -> Dataset:
+    columns = ScoreColumns(column_prefix)
+    needed = [*columns.token_types, columns.status, columns.settings]
+    if missing := [name for name in needed if name not in dataset.column_names]:
+        raise ValueError(
+            f"rescore needs the columns {missing}; found {dataset.column_names}. "
+            f"Score with RSRScorer(..., token_columns=True, column_prefix={column_prefix!r}) first"
+        )
+    asked = find_metrics(metrics)
+    known = {"entropies"} if columns.token_entropies in dataset.column_names else set()
+    for metric in asked:
+        if lacking := sorted(set(metric.needs) - known):
+            raise ValueError(
+                f"metric {metric.name!r} needs {lacking}, which the token columns do not hold: score with "
+                f"RSRScorer(..., metrics=[{metric.name!r}], token_columns=True)"
+            )
+    there = [m for name, m in available_metrics().items() if columns.metric(name) in dataset.column_names]
+    again = tuple({m.name: m for m in (*find_metrics(m for m in there if set(m.needs) <= known), *asked)}.values())
+    unclipped = [*_OF_ANSWER_CONFIDENCE, *(m.name for m in there if is_built_in(m))]
+    _refuse_old_clip(
+        dataset, columns, rank_clip, {columns.metric(name) for name in unclipped + [m.name for m in again]}
+    )
+    rescored: Dataset = dataset.with_format("arrow").map(
+        _rescore_table,
+        batched=True,
+        fn_kwargs={"rank_clip": rank_clip, "prefix": column_prefix, "metrics": again},
+        desc="Rescoring",
+    )
+    return rescored.with_format(**dataset.format)
+
+
+def _refuse_old_clip(dataset: Dataset, columns: ScoreColumns, rank_clip: int, right: set[str]) -> None:
+    """Refuses columns that would stay at the old clip under settings that say the new one."""
+    stale = [
+        name
+        for name, kind in dataset.features.items()
+        if name.startswith(f"{columns.prefix}_")
+        and kind == Value("float64")
+        and name not in right | {*columns.row_types}
+    ]
+    before = read_categories(dataset, columns.settings).values if stale else []
+    if any(not settings.endswith(f"-{rank_clip}") for settings in before):
+        raise ValueError(
+            f"columns {stale}: their metrics are not known here, so that they would keep the old clip; register the "
+            "metrics, pass them in metrics=, or remove the columns"
+        )
+
+
+def _rescore_table(table: pa.Table, rank_clip: int, prefix: str, metrics: Sequence[Metric]) -> pa.Table:
+    columns = ScoreColumns(prefix)
+    settings = [_with_rank_clip(value, rank_clip) for value in table[columns.settings].to_pylist()]
+    statuses = table[columns.status].to_pylist()
+    for i, status in enumerate(statuses):
+        if status in STATUSES_WITH_SCORE and not table[columns.token_ranks][i].is_valid:
+            raise ValueError(
+                f"column {columns.token_ranks!r}: null in a row with status {status!r} (row {i} of a batch): "
+                "rows scored without token_columns=True cannot be rescored; drop them or score them again"
+            )
+    names = [name for name in (*columns.token_types, columns.token_entropies) if name in table.column_names]
+    outcomes = [ScoredRow(status, *(_numpy(table[name][i]) for name in names)) for i, status in enumerate(statuses)]
+    scored = make_columns(outcomes, columns, rank_clip, "", token_columns=False, metrics=metrics)
+    scored[columns.settings] = pa.array(settings, pa.string())
+    for name, column in scored.items():
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, column)
+        else:
+            table = table.append_column(name, column)
+    return table
+
+
+def _with_rank_clip(settings: str | None, rank_clip: int) -> str | None:
+    return settings if settings is None else f"{settings.rpartition('-')[0]}-{rank_clip}"
+
+
+def _numpy(values: pa.ListScalar) -> npt.NDArray[Any] | None:
+    return values.values.to_numpy(zero_copy_only=False) if values.is_valid else None

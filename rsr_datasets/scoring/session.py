@@ -1,0 +1,185 @@
+"""A student at work: rows to token ids, token ids to outcomes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..engines.base import ENTROPIES, Engine, OnBatch, TokenScores
+from ..reading.encoder import ConversationEncoder
+from ..reading.formats import RowFormat
+from ..reading.rows import EncodedRow, UnscorableRowError, fit
+from ..tables.columns import BAD_ROW, NONFINITE
+from .columns import ScoredRow
+from .said_once import SaidOnce, place_of
+from .second_pass import read_again
+from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Session:
+    """Loads a scorer's tokenizer and student once each and reads rows with them; copies of a scorer share it.
+
+    Args:
+        settings: The scorer's settings.
+
+    Attributes:
+        engine: The loaded student, if it is loaded.
+        said: The warnings that were said.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.engine: Engine | None = None
+        self.said = SaidOnce(settings.strict)
+        self._settings = settings
+        self._encoder: ConversationEncoder | None = None
+        self._length_limit: int | None = None
+        self._chosen: dict[str, Any] = {}
+        self._identity: dict[str, Any] | None = None
+        self._needs = {need for metric in settings.metrics for need in metric.needs}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The identity of the student that is loaded, else of the one that would be."""
+        return self._identity or self._settings.source.identity()
+
+    def load_encoder(self) -> ConversationEncoder:
+        """Loads the student's tokenizer and reads its chat template, not its weights."""
+        if self._encoder is None:
+            settings = self._settings
+            trained = getattr(settings.source.load_config().get_text_config(), "max_position_embeddings", None)
+            self._length_limit = trained if settings.max_length is None else settings.max_length
+            if trained is not None and settings.max_length is not None and settings.max_length > trained:
+                logger.warning(
+                    "max_length=%d: the student was made for %d positions (max_position_embeddings); "
+                    "tokens beyond them are scored out of its range",
+                    settings.max_length,
+                    trained,
+                )
+            self._encoder = ConversationEncoder(
+                settings.source.load_tokenizer(),
+                chat_template=settings.chat_template,
+                chat_template_kwargs=settings.chat_template_kwargs,
+                turns=settings.turns,
+            )
+        return self._encoder
+
+    def load_engine(self, options: Mapping[str, Any], device: torch.device) -> tuple[Engine, dict[str, Any]]:
+        """Loads the student, or sets the options of the loaded one.
+
+        Args:
+            options: The engine's options; ``None`` in an option is the engine's own choice.
+            device: Where the student goes when it is loaded for this.
+
+        Returns:
+            The engine and its options as given or chosen.
+
+        Raises:
+            ValueError: If the student cannot be loaded, reads less than ``max_length``, or lacks what a metric needs.
+        """
+        source = self._settings.source
+        if self.engine is None:
+            identity, chosen = source.identity(), dict(options)
+            engine = source.load(device, chosen)
+            self._refuse_unfit(engine)
+            self.engine, self._chosen = engine, chosen
+            if not getattr(source, "is_loaded", False):  # else its weights may change from call to call
+                self._identity = identity
+        used = self._chosen | {name: value for name, value in options.items() if value is not None}
+        _set_options(self.engine, used)
+        return self.engine, used
+
+    def encode(
+        self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, indices: Sequence[int] | None
+    ) -> list[EncodedRow | UnscorableRowError]:
+        """Encodes rows and applies the length limit; see :meth:`rsr_datasets.RSRScorer.encode`."""
+        encoded = self.load_encoder().encode(rows, row_format)
+        return [self._fit(row, self._length_limit, place_of(i, indices)) for i, row in enumerate(encoded)]
+
+    def score(
+        self,
+        encoded: Sequence[EncodedRow | UnscorableRowError],
+        indices: Sequence[int] | None,
+        options: Mapping[str, Any],
+        device: torch.device,
+        on_batch: OnBatch | None,
+    ) -> list[ScoredRow]:
+        """Runs the student over encoded rows; see :meth:`rsr_datasets.RSRScorer.score_encoded`."""
+        if not any(isinstance(row, EncodedRow) for row in encoded):
+            return [ScoredRow(row.status) for row in encoded]
+        engine, _ = self.load_engine(options, device)
+        places = [place_of(i, indices) for i in range(len(encoded))]
+        readable = [self._check(row, engine, place) for row, place in zip(encoded, places, strict=True)]
+        wanted = [row for row in readable if isinstance(row, EncodedRow)]
+        entropies = ENTROPIES in self._needs
+        found = iter(engine.score(wanted, entropies=entropies, on_batch=on_batch) if wanted else ())
+        outcomes = [
+            self._outcome(row, next(found), place) if isinstance(row, EncodedRow) else ScoredRow(row.status)
+            for row, place in zip(readable, places, strict=True)
+        ]
+        if self._needs <= {ENTROPIES}:
+            return outcomes
+        _set_options(engine, {"share_prefixes": False})  # parts of a row would share much, and then round otherwise
+        return read_again(outcomes, readable, self._needs, engine, self.load_encoder().tokenizer, on_batch)
+
+    def _refuse_unfit(self, engine: Engine) -> None:
+        longest, limit = engine.max_positions, self._settings.max_length
+        if longest is not None and limit is not None and limit > longest + 1:
+            raise ValueError(
+                f"max_length={limit}: student {engine.name!r} reads at most {longest} tokens "
+                f"at once, of a row all but the last: pass max_length={longest + 1} or less"
+            )
+        needing = [metric.name for metric in self._settings.metrics if ENTROPIES in metric.needs]
+        if needing and ENTROPIES not in engine.provides:
+            raise ValueError(
+                f"metrics {needing} need entropies, which the engine of student {engine.name!r} does not give; "
+                "leave them out"
+            )
+
+    def _check(
+        self, row: EncodedRow | UnscorableRowError, engine: Engine, place: str
+    ) -> EncodedRow | UnscorableRowError:
+        """Applies the limits of the loaded student, its longest row and its vocabulary."""
+        if engine.max_positions is not None:
+            row = self._fit(row, engine.max_positions + 1, place)
+        if isinstance(row, EncodedRow) and (largest := row.input_ids.max()) >= engine.vocab_size:
+            reason = (
+                f"token id {largest} lies outside the {engine.vocab_size} entries of student {engine.name!r}: "
+                "is the tokenizer this student's?"
+            )
+            self.said.status(BAD_ROW, reason, place)
+            return UnscorableRowError(BAD_ROW, reason)
+        return row
+
+    def _fit(
+        self, row: EncodedRow | UnscorableRowError, limit: int | None, place: str
+    ) -> EncodedRow | UnscorableRowError:
+        try:
+            if isinstance(row, EncodedRow):
+                return fit(row, limit, self._settings.on_overflow)
+        except OverflowError as error:
+            raise ValueError(f"{place}: {error}") from error
+        except UnscorableRowError as error:
+            row = error
+        self.said.status(row.status, str(row), place)
+        return row
+
+    def _outcome(self, row: EncodedRow, scores: TokenScores, place: str) -> ScoredRow:
+        total = float(scores.surprisals.sum(dtype=np.float64))
+        if not np.isfinite(total) or total == 0:
+            self.said.status(NONFINITE, f"the surprisals sum to {total}, which gives no ratio", place)
+            return ScoredRow(NONFINITE)
+        ids = row.input_ids[row.positions]
+        return ScoredRow(row.status, ids, scores.ranks, scores.surprisals, scores.entropies)
+
+
+def _set_options(engine: Engine, options: Mapping[str, Any]) -> None:
+    """Sets the options that the engine keeps as attributes."""
+    for name, value in options.items():
+        if hasattr(engine, name):
+            setattr(engine, name, value)
