@@ -1,1 +1,1 @@
-"""The commands: one a step."""
+"""The command line. Nothing that takes long to import is imported before a command runs."""

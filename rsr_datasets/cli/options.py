@@ -1,63 +1,71 @@
-"""Command-line options made from the signatures and docstrings of the Python functions that they call.
+"""Flags made from the signatures and docstrings of the Python functions that the commands call.
 
-So a flag has its argument's name, default and meaning, and no argument is without one.
+So a flag has its argument's name, default and meaning, and no argument is without one. The source files are parsed,
+since importing the functions would import torch, datasets and transformers.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
-import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
 
+Command = TypeVar("Command", bound=Callable[..., None])
 
-def options_of(function: Callable[..., Any], skip: Sequence[str] = ()) -> list[inspect.Parameter]:
+_PACKAGES = Path(__file__).resolve().parents[2]
+_FROM_A_SHELL = {"bool", "int", "float", "str", "Any", "Mapping", "Sequence"}
+
+
+def options_of(path: str, skip: Sequence[str] = ()) -> list[inspect.Parameter]:
     """Makes a keyword parameter with a typer option of each argument that a shell can give.
 
     Args:
-        function: Its arguments, their defaults and the first sentences of its docstring on them are read.
+        path: Where a function or a class can be imported from, such as ``"rsr_datasets.RSRScorer"``.
         skip: Arguments that get no option.
     """
-    helps = _argument_docs(function)
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=parameter.default,
-            annotation=_option(parameter, helps.get(name, "")),
-        )
-        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-        if name not in ("self", *skip)
-    ]
+    module, node = _find(*path.rsplit(".", 1))
+    function = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), node)
+    given, texts = function.args, _argument_docs(ast.get_docstring(node) or "")
+    defaults = [*[None] * (len(given.args) - len(given.defaults)), *given.defaults, *given.kw_defaults]
+    options = []
+    for argument, default in zip([*given.args, *given.kwonlyargs], defaults, strict=True):
+        name, annotation = argument.arg, argument.annotation
+        if name == "self" or name in skip:
+            continue
+        kinds, choices = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", ast.unparse(annotation)))), ()
+        if not kinds & _FROM_A_SHELL and not (choices := _choices(module, annotation)):
+            continue
+        value = inspect.Parameter.empty if default is None else _value(module, default)
+        option = _option(name, kinds, choices, value, texts.get(name, ""))
+        options.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=option))
+    return options
 
 
-def with_options(*options: Sequence[inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Adds options to a command; it gets their values as keyword arguments.
+def with_options(*options: Sequence[inspect.Parameter]) -> Callable[[Command], Command]:
+    """Adds options to a command; the command gets their values as keyword arguments.
 
     Args:
-        options: What :func:`options_of` gave; of several of one name the first counts.
+        options: What :func:`options_of` gave. The first of a name counts, and the command's own before all.
     """
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = {p.name: p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD}
-        for parameter in (parameter for group in options for parameter in group):
-            parameters.setdefault(parameter.name, parameter)
-
-        def run(**values: Any) -> None:
-            command(**values)
-
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()]
-        run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in keywords}
-        return run
+        parameters: dict[str, inspect.Parameter] = {}
+        for parameter in [*own, *(parameter for group in options for parameter in group)]:
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                parameters.setdefault(parameter.name, parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        command.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]
+        command.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        return command
 
     return decorate
 
@@ -92,25 +100,18 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
-def _option(parameter: inspect.Parameter, text: str) -> Any:
-    annotation = parameter.annotation
-    flag = f"--{parameter.name.replace('_', '-')}"
-    kinds = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
-    optional = types.NoneType in kinds
-    kinds.discard(types.NoneType)
-    origins = {get_origin(kind) or kind for kind in kinds}
-    if origins == {bool}:
-        can_be_turned_off = optional or parameter.default is True
-        names = f"{flag}/--no-{flag[2:]}" if can_be_turned_off else flag
+def _option(name: str, kinds: set[str], choices: tuple[str, ...], default: Any, text: str) -> Any:
+    flag, optional = f"--{name.replace('_', '-')}", "None" in kinds
+    if kinds <= {"bool", "None"}:
+        names = f"{flag}/--no-{flag[2:]}" if optional or default is True else flag
         return Annotated[bool | None if optional else bool, typer.Option(names, help=text)]
-    if Literal in origins:
-        return Annotated[annotation, typer.Option(flag, help=text)]
-    if Mapping in origins:
+    if "Mapping" in kinds:
         return Annotated[Any, typer.Option(flag, parser=_json_object, metavar="JSON", help=text)]
-    if Sequence in origins:
+    if "Sequence" in kinds:
         return Annotated[list[str], typer.Option(flag, help=f"{text} Repeat it for several.")]
-    plain = next((kind for kind in (int, float) if kind in kinds and str not in kinds), str)
-    return Annotated[plain | None if optional else plain, typer.Option(flag, help=text)]
+    kind: Any = str if "str" in kinds else int if "int" in kinds else float if "float" in kinds else str
+    kind = Literal[choices] if choices else kind
+    return Annotated[kind | None if optional else kind, typer.Option(flag, help=text)]
 
 
 def _json_object(value: Any) -> dict[str, Any]:
@@ -124,17 +125,50 @@ def _json_object(value: Any) -> dict[str, Any]:
     return value
 
 
-def _argument_docs(function: Callable[..., Any]) -> dict[str, str]:
-    """The first sentence on each argument in a Google-style docstring."""
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
+@cache
+def _statements(module: str) -> tuple[bool, list[ast.stmt]]:
+    """Whether a module is a package, and its statements, the last one first, with those under ``TYPE_CHECKING``."""
+    path = _PACKAGES.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    return path.is_dir(), [*body, *(node for block in body if isinstance(block, ast.If) for node in block.body)][::-1]
+
+
+def _find(module: str, name: str) -> tuple[str, Any]:
+    """The definition of a name, and its module; relative imports are followed. ``None`` where there is none."""
+    is_package, statements = _statements(module)
+    for node in statements:
+        match node:
+            case ast.FunctionDef(name=defined) | ast.ClassDef(name=defined) if defined == name:
+                return module, node
+            case ast.Assign(targets=[ast.Name(id=defined)], value=value) if defined == name:
+                return module, value
+            case ast.ImportFrom(level=level) if level and name in [alias.name for alias in node.names]:
+                package = module if is_package else module.rpartition(".")[0]
+                return _find(resolve_name("." * level + (node.module or ""), package), name)
+    return module, None
+
+
+def _value(module: str, node: ast.expr) -> Any:
+    return ast.literal_eval(_find(module, node.id)[1] if isinstance(node, ast.Name) else node)
+
+
+def _choices(module: str, annotation: ast.AST) -> tuple[str, ...]:
+    """The values of a ``Literal``, which an annotation is or names."""
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
+            return tuple(ast.literal_eval(values))
+        case ast.Name(id=name):
+            home, definition = _find(module, name)
+            return _choices(home, definition)
+        case ast.BinOp(left=left, right=right):
+            return _choices(module, left) or _choices(module, right)
+    return ()
+
+
+def _argument_docs(docstring: str) -> dict[str, str]:
+    """The first sentence on each argument in a Google-style docstring, without markup."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", docstring, re.DOTALL | re.MULTILINE)
     entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", section[1] if section else "", re.DOTALL | re.MULTILINE)
-    return {name: _first_sentence(_without_markup(" ".join(text.split()))) for name, text in entries}
-
-
-def _without_markup(text: str) -> str:
-    return re.sub(r":\w+:`([^`]*)`", r"\1", text).replace("``", "")
-
-
-def _first_sentence(text: str) -> str:
-    sentence = re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0].strip()
-    return sentence if sentence.endswith(".") else f"{sentence}."
+    texts = {name: re.sub(r":\w+:`([^`]*)`|``", r"\1", " ".join(text.split())) for name, text in entries}
+    return {name: re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0].rstrip(". ") + "." for name, text in texts.items()}

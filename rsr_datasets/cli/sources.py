@@ -1,4 +1,4 @@
-"""Data sets from what a person names on the command line, and back to files."""
+"""Data sets from the names on a command line, and back to files. Mistakes in names are found before any import."""
 
 from __future__ import annotations
 
@@ -6,21 +6,43 @@ import glob
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
-
-from ..tables.records import append_record, read_records
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
 _SAVED = ("state.json", "dataset_dict.json")
 _TEACHER = "teacher"
 
 
+def find_files(names: Sequence[str]) -> list[str]:
+    """The files that names and globs stand for; none if the one name is a folder or a Hub id.
+
+    Raises:
+        FileNotFoundError: If a file is not there, or a glob matches nothing.
+        ValueError: If files are of different or unknown kinds.
+    """
+    if len(names) == 1 and (Path(names[0]).is_dir() or Path(names[0]).suffix not in _BUILDERS):
+        return []
+    files: list[str] = []
+    for name in names:
+        is_pattern = glob.has_magic(name) and not Path(name).exists()
+        # A pattern may be absolute or relative, which Path.glob does not take.
+        found = sorted(glob.glob(name, recursive=True)) if is_pattern else [name] * Path(name).is_file()  # noqa: PTH207
+        if not found:
+            raise FileNotFoundError(f"no file {name!r}")
+        files += found
+    suffixes = sorted({Path(file).suffix for file in files})
+    if len({_BUILDERS.get(suffix) for suffix in suffixes}) > 1 or suffixes[0] not in _BUILDERS:
+        raise ValueError(f"files of different or unknown kinds {suffixes}; known are {sorted(_BUILDERS)}")
+    return files
+
+
 def open_dataset(
-    names: Sequence[str], split: str | None = None, teacher_from_file: bool = False
+    names: Sequence[str], split: str | None = None, config_name: str | None = None, teacher_from_file: bool = False
 ) -> Dataset | DatasetDict:
     """Opens a data set.
 
@@ -29,25 +51,44 @@ def open_dataset(
             files and globs of one kind (``.jsonl``, ``.json``, ``.parquet``, ``.arrow``, ``.csv``), which become one
             split. Provenance records beside a file, as :func:`save_dataset` writes them, are read.
         split: Which split; ``None`` for all there are.
+        config_name: Which configuration of a Hub data set.
         teacher_from_file: Add the column ``teacher``, each row's the name of its file without its ending.
 
     Raises:
         FileNotFoundError: If a file, a folder or the Hub data set is not there, or a glob matches nothing.
-        ValueError: If files are of different or unknown kinds or cannot be read, or there is no such split.
+        ValueError: If files cannot be read, or there is no such split or configuration.
     """
-    if len(names) == 1 and Path(names[0]).is_dir():
-        found = _open_folder(Path(names[0]))
-    elif len(names) > 1 or Path(names[0]).suffix in _BUILDERS:
-        return _open_files([file for name in names for file in _matches(name)], teacher_from_file)
+    files, folder = find_files(names), Path(names[0])
+    if config_name is not None and (files or folder.is_dir()):
+        raise ValueError(f"--config-name {config_name}: {folder} is no Hub dataset, which alone has configurations")
+    if teacher_from_file and not files:
+        raise ValueError(f"{folder} is not a file: its rows cannot be named after one")
+    if files:
+        found: Dataset | DatasetDict = _open_files(files, teacher_from_file)
     else:
-        found = _open_hub(names[0])
-    if teacher_from_file:
-        raise ValueError(f"{names[0]} is not a file: its rows cannot be named after one")
-    return _choose(found, split)
+        found = _open_folder(folder) if folder.is_dir() else _open_hub(names[0], config_name)
+    if split is None:
+        return found
+    splits = found if isinstance(found, dict) else {str(found.split): found} if found.split else {}
+    if split not in splits:
+        raise ValueError(f"no split {split!r}; there {'are' if splits else 'is none, only rows'} {[*splits] or ''}")
+    return splits[split]
+
+
+def splits_of(dataset: Dataset | DatasetDict) -> Mapping[str, Dataset]:
+    """The splits by name; a ``Dataset`` is one split without a name."""
+    return dataset if isinstance(dataset, dict) else {"": dataset}
+
+
+def one_split(dataset: Dataset | DatasetDict) -> Dataset:
+    """The only split; a ``ValueError`` if there are several."""
+    if isinstance(dataset, dict) and len(dataset) > 1:
+        raise ValueError(f"the dataset has the splits {list(dataset)}: name one with --split")
+    return next(iter(splits_of(dataset).values()))
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Checks that :func:`save_dataset` may write there.
+    """Checks that a command may write there.
 
     Raises:
         FileExistsError: If something is there and must stay.
@@ -73,11 +114,13 @@ def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool =
         FileExistsError: As :func:`check_output`.
         ValueError: If several splits should go into one file, or the ending is of another kind of file.
     """
+    from ..tables.records import read_records
+
     check_output(output, overwrite)
     aside = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
     try:
         if output.suffix in (".parquet", ".jsonl"):
-            if isinstance(dataset, DatasetDict):
+            if isinstance(dataset, dict):
                 raise ValueError(f"{output}: the splits {list(dataset)} need a folder, or name one with --split")
             dataset.to_parquet(aside) if output.suffix == ".parquet" else dataset.to_json(aside, double_precision=15)
         elif output.suffix in _BUILDERS:
@@ -89,13 +132,14 @@ def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool =
         aside.replace(output)
     finally:
         shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
-    parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
-    records = [record for part in parts for record in read_records(part)]
+    records = [record for part in splits_of(dataset).values() for record in read_records(part)]
     unique = [record for i, record in enumerate(records) if record not in records[:i]]
     _provenance_file(output).write_text(json.dumps(unique, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _open_folder(folder: Path) -> Dataset | DatasetDict:
+    from datasets import DatasetDict, load_from_disk
+
     if any((folder / name).exists() for name in _SAVED):
         return load_from_disk(folder)
     if (folder / "scored").is_dir():
@@ -105,29 +149,35 @@ def _open_folder(folder: Path) -> Dataset | DatasetDict:
     raise FileNotFoundError(f"{folder} is no folder of save_to_disk; name the files in it, e.g. '{folder}/*.jsonl'")
 
 
-def _open_hub(name: str) -> Dataset | DatasetDict:
+def _open_hub(name: str, config_name: str | None) -> Dataset | DatasetDict:
+    from datasets import get_dataset_config_names, load_dataset
+
     try:
-        return load_dataset(name)
+        return load_dataset(name, config_name)
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{name!r} is no file or folder here, and no dataset of the Hub: {error}") from error
+        reason = error
+    try:
+        configurations = get_dataset_config_names(name)
+    except (OSError, ValueError):
+        configurations = []
+    if len(configurations) > 1 and config_name not in configurations:
+        raise ValueError(f"{name} has the configurations {configurations}: name one with --config-name") from reason
+    raise FileNotFoundError(f"{name!r} is no file or folder here, and no dataset of the Hub: {reason}") from reason
 
 
 def _open_files(files: Sequence[str], teacher_from_file: bool) -> Dataset:
-    kinds = {_BUILDERS.get(Path(file).suffix) for file in files}
-    if len(kinds) > 1 or None in kinds:
-        suffixes = sorted({Path(file).suffix for file in files})
-        raise ValueError(f"files of different or unknown kinds {suffixes}; known are {sorted(_BUILDERS)}")
-    kind = kinds.pop()
+    from datasets import concatenate_datasets
+
+    from ..tables.records import append_record
+
     if teacher_from_file:
-        parts = [_load(kind, [file]) for file in files]
-        if any(_TEACHER in part.column_names for part in parts):
+        parts = {file: _load([file]) for file in files}
+        if any(_TEACHER in part.column_names for part in parts.values()):
             raise ValueError(f"the files have a column {_TEACHER!r} already: leave --teacher-from-file out")
-        named = [
-            part.add_column(_TEACHER, [Path(file).stem] * len(part)) for part, file in zip(parts, files, strict=True)
-        ]
-        dataset = concatenate_datasets(named)
+        named = [part.add_column(_TEACHER, [Path(file).stem] * len(part)) for file, part in parts.items()]
+        dataset = concatenate_datasets(named, split="train")
     else:
-        dataset = _load(kind, files)
+        dataset = _load(files)
     for file in files:
         if (beside := _provenance_file(Path(file))).is_file():
             for record in json.loads(beside.read_text(encoding="utf-8")):
@@ -135,9 +185,12 @@ def _open_files(files: Sequence[str], teacher_from_file: bool) -> Dataset:
     return dataset
 
 
-def _load(kind: str | None, files: Sequence[str]) -> Dataset:
+def _load(files: Sequence[str]) -> Dataset:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
     try:
-        return load_dataset(kind, data_files=list(files), split="train")
+        return load_dataset(_BUILDERS[Path(files[0]).suffix], data_files=list(files), split="train")
     except DatasetGenerationError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(f"cannot read {', '.join(files[:3])}: {reason}") from error
@@ -145,20 +198,3 @@ def _load(kind: str | None, files: Sequence[str]) -> Dataset:
 
 def _provenance_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.provenance.json")
-
-
-def _matches(name: str) -> list[str]:
-    is_pattern = glob.has_magic(name) and not Path(name).exists()
-    # A pattern may be absolute or relative, which Path.glob does not take.
-    found = sorted(glob.glob(name, recursive=True)) if is_pattern else [name] * Path(name).is_file()  # noqa: PTH207
-    if not found:
-        raise FileNotFoundError(f"no file {name!r}")
-    return found
-
-
-def _choose(dataset: Dataset | DatasetDict, split: str | None) -> Dataset | DatasetDict:
-    if split is None or isinstance(dataset, Dataset):
-        return dataset
-    if split not in dataset:
-        raise ValueError(f"no split {split!r}; there are {list(dataset)}")
-    return dataset[split]

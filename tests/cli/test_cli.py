@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -23,8 +23,9 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from hub_server import Hub
 from transformers import AutoModelForCausalLM
 
-from rsr_datasets import RSRScorer, rank_teachers, select_subset, select_trajectories
-from rsr_datasets.report.page import build_report
+from rsr_datasets import RSRScorer, push_curated, rank_teachers, score_dataset, select_subset, select_trajectories
+from rsr_datasets.cli.options import options_of
+from rsr_datasets.report import build_report
 from rsr_datasets.tables.records import read_records
 
 SCORES = ROOT / "tests" / "data" / "champ_smollm2_scores.parquet"
@@ -33,7 +34,7 @@ TOKEN = "hf_MeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMe"
 # Imports once, then forks a process for each command: what starting Python costs is paid once.
 COMMANDS = """
 import json, os, sys
-import rsr_datasets.cli.commands, rsr_datasets.report.page
+import rsr_datasets.cli.commands, rsr_datasets.hub, rsr_datasets.report, rsr_datasets.runs.estimate
 for line in sys.stdin:
     job = json.loads(line)
     process = os.fork()
@@ -44,6 +45,17 @@ for line in sys.stdin:
         sys.argv = ["rsr-datasets", *job["arguments"]]
         rsr_datasets.cli.commands.main()
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+# Runs a command in this process and says what was imported that takes long.
+DOOR = """
+import sys
+from rsr_datasets.cli.commands import main
+try:
+    main()
+finally:
+    print("loaded:", *{"torch", "transformers", "datasets", "pyarrow", "pandas"} & sys.modules.keys())
 """
 
 
@@ -104,10 +116,10 @@ def traces(tmp_path: Path) -> Path:
 
 
 def run(
-    *arguments: object, cwd: Path, launcher: tuple[str, ...] = ("-m", "rsr_datasets")
+    *arguments: object, cwd: Path, launcher: tuple[str, ...] = ("-m", "rsr_datasets"), **variables: str
 ) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "home")}
-    environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | variables
     command = [sys.executable, *launcher, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
@@ -122,6 +134,15 @@ def test_score_from_files_to_a_dataset(traces: Path, student_folder: str) -> Non
     assert again.stdout == done.stdout
 
 
+def test_strict_takes_truncated_rows_for_scored(
+    traces: Path, command: Callable[..., Done], student_folder: str
+) -> None:
+    Dataset.from_json(str(traces / "part0.jsonl")).select([1]).to_json(traces / "one.jsonl")
+    arguments = ("score", "one.jsonl", "--student", student_folder, "--max-length", 14, "--output-dir", "out")
+    done = command(*arguments, "--strict", cwd=traces)
+    assert (done.returncode, done.stdout) == (0, "out/scored: 1 truncated\n"), done.stderr
+
+
 def test_score_under_accelerate_launch(traces: Path, student_folder: str) -> None:
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
     launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "rsr_datasets")
@@ -134,10 +155,42 @@ def test_score_under_accelerate_launch(traces: Path, student_folder: str) -> Non
     assert by_file.stdout == done.stdout
 
 
-def test_every_option_of_the_scorer_is_a_flag() -> None:
-    shown = run("score", "--help", cwd=ROOT).stdout
-    for name in inspect.signature(RSRScorer).parameters:
-        assert f"--{name.replace('_', '-')}" in shown, name
+COMMANDS_WITH_HELP = [[], *([name] for name in ("score", "teachers", "select", "report", "push"))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        *(([*name, "--help"], 0) for name in COMMANDS_WITH_HELP),
+        (["score", "x", "--no-such-flag"], 2),
+        (["score"], 2),
+        (["score", "nowhere.jsonl", "--student", "x", "--output-dir", "y"], 2),
+        (["select", "x", "--output", "y"], 2),
+    ],
+)
+def test_help_and_mistakes_import_nothing_that_takes_long(arguments: list[str], code: int, tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run(*arguments, cwd=tmp_path, launcher=("-c", DOOR))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("loaded:\n")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+@pytest.mark.parametrize(
+    ("path", "function"),
+    [
+        *((f"rsr_datasets.{f.__name__}", f) for f in (RSRScorer, score_dataset, rank_teachers, push_curated)),
+        *((f"rsr_datasets.{f.__name__}", f) for f in (select_trajectories, select_subset)),
+        ("rsr_datasets.report.build_report", build_report),
+    ],
+)
+def test_every_argument_is_a_flag_with_its_default(path: str, function: Callable[..., object]) -> None:
+    arguments = {name: argument.default for name, argument in inspect.signature(function).parameters.items()}
+    objects = {"dataset", "scorer", "scored", "selected"}  # a shell cannot give these
+    assert {option.name: option.default for option in options_of(path)} == {
+        name: default for name, default in arguments.items() if name not in objects
+    }
 
 
 @pytest.mark.slow
@@ -263,23 +316,6 @@ def test_records_travel_with_files(champ: Path, command: Callable[..., Done], tm
         ]
 
 
-@pytest.mark.parametrize(
-    ("name", "function", "skipped"),
-    [
-        ("teachers", rank_teachers, {"dataset_or_datasets", "scorer"}),
-        ("select", select_trajectories, {"dataset", "return_report"}),
-        ("select", select_subset, {"dataset", "return_report"}),
-        ("report", build_report, {"scored", "output"}),
-    ],
-)
-def test_every_argument_is_a_flag(
-    command: Callable[..., Done], name: str, function: Callable[..., object], skipped: set[str], tmp_path: Path
-) -> None:
-    flags = re.findall(r"^  (--[\w-]+)", command(name, "--help", cwd=tmp_path).stdout, re.MULTILINE)
-    for argument in inspect.signature(function).parameters.keys() - skipped:
-        assert f"--{argument.replace('_', '-')}" in flags
-
-
 EVERY_FLAG = {
     "teachers": [
         *(
@@ -319,9 +355,9 @@ EVERY_FLAG = {
     ],
 }
 FROM_OTHER_TESTS = {
-    "teachers": {"--config", "--teacher-from-file", "--student"},
-    "select": {"--config", "--fraction", "--n", "--max-rsr", "--balance-by"},
-    "report": {"--config"},
+    "teachers": {"--config", "--config-name", "--teacher-from-file", "--student"},
+    "select": {"--config", "--config-name", "--fraction", "--n", "--max-rsr", "--balance-by"},
+    "report": {"--config", "--config-name"},
 }
 
 
@@ -456,21 +492,6 @@ def test_an_interrupted_score_says_how_to_go_on(student_folder: str, tmp_path: P
     assert 0 < len(list((tmp_path / "run").glob("units/*.json"))) < 1000
 
 
-def test_a_table_on_a_terminal(champ: Path) -> None:
-    main, terminal = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100"}
-    command_line = [sys.executable, "-m", "rsr_datasets", "teachers", str(champ / "run")]
-    process = subprocess.Popen(command_line, env=environment, stdout=terminal, stderr=subprocess.DEVNULL)
-    os.close(terminal)
-    shown = b""
-    with pytest.raises(OSError):  # the other end is closed
-        while block := os.read(main, 4096):
-            shown += block
-    os.close(main)
-    assert process.wait() == 0
-    assert "─" in shown.decode() and "PaLM 2 Medium" in shown.decode()
-
-
 def test_names_cannot_command_the_terminal(command: Callable[..., Done], tmp_path: Path) -> None:
     scores = Dataset.from_parquet(str(SCORES)).select(range(20))
     hostile = "\x1b[31m[bold]red[/bold]\n\x07"
@@ -484,23 +505,31 @@ def test_names_cannot_command_the_terminal(command: Callable[..., Done], tmp_pat
 def test_push_sends_what_was_selected(champ: Path, command: Callable[..., Done], tmp_path: Path) -> None:
     command("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
     with Hub({TOKEN: ["me"]}) as hub:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
-        environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-        arguments = ["push", "best", "me/curated", "--private", "--token", TOKEN, "--json"]
-        arguments += ["--card", '{"license": "mit"}', "--max-shard-size", "1MB"]
-        done = subprocess.run(
-            [sys.executable, "-m", "rsr_datasets", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        arguments = ("push", "best", "me/curated", "--private", "--token", TOKEN, "--json", "--max-shard-size", "1MB")
+        online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        done = run(*arguments, "--card", '{"license": "mit"}', cwd=tmp_path, **online)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["repo_id"] == "me/curated"
         assert TOKEN not in done.stdout + done.stderr
         repository = hub.dataset("me/curated")
         assert repository.private and b"license: mit" in repository.files()["README.md"].content
+
+
+def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
+    names = ("easy", "hard")
+    header = yaml.safe_dump({"configs": [{"config_name": name, "data_files": f"{name}.jsonl"} for name in names]})
+    files = {f"{name}.jsonl": json.dumps({"rsr": 1.5, "kind": name}).encode() for name in names}
+    with Hub({TOKEN: ["me"]}) as hub:
+        hub.create("dataset", "me/two", files={"README.md": f"---\n{header}---\n".encode(), **files})
+        arguments = ("select", "me/two", "--n", 1, "--output", "kept")
+        online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        for given in ((), ("--config-name", "odd")):
+            refused = run(*arguments, *given, cwd=tmp_path, **online)
+            assert refused.returncode == 2
+            assert "['easy', 'hard']: name one with --config-name" in refused.stderr
+        done = run(*arguments, "--config-name", "hard", cwd=tmp_path, **online)
+        assert done.returncode == 0, done.stderr
+    assert load_from_disk(tmp_path / "kept" / "train")["kind"][:] == ["hard"]
 
 
 @pytest.mark.parametrize(
@@ -531,7 +560,10 @@ def test_push_sends_what_was_selected(champ: Path, command: Callable[..., Done],
         (["teachers", "SCORES", "--sample", "0"], "sample=0"),
         (["teachers", "part0.jsonl"], "no column"),
         (["teachers", "splits"], "name one with --split"),
-        (["teachers", "splits", "--split", "dev"], "no split 'dev'"),
+        (["teachers", "splits", "--split", "dev"], "no split 'dev'; there are ['train', 'test']"),
+        (["teachers", "SCORES", "--split", "dev"], "no split 'dev'; there are ['train']"),
+        (["teachers", "unsplit", "--split", "dev"], "no split 'dev'; there is none"),
+        (["teachers", "SCORES", "--config-name", "hard"], "is no Hub dataset"),
         (["select", "SCORES", "--output", "x"], "give --group-by, or one of"),
         (["select", "SCORES", "--output", "x", "--n", "2", "--group-by", "problem_id"], "exclude each other"),
         (["select", "SCORES", "--output", "x", "--n", "2", "--keep", "2"], "--keep needs --group-by"),
@@ -562,6 +594,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (traces / "odd.yaml").write_text("colour: red\n")
     scores = Dataset.from_parquet(str(SCORES)).select(range(9))
     DatasetDict(train=scores, test=scores).save_to_disk(traces / "splits")
+    Dataset.from_list(scores.to_list()).save_to_disk(traces / "unsplit")
     given = [str(SCORES) if argument == "SCORES" else argument for argument in arguments]
     if arguments[:1] == ["score"]:
         needed = {"--student": student_folder, "--output-dir": "out"}
