@@ -358,8 +358,8 @@ class RSRScorer:
         return other
 
     # ruff: noqa: D102  until runs/ and curation/ use resolve_options and with_options
-    def choose_tokens_per_batch(self, device: Any = None) -> int:
-        return int(self.resolve_options(device)["tokens_per_batch"])
+    def choose_tokens_per_batch(self, device: Any = None) -> Any:
+        return self.resolve_options(device)["tokens_per_batch"]
 
     def choose_torch_compile(self, text_bytes: int, device: Any = None) -> bool:
         return False
