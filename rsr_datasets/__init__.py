@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .runs.score import score_dataset
     from .scoring.rescore import rescore
     from .scoring.scorer import RSRScorer
-    from .teachers.ranking import Correlation, DatasetRSR, TeacherRanking, correlation, dataset_rsr, rank_teachers
+    from .teachers.correlation import Correlation, correlation
+    from .teachers.dataset_rsr import DatasetRSR, dataset_rsr
+    from .teachers.ranking import TeacherRanking, rank_teachers
 
 __version__ = "0.1.0"
 
@@ -30,7 +32,9 @@ _NAMES = {
     "runs.score": "score_dataset",
     "scoring.rescore": "rescore",
     "scoring.scorer": "RSRScorer",
-    "teachers.ranking": "Correlation DatasetRSR TeacherRanking correlation dataset_rsr rank_teachers",
+    "teachers.correlation": "Correlation correlation",
+    "teachers.dataset_rsr": "DatasetRSR dataset_rsr",
+    "teachers.ranking": "TeacherRanking rank_teachers",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from rsr_datasets.teachers.ranking import dataset_rsr, rank_teachers
+from rsr_datasets import dataset_rsr, rank_teachers
 
 
 def run(
@@ -38,7 +38,7 @@ def run(
         The full-data RSR of each teacher, how often each one was chosen, the share of seeds in which the choice lies
         within the tolerance of the best, and quantiles of the trajectories and tokens that were scored.
     """
-    full = {teacher: result.rsr for teacher, result in dataset_rsr(dataset, "teacher").items()}
+    full = {teacher: result.value for teacher, result in dataset_rsr(dataset, "teacher").items()}
     best = min(full.values())
     rankings = [
         rank_teachers(

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from rsr_datasets import Correlation, correlation
 from rsr_datasets.metrics import available_metrics, trajectory_scores
-from rsr_datasets.teachers.ranking import Correlation, correlation
 
 TABLES = Path(__file__).with_name("paper_tables.json")
 ROUNDING_DRAWS = 2_000

@@ -147,7 +147,9 @@ def teachers(
         name = f"{ranked.teacher} (dropped early)" if ranked.dropped else ranked.teacher
         interval = "" if math.isnan(found.low) else f"{found.low:.3f} to {found.high:.3f}"
         counts = (f"{found.num_trajectories:,}", f"{found.num_unscored:,}")
-        lines.append((name, f"{found.rsr:.3f}", interval, *counts, "" if confidence is None else f"{confidence:.1%}"))
+        lines.append(
+            (name, f"{found.value:.3f}", interval, *counts, "" if confidence is None else f"{confidence:.1%}")
+        )
     show_table(lines)
     typer.echo(f"{ranking.trajectories_scored:,} trajectories and {ranking.tokens_scored:,} tokens were looked at")
     if ranking.stopped:

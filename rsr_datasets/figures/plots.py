@@ -19,7 +19,7 @@ from datasets import Dataset
 from ..metrics import DEFAULT_RANK_CLIP
 from ..tables import arrays
 from ..tables.columns import ScoreColumns
-from ..teachers.ranking import DatasetRSR
+from ..teachers.dataset_rsr import DatasetRSR
 from .plotting import (
     SERIES_DARK,
     SERIES_LIGHT,
@@ -80,7 +80,7 @@ def plot_teachers(
     """Draws teachers by their dataset-level RSR (arXiv:2601.14249, Eq. 9), the lowest at the top.
 
     Args:
-        before: Teacher to its result, from :func:`rsr_datasets.dataset_rsr` with ``by=``, drawn as a dot with its
+        before: Teacher to its result, from :func:`rsr_datasets.dataset_rsr` with ``group_by=``, drawn with its
             interval; or to a plain number, drawn as a dot. A teacher without a ratio (NaN) comes last, with no dot.
         after: The same after a selection, drawn as a second, hollow dot. Teachers that it lacks were not selected.
         dark: Draw on a dark background.
@@ -299,7 +299,7 @@ _NOTHING = (math.nan, math.nan, math.nan)
 
 def _interval(value: DatasetRSR | float) -> tuple[float, float, float]:
     if isinstance(value, DatasetRSR):
-        return value.rsr, value.low, value.high
+        return value.value, value.low, value.high
     return float(value), math.nan, math.nan
 
 

@@ -32,7 +32,7 @@ from ..scoring.scorer import RSRScorer
 from ..tables import arrays
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 from ..tables.records import package_versions
-from ..teachers.ranking import DatasetRSR, dataset_rsr, summarize_metrics
+from ..teachers.dataset_rsr import DatasetRSR, dataset_rsr, summarize_metrics
 from .history import History, Scoring, Splits, score_prefixes
 from .markdown import code, python, text
 from .provenance import load_records, score_record
@@ -388,7 +388,7 @@ def _teachers(splits: Splits, history: History) -> _Teachers | None:
     prefix = next((p for p in (*history.prefixes, *prefixes) if p in prefixes), None)
     if prefix:
         try:
-            after = {str(name): result for name, result in dataset_rsr(part, by=column, column_prefix=prefix).items()}
+            after = {str(name): result for name, result in dataset_rsr(part, column, column_prefix=prefix).items()}
         except ValueError as error:
             logger.warning("the card has no ratio of each teacher: %s", error)
             after = {}
@@ -426,7 +426,7 @@ def _before(reports: Sequence[Mapping[str, Any]], name: str, parallel: bool) -> 
 
 
 def _plain_ratio(value: DatasetRSR | float | None) -> float | None:
-    ratio = value.rsr if isinstance(value, DatasetRSR) else value
+    ratio = value.value if isinstance(value, DatasetRSR) else value
     return ratio if ratio is not None and math.isfinite(ratio) else None
 
 

@@ -37,7 +37,7 @@ from ..tables import arrays
 from ..tables.columns import TRUNCATED, ScoreColumns
 from ..tables.groups import Groups
 from ..tables.records import read_records
-from ..teachers.ranking import DatasetRSR, dataset_rsr, summarize_metrics
+from ..teachers.dataset_rsr import DatasetRSR, dataset_rsr, summarize_metrics
 from .trajectory_texts import BYTES_PER_TOKEN, BYTES_PER_TOKEN_OF_TEXT, TrajectoryReader, choose_problems, short
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class _Report:
         """What is said of all rows."""
         scores, scored = self.scores, np.flatnonzero(self.scores.has_score)
         overall = self._rsr(self.dataset)
-        neutral = overall.rsr if math.isfinite(overall.rsr) else 1.0
+        neutral = overall.value if math.isfinite(overall.value) else 1.0
         low, high = ratio_range(neutral)
         return {
             "rankClip": scores.rank_clip,
@@ -434,7 +434,9 @@ def _count(categories: arrays.Categories) -> list[tuple[str, int]]:
 
 
 def _interval(result: DatasetRSR) -> list[float | None]:
-    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in (result.rsr, result.low, result.high)]
+    return [
+        float(f"{value:.6g}") if math.isfinite(value) else None for value in (result.value, result.low, result.high)
+    ]
 
 
 def _record(record: Mapping[str, Any]) -> dict[str, str]:

@@ -154,9 +154,9 @@ def test_row_scores_are_the_published_ones(scored: Dataset, published: dict[str,
 
 @pytest.mark.slow
 def test_dataset_level_scores_are_the_published_ones(scored: Dataset, published: dict[str, Any]) -> None:
-    found = dataset_rsr(scored, by="teacher")
+    found = dataset_rsr(scored, group_by="teacher")
     for expected in published["dataset_level"]:
-        assert found[expected["teacher"]].rsr == pytest.approx(expected["rsr"], rel=1e-4)
+        assert found[expected["teacher"]].value == pytest.approx(expected["rsr"], rel=1e-4)
     ranking = rank_teachers(scored, teacher_column="teacher", problem_column="problem_id")
     by_score = sorted(published["dataset_level"], key=lambda row: row["rsr"])
     assert [teacher.teacher for teacher in ranking.teachers] == [row["teacher"] for row in by_score]

@@ -48,9 +48,9 @@ def labels(figure: Figure) -> list[str]:
 def test_teachers_are_in_the_order_of_their_rsr(champ: Dataset) -> None:
     results = dataset_rsr(champ, "teacher")
     figure = plot_teachers(results)
-    assert labels(figure) == sorted(results, key=lambda name: results[name].rsr)
+    assert labels(figure) == sorted(results, key=lambda name: results[name].value)
     dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1}
-    assert [dots[place] for place in range(5)] == sorted(result.rsr for result in results.values())
+    assert [dots[place] for place in range(5)] == sorted(result.value for result in results.values())
     bars = [tuple(line.get_xdata()) for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
     assert sorted(bars) == sorted((result.low, result.high) for result in results.values())
 

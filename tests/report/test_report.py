@@ -158,10 +158,10 @@ def test_it_shows_teachers_in_the_order_of_their_rsr(champ: Dataset, tmp_path: P
     page = open_page(build_report(champ, tmp_path / "report.html", title="CHAMP"))
     assert page.title() == "CHAMP" and page.locator("h1").inner_text() == "CHAMP"
     results = dataset_rsr(champ, "teacher")
-    order = sorted(results, key=lambda name: results[name].rsr)
+    order = sorted(results, key=lambda name: results[name].value)
     rows = page.locator("#teacher-chart .row:not(.axis)")
     assert rows.locator(".name").all_inner_texts() == order
-    expected = [f"{r.rsr:.3f} [{r.low:.3f}, {r.high:.3f}] · 270" for r in (results[name] for name in order)]
+    expected = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}] · 270" for r in (results[name] for name in order)]
     assert rows.locator(".numbers").all_inner_texts() == expected
     tiles = page.locator(".tile").all_inner_texts()
     assert tiles[:4] == ["1,350\nrows", "1,350\nwith a score", "270\nproblems (problem_id)", "5\nteachers"]
@@ -272,7 +272,7 @@ def test_tokens_are_coloured_by_the_side_of_the_neutral_ratio(
     small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
 ) -> None:
     path = build_report(small, tmp_path / "report.html", tokenizer=tokenizer)
-    neutral = dataset_rsr(small).rsr
+    neutral = dataset_rsr(small).value
     assert embedded(path)["tokenScale"]["neutral"] == neutral
     page = open_page(path)
     click_point(page, 8)

@@ -226,7 +226,7 @@ def test_selecting_and_ranking_by_a_metric(two_teachers: Dataset, name: str) -> 
     other = select_subset(two_teachers, n=1, by=ScoreColumns().metric(name), largest=not higher)
     assert other["messages"][0] == two_teachers["messages"][np.argmax(sign * values)]
 
-    found = dataset_rsr(two_teachers, by="teacher", metric=name)
+    found = dataset_rsr(two_teachers, group_by="teacher", metric=name)
     ranking = rank_teachers(two_teachers, metric=name, resamples=50)
     assert [r.teacher for r in ranking.teachers] == sorted(found, key=lambda teacher: sign * found[teacher].value)
     for ranked in ranking.teachers:

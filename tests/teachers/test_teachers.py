@@ -8,9 +8,9 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsr_datasets.scoring.scorer import RSRScorer
+from rsr_datasets import RSRScorer, correlation, dataset_rsr, rank_teachers
+from rsr_datasets.metrics import find_metric
 from rsr_datasets.tables.columns import ScoreColumns
-from rsr_datasets.teachers.ranking import correlation, dataset_rsr, rank_teachers
 
 COLUMNS = ScoreColumns()
 LEVELS = {"best": 2.5, "near": 2.51, "far": 2.9, "worst": 3.4}
@@ -68,30 +68,30 @@ def unscored(scored):
 
 class TestDatasetRSR:
     def test_it_is_the_ratio_of_means(self):
-        assert dataset_rsr(scored_dataset([2.0, 4.0], [0.5, 1.5])).rsr == pytest.approx(3.0)
+        assert dataset_rsr(scored_dataset([2.0, 4.0], [0.5, 1.5])).value == pytest.approx(3.0)
 
     def test_each_group_by_itself_in_order_of_appearance(self):
         ds = scored_dataset([2.0, 4.0, 6.0], [1.0, 1.0, 1.0], teacher=["b", "a", "b"])
-        assert {name: result.rsr for name, result in dataset_rsr(ds, "teacher").items()} == {"b": 4.0, "a": 4.0}
+        assert {name: result.value for name, result in dataset_rsr(ds, "teacher").items()} == {"b": 4.0, "a": 4.0}
         assert list(dataset_rsr(ds, "teacher")) == ["b", "a"]
         assert list(dataset_rsr(ds.select([1, 2, 0]), "teacher")) == ["a", "b"]
 
     def test_rows_without_a_group_are_one_of_their_own(self):
         ds = scored_dataset([2.0, 4.0], [1.0, 1.0], teacher=["a", None])
-        assert dataset_rsr(ds, "teacher")[None].rsr == 4.0
+        assert dataset_rsr(ds, "teacher")[None].value == 4.0
 
     def test_rows_without_a_score_are_counted_and_left_out(self):
         result = dataset_rsr(scored_dataset([2.0, None], [1.0, None]))
-        assert (result.rsr, result.num_trajectories, result.num_unscored) == (2.0, 1, 1)
+        assert (result.value, result.num_trajectories, result.num_unscored) == (2.0, 1, 1)
 
     def test_truncated_rows_are_counted_and_stay(self):
         result = dataset_rsr(scored_dataset([2.0, 4.0], [1.0, 1.0], rsr_status=["scored", "truncated"]))
-        assert (result.rsr, result.num_truncated) == (3.0, 1)
+        assert (result.value, result.num_truncated) == (3.0, 1)
 
     def test_a_group_without_a_score_is_not_a_number(self):
         result = dataset_rsr(scored_dataset([None], [None]))
-        assert math.isnan(result.rsr)
-        assert result.to_dict()["rsr"] is None
+        assert math.isnan(result.value)
+        assert result.to_dict()["value"] is None
 
     def test_the_interval_of_one_trajectory_is_unknown(self):
         assert math.isnan(dataset_rsr(scored_dataset([2.0], [1.0])).low)
@@ -105,13 +105,13 @@ class TestDatasetRSR:
     def test_the_interval_agrees_with_the_linearised_standard_error(self):
         ranks, surprisals = np.random.default_rng(0).lognormal(0, 0.3, (2, 500))
         result = dataset_rsr(scored_dataset(ranks.tolist(), surprisals.tolist()))
-        error = np.std(ranks - result.rsr * surprisals) / surprisals.mean() / math.sqrt(500)
+        error = np.std(ranks - result.value * surprisals) / surprisals.mean() / math.sqrt(500)
         assert (result.high - result.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
     def test_blocks_of_many_trajectories_give_as_wide_an_interval(self):
         ranks, surprisals = np.random.default_rng(0).lognormal(0, 0.3, (2, 30_000))
         result = dataset_rsr(scored_dataset(ranks.tolist(), surprisals.tolist()), resamples=500)
-        error = np.std(ranks - result.rsr * surprisals) / surprisals.mean() / math.sqrt(30_000)
+        error = np.std(ranks - result.value * surprisals) / surprisals.mean() / math.sqrt(30_000)
         assert (result.high - result.low) / 2 == pytest.approx(1.96 * error, rel=0.15)
 
     def test_the_interval_covers_the_truth_about_as_often_as_it_says(self):
@@ -130,8 +130,15 @@ class TestDatasetRSR:
         ranks, surprisals = zip(*pairs, strict=True)
         result = dataset_rsr(scored_dataset(list(ranks), list(surprisals)), resamples=50)
         ratios = [rank / surprisal for rank, surprisal in pairs]
-        for value in (result.rsr, result.low, result.high):
+        for value in (result.value, result.low, result.high):
             assert min(ratios) * (1 - 1e-9) <= value <= max(ratios) * (1 + 1e-9)
+
+    def test_old_names_are_accepted_with_a_warning(self):
+        ds = scored_dataset([2.0, 4.0], [1.0, 1.0], teacher=["a", "b"])
+        with pytest.warns(FutureWarning, match="by= is now called group_by="):
+            assert dataset_rsr(ds, by="teacher") == dataset_rsr(ds, "teacher")
+        with pytest.warns(FutureWarning, match="value"):
+            assert dataset_rsr(ds).rsr == 3.0
 
     def test_it_prints_ratio_and_interval(self):
         assert (
@@ -209,9 +216,20 @@ class TestRanking:
         assert text.splitlines()[0].strip().startswith("1  a  RSR ")
         assert "stopped: certain" in text
 
+    def test_all_scores_count_where_there_are_any(self):
+        ds = teachers_dataset({"a": 2.0, "b": 3.0}, problems=300)
+        ranking, results = rank_teachers(ds), dataset_rsr(ds, "teacher")
+        assert ranking.trajectories_scored == ranking.fixed_trajectories == 600
+        assert [r.score.value for r in ranking.teachers] == pytest.approx([results[name].value for name in "ab"])
+
+    def test_it_converts_to_a_data_frame(self):
+        frame = rank_teachers(teachers_dataset(), sample=20).to_pandas()
+        assert frame["teacher"].tolist()[-1] == "worst" and frame["num_trajectories"].tolist() == [20] * 4
+        assert frame["before_the_next"].notna().tolist() == [True] * 3 + [False]
+
     def test_it_converts_to_json(self):
         ranking = rank_teachers(scored_dataset([None, 2.0], [None, 1.0], teacher=["a", "b"]))
-        assert json.loads(json.dumps(ranking.to_dict(), allow_nan=False))["teachers"][1]["score"]["rsr"] is None
+        assert json.loads(json.dumps(ranking.to_dict(), allow_nan=False))["teachers"][1]["score"]["value"] is None
 
 
 class TestScoringTheSample:
@@ -221,6 +239,17 @@ class TestScoringTheSample:
         ranking = rank_teachers(unscored(ds), scorer=scorer, sample=25)
         assert len(scorer.asked) == len(set(scorer.asked)) == 100
         assert ranking.trajectories_scored == 100
+
+    def test_two_hundred_of_each_teacher_are_enough(self):
+        ds = teachers_dataset({"a": 2.0, "b": 3.0}, problems=300)
+        assert rank_teachers(unscored(ds), scorer=TableScorer(ds)).trajectories_scored == 400
+
+    def test_a_scorer_without_the_metric_is_refused_before_it_scores(self):
+        scorer = TableScorer(teachers_dataset())
+        scorer.metrics = [find_metric("token_mean")]
+        with pytest.raises(ValueError, match=r"'perplexity': the scorer lacks it.*metrics=\['perplexity'\]"):
+            rank_teachers(unscored(teachers_dataset()), scorer=scorer, metric="perplexity")
+        assert not scorer.asked
 
     def test_it_gives_what_scores_made_before_give(self):
         ds = teachers_dataset()
@@ -238,8 +267,8 @@ class TestScoringTheSample:
         scorer = RSRScorer(student_folder, device="cpu")
         expected = dataset_rsr(ds.with_format(None).map(scorer, batched=True), "teacher")
         ranking = rank_teachers(ds, scorer=scorer)
-        assert {r.teacher: r.score.rsr for r in ranking.teachers} == pytest.approx(
-            {teacher: result.rsr for teacher, result in expected.items()}, rel=1e-4
+        assert {r.teacher: r.score.value for r in ranking.teachers} == pytest.approx(
+            {teacher: result.value for teacher, result in expected.items()}, rel=1e-4
         )
         assert sum(ranked.score.num_unscored for ranked in ranking.teachers) == 2
 
@@ -284,7 +313,7 @@ class TestAdaptive:
         hits = 0
         for seed in range(60):
             ds = teachers_dataset({"a": 2.5, "b": 2.56, "c": 2.56, "d": 2.62}, problems=100, seed=seed)
-            full = {name: result.rsr for name, result in dataset_rsr(ds, "teacher", resamples=1).items()}
+            full = {name: result.value for name, result in dataset_rsr(ds, "teacher", resamples=1).items()}
             ranking = rank_teachers(
                 ds, problem_column="problem", sample=None, adaptive=True, confidence=0.9, resamples=1, seed=seed
             )
@@ -376,7 +405,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("sample", [0, -1])
     def test_no_sample(self, sample):
-        with pytest.raises(ValueError, match="must be a positive number, or None for all"):
+        with pytest.raises(ValueError, match=f"sample={sample}: must be a positive number"):
             rank_teachers(self.ds, sample=sample)
 
     def test_a_negative_tolerance(self):
@@ -406,8 +435,8 @@ def test_a_scorers_own_prefix_is_ranked_by_and_old_scores_are_not(student_folder
     rows = [{"teacher": t, "messages": conversation("?", f"x = {i} {t * 3}")} for i in range(6) for t in ("a", "b")]
     dataset = Dataset.from_list(rows)
     scored = dataset.map(RSRScorer(student_folder, rank_clip=3), batched=True)
-    expected = dataset_rsr(dataset.map(RSRScorer(student_folder), batched=True), by="teacher")
+    expected = dataset_rsr(dataset.map(RSRScorer(student_folder), batched=True), group_by="teacher")
     for prefix in ("rsr", "other"):
         ranking = rank_teachers(scored, scorer=RSRScorer(student_folder, column_prefix=prefix))
         for ranked in ranking.teachers:
-            assert abs(ranked.score.rsr / expected[ranked.teacher].rsr - 1) < 1e-6
+            assert abs(ranked.score.value / expected[ranked.teacher].value - 1) < 1e-6

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from html.parser import HTMLParser
 
 import pytest
 from conftest import ROOT
 from datasets import Dataset
 
-from rsr_datasets import DatasetRSR, dataset_rsr, rank_teachers, select_trajectories
+from rsr_datasets import select_trajectories
 from rsr_datasets.utils.html import table
 
 HOSTILE = "<script>alert(1)</script>\"'&amp; $x$ \x1b[31m"
@@ -54,23 +53,6 @@ def champ() -> Dataset:
 
 def test_a_table_escapes_what_is_in_it() -> None:
     assert cells(table([(HOSTILE, 3)], head=(HOSTILE, "n"), caption=HOSTILE)) == [HOSTILE, HOSTILE, "n", HOSTILE, "3"]
-
-
-def test_a_result_is_a_table(champ: Dataset) -> None:
-    result = dataset_rsr(champ)
-    found = cells(result._repr_html_())
-    assert {"RSR", f"{result.rsr:.3f}", "95% interval", f"{result.low:.3f} – {result.high:.3f}", "1,350"} <= set(found)
-    nothing = DatasetRSR(math.nan, math.nan, math.nan, 0.95, 0, 0, 7, 0)
-    assert "nan – nan" in cells(nothing._repr_html_())
-
-
-def test_a_ranking_is_a_table_in_order(champ: Dataset) -> None:
-    ranking = rank_teachers(champ, problem_column="problem_id", sample=50)
-    found = cells(ranking._repr_html_())
-    names = [name for name in found if name in {ranked.teacher for ranked in ranking.teachers}]
-    assert names == [ranked.teacher for ranked in ranking.teachers]
-    assert HOSTILE in names and found[0].startswith("250 trajectories and ")
-    assert [f"{sure:.1%}" for sure in ranking.order_confidence] == [cell for cell in found if cell.endswith("%")]
 
 
 def test_a_selection_is_a_table(champ: Dataset) -> None:

@@ -1,0 +1,138 @@
+"""Adaptive sampling: scoring ends once the best teacher is known well enough."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+from scipy import stats
+
+from ..metrics import ratio_of_means
+from ..metrics.trajectory import FloatArray, IntArray
+from .dataset_rsr import ROW
+
+logger = logging.getLogger(__name__)
+
+# Adaptive sampling looks at the data after this many trajectories of each teacher, then after each growth by a factor.
+_FIRST_LOOK = 20
+_GROWTH = 1.4
+
+Stopped = Literal["certain", "budget"]
+
+
+class Contestant:
+    """A teacher whose trajectories are scored as far as they are needed, in a fixed order.
+
+    Args:
+        teacher: Name of the teacher.
+        dataset: Dataset that holds the teacher's trajectories.
+        rows: Rows of the trajectories in that order, shape ``(n,)``.
+        units: Sampling unit (the problem) of each, shape ``(n,)``.
+        budget: Most trajectories that may be scored.
+        read: Gives the scores of some rows, as :func:`read_scores` does.
+    """
+
+    def __init__(
+        self,
+        teacher: str,
+        dataset: Dataset,
+        rows: IntArray,
+        units: IntArray,
+        budget: int,
+        read: Callable[[Dataset], npt.NDArray[Any]],
+    ) -> None:
+        self.teacher, self.budget, self.total = teacher, budget, rows.size
+        self.scores, self.dropped = np.empty(0, ROW), False
+        self._dataset, self._rows, self._units, self._read = dataset, rows, units, read
+
+    def extend(self, size: int) -> None:
+        """Scores on until ``size`` trajectories or the budget."""
+        rows = self._rows[self.scores.size : min(size, self.budget)]
+        if rows.size:
+            self.scores = np.append(self.scores, self._read(self._dataset.select(rows)))
+
+    @property
+    def scored(self) -> npt.NDArray[Any]:
+        """The trajectories with a score."""
+        return self.scores[self.scores["scored"]]
+
+    @property
+    def units(self) -> IntArray:
+        """Sampling unit of each trajectory with a score."""
+        return self._units[: self.scores.size][self.scores["scored"]]
+
+    @property
+    def value(self) -> float:
+        """The metric over all trajectories so far."""
+        return ratio_of_means(self.scored["upper"], self.scored["lower"])
+
+    @property
+    def influence(self) -> FloatArray:
+        """How much each trajectory with a score adds to the error of the log ratio."""
+        upper, lower = self.scored["upper"], self.scored["lower"]
+        return (upper - self.value * lower) / upper.sum()
+
+
+def sample_adaptively(contestants: Sequence[Contestant], confidence: float, tolerance: float) -> Stopped:
+    """Scores in growing samples until the leader is surely within ``tolerance`` of the best, or the budget is used up.
+
+    The error probability ``1 - confidence`` is divided evenly among all looks and the opponents of the best teacher: a
+    union bound, valid however the looks depend on each other.
+
+    Args:
+        contestants: The teachers; those that are surely worse than the leader are marked as dropped.
+        confidence: Probability that the statement with which sampling stops is true.
+        tolerance: Relative difference from the best that is accepted.
+
+    Raises:
+        ValueError: If the leader's value is not positive.
+    """
+    budget = max(contestant.budget for contestant in contestants)
+    looks = [min(_FIRST_LOOK, budget)]
+    while looks[-1] < budget:
+        looks.append(min(budget, math.ceil(looks[-1] * _GROWTH)))
+    error = (1 - confidence) / max(1, len(looks) * (len(contestants) - 1))
+    alive = list(contestants)
+    for size in looks:
+        for contestant in alive:
+            contestant.extend(size)
+        rivals = sorted((c for c in alive if math.isfinite(c.value)), key=lambda c: c.value)
+        if not rivals:
+            continue
+        leader = rivals.pop(0)
+        if leader.value <= 0:
+            raise ValueError(
+                f"adaptive=True compares logarithms, and teacher {leader.teacher!r} has the value "
+                f"{leader.value:.3g}; rank by a metric of positive values, or without adaptive"
+            )
+        bounds = {c.teacher: _log_ratio_bound(leader, c, error) for c in rivals}
+        for contestant in rivals:
+            contestant.dropped = bounds[contestant.teacher] < 0
+        alive = [c for c in alive if not c.dropped]
+        unsure = [c for c in rivals if not c.dropped and bounds[c.teacher] > math.log1p(tolerance)]
+        logger.info("after %d trajectories: %s leads, %d may still be better", size, leader.teacher, len(unsure))
+        unknown = [c for c in alive if not math.isfinite(c.value) and c.scores.size < c.budget]
+        if not unsure and not unknown:
+            return "certain"
+    return "budget"
+
+
+def _log_ratio_bound(leader: Contestant, rival: Contestant, error: float) -> float:
+    """One-sided t bound of ln(value of the leader / value of the rival) over all their trajectories.
+
+    The variance is the linearised one of a ratio of means, clustered by problem, and shrunk for sampling without
+    replacement. So the bound is exact once everything is scored, and relies on the central limit theorem before that.
+    """
+    if min(leader.units.size, rival.units.size) < 2:
+        return math.inf
+    units, index = np.unique(np.concatenate([leader.units, rival.units]), return_inverse=True)
+    sums = np.bincount(index, weights=np.concatenate([leader.influence, -rival.influence]))
+    unseen = 1 - min(c.scores.size / c.total for c in (leader, rival))
+    variance = float(np.sum(sums**2)) * units.size / (units.size - 1) * unseen
+    difference = math.log(leader.value) - math.log(rival.value)
+    return difference + float(stats.t.isf(error, units.size - 1)) * math.sqrt(variance)
