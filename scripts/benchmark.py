@@ -17,7 +17,6 @@ import contextlib
 import functools
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
@@ -38,9 +37,12 @@ from champ import load_champ, smollm2_path
 from datasets import Dataset
 
 from rsr_datasets import RSRScorer, __version__, score_dataset
-from rsr_datasets.engines.transformers.batches import BatchAccount, plan_batches
+from rsr_datasets.engines.base import BatchAccount
+from rsr_datasets.engines.transformers import head as head_module
+from rsr_datasets.engines.transformers.batches import plan_batches
+from rsr_datasets.engines.transformers.engine import TransformersEngine
+from rsr_datasets.engines.transformers.source import default_device
 from rsr_datasets.engines.transformers.speedups.products import with_faster_products
-from rsr_datasets.engines.transformers.student import Student, default_device
 from rsr_datasets.metrics import trajectory_scores
 from rsr_datasets.reading.rows import EncodedRow
 
@@ -83,11 +85,12 @@ Rows = Sequence[EncodedRow]
 Seconds = dict[str, list[float]]
 
 
-def ours(student: Student, rows: Rows, share_prompts: bool = True, torch_compile: bool = False) -> None:
-    """What the scorer does with encoded rows, the ratio included."""
-    scored = student.score(rows, share_prompts=share_prompts, torch_compile=torch_compile)
-    ranks, surprisals = (np.concatenate([arrays[i] for arrays in scored]) for i in (0, 1))
-    trajectory_scores(ranks, surprisals, np.cumsum([0, *(arrays[0].size for arrays in scored)]))
+def ours(student: TransformersEngine, rows: Rows, share_prefixes: bool = True) -> None:
+    """The scorer's work on encoded rows, the ratio included."""
+    student.share_prefixes = share_prefixes
+    scored = student.score(rows)
+    ranks, surprisals = (np.concatenate([getattr(row, name) for row in scored]) for name in ("ranks", "surprisals"))
+    trajectory_scores(ranks, surprisals, np.cumsum([0, *(row.ranks.size for row in scored)]))
 
 
 def published(model: transformers.PreTrainedModel, rows: Rows, batch_rows: int = PUBLISHED_BATCH_ROWS) -> None:
@@ -129,27 +132,26 @@ def published_batch(model: transformers.PreTrainedModel, batch: Rows) -> None:
 
 
 @torch.no_grad()
-def forward(student: Student, rows: Rows) -> None:
+def forward(student: TransformersEngine, rows: Rows) -> None:
     """The floor: the decoder on our batches without their padding, and the bare product with the output head."""
     lengths = [row.input_ids.size - 1 for row in rows]
     for batch in plan_batches(lengths, student.tokens_per_batch):
         length = max(1, round(sum(lengths[i] for i in batch) / len(batch)))
         ids = torch.from_numpy(np.stack([np.resize(rows[i].input_ids, length) for i in batch]))
-        hidden = student._hidden(ids).flatten(0, 1)
+        hidden = student.decoder.hidden(ids).flatten(0, 1)
         scored = sum(rows[i].positions.size for i in batch)
         for start in range(0, scored, student.chunk_tokens):
-            student._logits(hidden[start : min(start + student.chunk_tokens, scored)])
+            student.head.logits(hidden[start : min(start + student.chunk_tokens, scored)])
     synchronize(student.device)
 
 
 CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "ours": ours,
-    "whole": functools.partial(ours, share_prompts=False),
-    "compiled": functools.partial(ours, torch_compile=True),
+    "whole": functools.partial(ours, share_prefixes=False),
     "published": published,
     "forward": forward,
 }
-BESIDES = ("whole", "compiled")
+BESIDES = ("whole",)
 
 
 def champ_rows(scorer: RSRScorer, problems: int) -> Rows:
@@ -207,7 +209,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def timed(
-    candidate: Callable[[Any, Rows], None], student: Student | transformers.PreTrainedModel, rows: Rows
+    candidate: Callable[[Any, Rows], None], student: TransformersEngine | transformers.PreTrainedModel, rows: Rows
 ) -> float:
     synchronize(student.device)
     started = time.perf_counter()
@@ -237,7 +239,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 2.0) 
     return best
 
 
-def model_flops(student: Student, rows: Rows) -> float:
+def model_flops(student: TransformersEngine, rows: Rows) -> float:
     """Operations that the model itself takes: two a weight and token, the head at scored positions, and attention."""
     config = student.model.config.get_text_config()
     head = student.model.get_output_embeddings().weight.numel()
@@ -264,14 +266,15 @@ def take_turns(run: Mapping[str, Callable[[int, int], float]], rows: int, turns:
     return seconds
 
 
-def account(seconds: Seconds, student: Student, rows: Rows, turns: int, slice_rows: int) -> dict[str, Any]:
+def account(seconds: Seconds, student: TransformersEngine, rows: Rows, turns: int, slice_rows: int) -> dict[str, Any]:
     """What the seconds say, and where ours go."""
     ours(student, rows[:8])
     some = rows[: max(LEAST_ACCOUNTED_ROWS, slice_rows)]
     with accounted(student) as parts:
         whole = timed(ours, student, some)
     batches: list[BatchAccount] = []
-    student.score(some, on_batch=batches.append, share_prompts=True)
+    student.share_prefixes = True
+    student.score(some, on_batch=batches.append)
     total = {name: sum(values) / turns for name, values in seconds.items()}
     tokens = sum(row.input_ids.size - 1 for row in rows)
     rate = matrix_rate(student.device, student.model.dtype)
@@ -297,7 +300,7 @@ def ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
 
 
 @contextlib.contextmanager
-def accounted(student: Student) -> Iterator[dict[str, float]]:
+def accounted(student: TransformersEngine) -> Iterator[dict[str, float]]:
     """Adds up the seconds in the decoder, the head and the reduction."""
     parts: dict[str, float] = defaultdict(float)
 
@@ -312,26 +315,25 @@ def accounted(student: Student) -> Iterator[dict[str, float]]:
 
         return run
 
-    module: Any = sys.modules[Student.__module__]
-    reduction = module.rank_and_surprisal
-    ways = {"_hidden": "decoder", "_hidden_of_pack": "decoder", "_logits": "head"}
-    student.__dict__.update({method: account(name, getattr(student, method)) for method, name in ways.items()})
-    module.rank_and_surprisal = account("reduction", reduction)
+    decoder, head, module = student.decoder, student.head, vars(head_module)
+    reduction = module["rank_and_surprisal"]
+    decoder.__dict__["read"] = account("decoder", decoder.read)
+    head.__dict__["logits"] = account("head", head.logits)
+    module["rank_and_surprisal"] = account("reduction", reduction)
     try:
         yield parts
     finally:
-        for method in ways:
-            del student.__dict__[method]
-        module.rank_and_surprisal = reduction
+        del decoder.__dict__["read"], head.__dict__["logits"]
+        module["rank_and_surprisal"] = reduction
 
 
 def scaling(dtype: str) -> None:
     """How time grows with the number of rows and with their length, on a small random student."""
-    student = Student(random_model("small", getattr(torch, dtype), default_device()))
+    student = TransformersEngine(random_model("small", getattr(torch, dtype), default_device()))
     generator = np.random.default_rng(0)
 
     def random_rows(count: int, length: int) -> Rows:
-        ids = generator.integers(0, student.vocabulary, (count, length + 1))
+        ids = generator.integers(0, student.vocab_size, (count, length + 1))
         return [EncodedRow(row, np.arange(length // 4, length + 1)) for row in ids]
 
     sizes = [(16, 1000), (64, 1000), (256, 1000), (64, 1000), (8, 8000), (2, 32_000)]
@@ -366,7 +368,7 @@ class Worker:
         return float(self._answer())
 
     def finish(self) -> dict[str, float]:
-        """Ends the process; peak memory above the loaded model, MiB, and the seconds that compiling took."""
+        """Ends the process; peak memory above the loaded model, MiB."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         peaks = dict(self._answer())
@@ -385,16 +387,12 @@ def only(arguments: argparse.Namespace) -> None:
     """The process of a worker: seconds for each slice that it is asked for, and in the end its peaks."""
     candidate = CANDIDATES[arguments.only]
     loaded, rows = workload_of(arguments, arguments.workload, arguments.dtypes[0])
-    student = loaded if arguments.only == "published" else Student(loaded)
+    student = loaded if arguments.only == "published" else TransformersEngine(loaded)
     on_gpu = student.device.type == "cuda"
     device_before = torch.cuda.memory_allocated() if on_gpu else 0
     host_before = resident()
     if arguments.only == "published" and on_gpu:
         candidate = functools.partial(published, batch_rows=rows_that_fit(loaded, rows))
-    started = time.perf_counter()
-    if arguments.only == "compiled" and not student.can_compile:
-        raise SystemExit("the student cannot be compiled here")
-    compiling = time.perf_counter() - started
     candidate(student, rows[:8])  # what is slow only once is not what a long run pays
     print(len(rows), flush=True)
     if on_gpu:
@@ -408,8 +406,6 @@ def only(arguments: argparse.Namespace) -> None:
     peaks = {"host_mib": (resident("VmHWM") - host_before) / 1024}
     if on_gpu:
         peaks["device_mib"] = (torch.cuda.max_memory_allocated() - device_before) / 2**20
-    if arguments.only == "compiled":
-        peaks["compiling_seconds"] = compiling
     print(json.dumps(peaks))
 
 
@@ -441,7 +437,7 @@ def profile(arguments: argparse.Namespace, workload: str, dtype: str) -> None:
     with contextlib.ExitStack() as stack:
         if workload in SHAPES:
             loaded, rows = workload_of(arguments, workload, dtype)
-            student = Student(loaded)
+            student = TransformersEngine(loaded)
             run = functools.partial(ours, student, rows)
             ours(student, rows[:8])
         else:
@@ -526,7 +522,7 @@ def main() -> None:
             seconds = take_turns(run, count, arguments.turns, slice_rows)
             peaks = {name: worker.finish() for name, worker in workers.items()}
             loaded, rows = workload_of(arguments, workload, dtype)
-            found = account(seconds, Student(loaded), rows, arguments.turns, slice_rows)
+            found = account(seconds, TransformersEngine(loaded), rows, arguments.turns, slice_rows)
             found["peak"] = peaks
             results["results"][f"{workload} {dtype}"] = found
             show(workload, dtype, found)
@@ -553,16 +549,6 @@ def show(workload: str, dtype: str, found: dict[str, Any]) -> None:
     print(f"{workload} {dtype}: of ours {parts}")
     for name, peaks in found["peak"].items():
         print(f"{workload} {dtype}: peak of {name}: " + ", ".join(f"{k} {v:.0f}" for k, v in peaks.items()))
-    if "compiled" in speed:
-        compiling = found["peak"]["compiled"]["compiling_seconds"]
-        won_back = rows_that_win_back(compiling, found["rows"], found["tokens"], speed)
-        print(f"{workload} {dtype}: compiling took {compiling:.1f} s, which {won_back:.0f} such rows win back")
-
-
-def rows_that_win_back(compiling: float, rows: int, tokens: int, speed: Mapping[str, float]) -> float:
-    """How many rows compiled layers must read to save the seconds that compiling them took."""
-    saved = tokens / speed["ours"] - tokens / speed["compiled"]
-    return rows * compiling / saved if saved > 0 else math.inf
 
 
 def print_row(*cells: str) -> None:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from datasets import Dataset, Features, List, Value
 from datasets.utils import tqdm
 
-from ..engines.transformers.packing import Branches
 from ..reading.formats import find_format
 from ..reading.rows import EncodedRow
 from ..reading.steps import step_ends, token_steps
@@ -168,7 +167,8 @@ def _probe(
     """Column values of some rows."""
     tokenizer = scorer.load_tokenizer()
     cue_ids = _ids(tokenizer, cue)
-    branches: list[Branches] = []
+    engine, _ = scorer._session.load_engine(scorer._options, scorer.placement)
+    probes: list[EncodedRow] = []
     places: list[npt.NDArray[np.int64] | None] = []
     for row, answer in zip(encoded, answers, strict=True):
         answer_ids = _ids(tokenizer, str(answer).strip()) if answer is not None else cue_ids[:0]
@@ -178,16 +178,21 @@ def _probe(
         counts, ends = _prefixes(row, split_text(tokenizer, row.input_ids[row.positions].tolist()))
         chosen = np.unique(np.linspace(0, ends.size - 1, min(max_probes, ends.size)).round().astype(np.int64))
         asked = np.concatenate([cue_ids, answer_ids])
-        branches.append(Branches(row.input_ids, ends[chosen].tolist(), asked, answer_ids.size))
+        longest = int(ends[chosen[-1]]) + asked.size - 1
+        if longest > (engine.max_positions or longest):
+            places.append(None)
+            continue
+        own = np.arange(asked.size - answer_ids.size, asked.size)
+        probes += [EncodedRow(np.concatenate([row.input_ids[:end], asked]), own + end) for end in ends[chosen]]
         places.append(counts[chosen])
-    found = iter(scorer.score_branches(branches))
+    found = iter(engine.score(probes) if probes else ())
     values: list[tuple[Any, ...]] = []
     for place in places:
-        surprisals = None if place is None else next(found)
-        if place is None or surprisals is None:
+        if place is None:
             values.append((None, None, None, None, None))
         else:
-            values.append(_summary(surprisals.sum(axis=1, dtype=np.float64), place, sufficient))
+            sums = [next(found).surprisals.sum(dtype=np.float64) for _ in place]
+            values.append(_summary(np.array(sums), place, sufficient))
     if unknown := sum(value[0] is None for value in values):
         logger.warning("%d of %d rows cannot be read up to the answer or have none: null", unknown, len(values))
     return values

@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..curation.prompts import group_rows, groups_by_conversation
-from ..engines.transformers.student import StudentSpec
+from ..engines.transformers.source import TransformersStudent
 from ..figures.plotting import (
     iso_levels,
     log_limits,
@@ -411,7 +411,7 @@ def _find_text(dataset: Dataset, columns: Mapping[str, str] | None) -> RowFormat
 
 def _load_tokenizer(tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     if isinstance(tokenizer, str | os.PathLike):
-        return StudentSpec(tokenizer).load_tokenizer()
+        return TransformersStudent(tokenizer).load_tokenizer()
     return tokenizer
 
 

@@ -12,8 +12,8 @@ import torch
 import transformers
 from datasets import Dataset
 
+from ..engines.transformers.budgets import default_chunk_bytes, default_tokens_per_batch
 from ..engines.transformers.speedups.products import with_faster_products
-from ..engines.transformers.student import default_chunk_bytes, default_tokens_per_batch
 from ..reading.rows import UnscorableRowError
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows

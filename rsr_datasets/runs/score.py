@@ -33,7 +33,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict, Features, concatenate_datasets, load_from_disk
 from datasets.utils import tqdm
 
-from ..engines.transformers.batches import BatchAccount
+from ..engines.base import BatchAccount
 from ..reading.formats import RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError
 from ..scoring.scorer import RSRScorer

@@ -17,6 +17,7 @@ from datasets.utils._dill import Pickler, pklregister
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..engines.base import OnBatch, StudentSource
+from ..engines.transformers.source import LogitsDtype, TransformersStudent, default_device
 from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
 from ..reading.formats import RowFormat, check_columns, find_format
 from ..reading.messages import Turns
@@ -25,7 +26,6 @@ from ..reading.templates import resolve_chat_template
 from ..tables.columns import ScoreColumns
 from ..tables.records import settings_hash
 from ..utils.deprecation import renamed_arguments
-from ._until_engines import LogitsDtype, TransformersStudent, default_device
 from .columns import ScoredRow, add_features, make_columns
 from .map_input import read_input
 from .session import Session
@@ -378,16 +378,6 @@ class RSRScorer:
     @property
     def spec(self) -> Any:
         return self.source
-
-    def score_branches(self, branches: Any) -> Any:
-        if not branches:
-            return []
-        engine: Any = self._session.load_engine(self._options, self.placement)[0]
-        longest = engine.max_positions or sys.maxsize
-        fits = [some.ends[-1] + some.continuation.size - 1 <= longest for some in branches]
-        readable = [some for some, fit in zip(branches, fits, strict=True) if fit]
-        found = iter(engine.student.score_branches(readable, engine.tokens_per_batch))
-        return [next(found) if fit else None for fit in fits]
 
     def __getstate__(self) -> dict[str, Any]:
         if getattr(self.source, "is_loaded", False):

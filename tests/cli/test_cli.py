@@ -212,7 +212,6 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
         "--column-prefix": "tiny",
         "--tokens-per-batch": 64,
         "--no-share-prompts": "",
-        "--torch-compile": "",
         "--columns": '{"messages": "chat"}',
         "--unit-rows": 2,
         "--revision": "main",
@@ -229,7 +228,7 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
     assert {"tiny", "tiny_token_ranks"} | metrics <= set(scored.column_names)
     settings = json.loads((traces / "out" / "run.json").read_text())
     assert settings["tokens_per_batch"] == 64 and len(settings["units"]) == 3
-    assert settings["share_prompts"] is False and settings["torch_compile"] is True
+    assert settings["share_prompts"] is False
     expected = RSRScorer(
         student_folder,
         revision="main",

@@ -16,8 +16,8 @@ from datasets import Dataset
 from oracle import plain_scores, plain_tokens
 
 from rsr_datasets import RSRScorer, dataset_rsr, rank_teachers, select_trajectories
-from rsr_datasets.engines.transformers.batches import BatchAccount
-from rsr_datasets.engines.transformers.student import Student
+from rsr_datasets.engines.base import BatchAccount
+from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.scoring.second_pass import local_rows
@@ -184,17 +184,17 @@ def test_what_is_read_once_is_as_exact_as_what_is_read_alone(
 
     oneDNN adds up all of a product's terms one after the other, MKL in parts.
     """
-    student = Student(add_rsr._session.load_engine({}, "cpu")[0].model)
+    student = TransformersEngine(add_rsr._session.load_engine({}, "cpu")[0].model)
     chats = solutions.select(range(25))
     rows = [row for row in add_rsr.encode(chats.to_list(), find_format(["messages"])) if isinstance(row, EncodedRow)]
     batches: list[BatchAccount] = []
-    shared = student.score(rows, on_batch=batches.append, share_prompts=True)
+    shared = student.score(rows, on_batch=batches.append)
     assert sum(batch.tokens for batch in batches) < 0.75 * sum(row.input_ids.size for row in rows)
     exact = copy.deepcopy(student.model).double()
     errors = []
     for row, once in zip(rows, shared, strict=True):
         expected = plain_scores(exact, row).surprisals
-        errors.append([np.abs(found[1] - expected) for found in (once, student.score([row])[0])])
+        errors.append([np.abs(found.surprisals - expected) for found in (once, student.score([row])[0])])
     once, alone = (np.concatenate(parts) for parts in zip(*errors, strict=True))
     assert once.mean() < 1.05 * alone.mean() < {"MKL": 5e-6, "oneDNN": 5.5e-6}[library]
     assert once.max() < 1.5 * alone.max() < 1.5e-4

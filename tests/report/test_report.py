@@ -476,10 +476,10 @@ def test_smollm2_tokens_are_the_text(smollm2: str, make_rows: Rows, tmp_path: Pa
     """A real tokenizer, loaded from the student's own file, on a real trajectory."""
     from champ import load_champ
 
-    from rsr_datasets.engines.transformers.student import StudentSpec
+    from rsr_datasets.engines.transformers.source import TransformersStudent
 
     answer = load_champ(problems=3)[5]["messages"][-1]["content"] + " 你好 🎉"
-    real = StudentSpec(smollm2).load_tokenizer()
+    real = TransformersStudent(smollm2).load_tokenizer()
     rows = Dataset.from_list([scored_row("p", "GPT-4", answer, real(answer)["input_ids"], seed=0)])
     page = open_page(build_report(rows, tmp_path / "report.html", tokenizer=smollm2))
     assert page.locator(".tokens").evaluate("(holder) => holder.textContent") == answer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from hypothesis import given
 from hypothesis import strategies as st
 
-import rsr_datasets.engines.transformers.student as student_module
 from rsr_datasets import RSRScorer, score_dataset
 from rsr_datasets.reading.formats import find_format
 from rsr_datasets.runs.score import Claims, Unit, deal_units, plan_units
@@ -153,19 +151,6 @@ def test_any_number_of_processes_gives_the_same_bits(
     ]
     assert {account["process"] for account in accounts(tmp_path / "run")} == set(range(processes))
     assert_same_bits(tmp_path / "run", undisturbed)
-
-
-@pytest.mark.slow
-def test_compiled_layers_give_the_same_bits_in_any_number_of_processes(
-    source: Path, student_folder: str, script: Path, tmp_path: Path
-) -> None:
-    for processes in (1, 2):
-        run = launch(
-            script, source, student_folder, tmp_path / str(processes), processes, options={"torch_compile": True}
-        )
-        out, err = run.communicate(timeout=240)
-        assert run.returncode == 0 and f'"world": {processes}' in out and "without torch_compile" not in err, err
-    assert_same_bits(tmp_path / "2", tmp_path / "1")
 
 
 def test_two_machines_give_the_same_bits(
@@ -492,28 +477,6 @@ def test_splits_share_one_student(source: Path, student_folder: str, tmp_path: P
     score_dataset(splits, scorer, tmp_path)
     assert scorer._session.engine is not None
     assert scorer.with_options({"tokens_per_batch": 7})._session is scorer._session
-
-
-@pytest.mark.parametrize("given", [None, False, True])
-def test_a_long_run_compiles_by_itself(
-    source: Path, student_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool | None
-) -> None:
-    dataset = load_from_disk(source).select(range(4))
-    scorer = RSRScorer(student_folder, torch_compile=given)
-    compiled = []
-    monkeypatch.setattr(student_module, "compile_regions", lambda decoder, **_: compiled.append(1) or decoder)
-    asked = []
-    monkeypatch.setattr(student_module.Student, "compiling_pays", lambda _, tokens: asked.append(tokens) or True)
-    score_dataset(dataset, scorer, tmp_path / "run", unit_rows=2)
-    settings = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert settings["torch_compile"] is (given is not False) and bool(compiled) is (given is not False)
-    assert asked == ([sum(unit[3] for unit in settings["units"]) // 4] if given is None else [])
-    assert scorer.settings == RSRScorer(student_folder).settings
-    shutil.rmtree(tmp_path / "run" / "scored")
-    next((tmp_path / "run" / "units").glob("*.json")).unlink()
-    compiled.clear()
-    score_dataset(dataset, RSRScorer(student_folder, torch_compile=not settings["torch_compile"]), tmp_path / "run")
-    assert bool(compiled) is settings["torch_compile"]  # as it began
 
 
 @pytest.mark.slow

@@ -279,10 +279,10 @@ def test_num_proc_with_a_loaded_model_is_refused(dataset: Dataset, tokenizer: ob
 
 
 CACHE = """
-import json, sys, datasets, rsr_datasets.engines.transformers.student, rsr_datasets.scoring.settings
+import json, sys, datasets, rsr_datasets.engines.transformers.source, rsr_datasets.scoring.settings
 from rsr_datasets import RSRScorer
 loads = []
-spec = rsr_datasets.engines.transformers.student.StudentSpec
+spec = rsr_datasets.engines.transformers.source.TransformersStudent
 load = spec.load
 spec.load = lambda self, *arguments: loads.append(1) or load(self, *arguments)
 folder, student, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

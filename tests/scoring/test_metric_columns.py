@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import logging
@@ -32,7 +31,7 @@ from rsr_datasets import (
     select_subset,
     select_trajectories,
 )
-from rsr_datasets.engines.transformers.student import Student
+from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.hub.markdown import code
 from rsr_datasets.metrics import Metric, TrajectoryTokens, available_metrics, metric_values
 from rsr_datasets.reading.formats import find_format
@@ -100,14 +99,13 @@ def test_no_metric_costs_no_entropy_and_no_second_pass(
     student_folder: str, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[bool, int]] = []
-    original = Student.score
+    original = TransformersEngine.score
 
-    def score(self: Student, rows: Any, *arguments: Any, **named: Any) -> Any:
-        given = inspect.signature(original).bind(self, rows, *arguments, **named).arguments
-        asked.append((given.get("entropy", False), len(rows)))
-        return original(self, rows, *arguments, **named)
+    def score(self: TransformersEngine, rows: Any, **named: Any) -> Any:
+        asked.append((named.get("entropies", False), len(rows)))
+        return original(self, rows, **named)
 
-    monkeypatch.setattr(Student, "score", score)
+    monkeypatch.setattr(TransformersEngine, "score", score)
     Dataset.from_list(rows).map(RSRScorer(student_folder), batched=True)
     scored = asked[0][1]
     assert asked == [(False, scored)]

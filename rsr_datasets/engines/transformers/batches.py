@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +11,6 @@ import torch
 # On a CPU a batch, however small, took the time of 47 to 72 tokens in float32, when the budget was 1024, and of 43 to
 # 138 in bfloat16, of 2048 (measured on SmolLM2-135M).
 _PASSES_IN_BUDGET = 16
-
-
-@dataclass(frozen=True)
-class BatchAccount:
-    """What one forward pass cost.
-
-    Attributes:
-        tokens: Tokens that were read; what rows share counts once.
-        padded_tokens: The same with the padding to the longest row, if there is any.
-        split: Whether it was redone in parts because it did not fit into the device's memory.
-    """
-
-    tokens: int
-    padded_tokens: int
-    split: bool
 
 
 def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

@@ -22,9 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, masking_utils
 
+from rsr_datasets.engines.transformers import decoder, engine
 from rsr_datasets.engines.transformers import reduction as kernels
-from rsr_datasets.engines.transformers.packing import Branches
-from rsr_datasets.engines.transformers.student import Student
+from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.reading.rows import EncodedRow
 
 VOCABULARY = 50
@@ -78,12 +78,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(kernels, "_fused", lambda: kernel)
     # transformers takes fake tensors for a trace, in which it makes masks that it otherwise does without.
     monkeypatch.setattr(masking_utils, "is_tracing", lambda *_: False)
-    monkeypatch.setattr(
-        "rsr_datasets.engines.transformers.student._to_numpy", lambda tensor: np.zeros(tensor.shape, dtype=np.float32)
-    )
-    monkeypatch.setattr(Student, "_check", lambda student: None)  # it compares numbers, as the two that follow
-    monkeypatch.setattr(Student, "can_pack", True)
-    monkeypatch.setattr(Student, "can_part", True)
+    monkeypatch.setattr(engine, "_to_numpy", lambda tensor: np.zeros(tensor.shape, dtype=np.float32))
+    monkeypatch.setattr(engine, "check", lambda reader, *_: reader.vocab_size)  # it compares numbers, like "agree"
+    monkeypatch.setattr(decoder, "agree", lambda *_: True)
     before = guards[1]
     guards[1] = guards[0]  # the CPU's, which does nothing
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -98,7 +95,7 @@ def kernel(logits: torch.Tensor, targets: torch.Tensor, entropy: bool) -> tuple[
     return ranks, surprisals, torch.empty_like(surprisals) if entropy else None
 
 
-def on_the_gpu(model: PreTrainedModel) -> Student:
+def on_the_gpu(model: PreTrainedModel, tokens_per_batch: int) -> TransformersEngine:
     """Puts fake tensors on the GPU in the place of a model's own; ``Module.to`` would keep those."""
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
@@ -111,8 +108,8 @@ def on_the_gpu(model: PreTrainedModel) -> Student:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=GPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)  # it waits, here once
-        student = Student(model)
-    assert student.device == GPU and student._pack_size is not None
+        student = TransformersEngine(model, tokens_per_batch=tokens_per_batch)
+    assert student.device == GPU and student.decoder.pack_size is not None
     return student
 
 
@@ -174,13 +171,13 @@ def test_nothing_waits_for_the_gpu_but_results_whose_successors_are_queued(
     prompt = np.arange(40) % VOCABULARY
     alike = [EncodedRow(np.append(prompt, np.arange(n)), np.arange(40, 40 + n)) for n in (10, 20, 30)]
     others = [EncodedRow(np.arange(n)[::-1].copy(), np.arange(3, n)) for n in (8, 9, 20, 30)]
-    student = on_the_gpu(make_model(family, VOCABULARY))
+    student = on_the_gpu(make_model(family, VOCABULARY), 70)
     with Copies() as copies:
-        found = student.score(alike + others, tokens_per_batch=70, entropy=True, share_prompts=True)
+        found = student.score(alike + others, entropies=True)
         monkeypatch.setattr(kernels, "_fused", lambda: None)
-        student.score(alike + others, tokens_per_batch=70)
-        student.score_branches([Branches(prompt, [5, 20, 40], prompt[:6], 3)], tokens_per_batch=70)
-    assert [ranks.size for ranks, _, _ in found] == [row.positions.size for row in alike + others]
+        student.share_prefixes = False
+        student.score(alike + others)
+    assert [tokens.ranks.size for tokens in found] == [row.positions.size for row in alike + others]
     assert set(copies.noted) == {("to cuda", "goes on"), ("to cpu", "goes on")}
     assert len(pinned) == copies.noted.count(("to cuda", "goes on"))
     assert Event.log[:3] == ["queued", "queued", "waited for"] and Event.log[-1] == "waited for"
@@ -201,14 +198,14 @@ def test_a_row_of_32768_tokens_takes_at_most_3_gib_beside_the_weights(
     tokens = benchmark.MAX_LENGTH
     row = EncodedRow(np.zeros(tokens + 1, dtype=np.int64), np.arange(100, tokens + 1))
     with Memory() as memory:
-        student = on_the_gpu(benchmark.random_model(shape, torch.bfloat16, torch.device("meta")))
+        student = on_the_gpu(benchmark.random_model(shape, torch.bfloat16, torch.device("meta")), 16384)
         weights = memory.now
-        student.score([row], tokens_per_batch=16384)
+        student.score([row])
         assert memory.now == weights == 2 * sum(p.numel() for p in student.model.parameters()) + buffers(student)
     assert most / 2 * GIB < memory.peak - weights < most * GIB
 
 
-def buffers(student: Student) -> int:
+def buffers(student: TransformersEngine) -> int:
     return sum(buffer.numel() * buffer.element_size() for buffer in student.model.buffers())
 
 
@@ -217,10 +214,10 @@ def test_a_batch_is_queued_before_the_results_of_the_one_before_are_waited_for(
     batches: int,
 ) -> None:
     model = make_model("llama", VOCABULARY)
-    student = Student(model)
-    assert student.can_pack
+    student = TransformersEngine(model, tokens_per_batch=20)
+    assert student.decoder.can_pack
     log: list[str] = []
     model.get_input_embeddings().register_forward_hook(lambda *_: log.append("queued"))
     rows = [EncodedRow(np.arange(20) + i, np.arange(1, 20)) for i in range(batches)]
-    student.score(rows, tokens_per_batch=20, on_batch=lambda batch: log.append("waited for"))
+    student.score(rows, on_batch=lambda batch: log.append("waited for"))
     assert log == ["queued"] + ["queued", "waited for"] * (batches - 1) + ["waited for"]

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, PreTrainedModel, PreTrainedTokenizerFast
 
 from rsr_datasets import RSRScorer
-from rsr_datasets.engines.transformers.batches import BatchAccount
-from rsr_datasets.engines.transformers.packing import Branches
-from rsr_datasets.engines.transformers.student import Student, StudentSpec
+from rsr_datasets.engines.base import BatchAccount
+from rsr_datasets.engines.transformers.engine import TransformersEngine
+from rsr_datasets.engines.transformers.source import TransformersStudent
 from rsr_datasets.reading.rows import EncodedRow
 
 VOCABULARY = 211
@@ -157,18 +157,15 @@ def encoded_rows(*lengths: int, vocabulary: int = VOCABULARY) -> list[EncodedRow
     return [EncodedRow(generator.integers(1, vocabulary, n), np.arange(1, n)) for n in lengths]
 
 
-def assert_equals_its_own_logits(
-    student: Student, rows: list[EncodedRow], model: Any = None, share_prompts: bool = False
-) -> None:
-    found = student.score(rows, tokens_per_batch=10_000, share_prompts=share_prompts)
-    for row, (ranks, surprisals, _) in zip(rows, found, strict=True):
-        assert_scored_the_same(ranks, surprisals, plain_scores(model or student.model, row))
+def assert_equals_its_own_logits(student: TransformersEngine, rows: list[EncodedRow], model: Any = None) -> None:
+    for row, found in zip(rows, student.score(rows), strict=True):
+        assert_scored_the_same(found.ranks, found.surprisals, plain_scores(model or student.model, row))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_beside_longer_ones_equals_its_own_full_logits(family: str) -> None:
     model = build(family.removesuffix("-yarn"), **FAMILIES[family])
-    assert_equals_its_own_logits(Student(model), encoded_rows(3, 9, 17, 150, 33, 2, 90, 25))
+    assert_equals_its_own_logits(TransformersEngine(model), encoded_rows(3, 9, 17, 150, 33, 2, 90, 25))
 
 
 def rows_that_begin_alike() -> list[EncodedRow]:
@@ -184,23 +181,22 @@ def rows_that_begin_alike() -> list[EncodedRow]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_begin_alike_equal_their_own_full_logits(family: str, by_row: bool) -> None:
     """As attention is computed on a CPU, and as on a GPU."""
-    student = Student(build(family.removesuffix("-yarn"), **FAMILIES[family]))
-    student._attends_by_row = by_row
-    assert_equals_its_own_logits(student, rows_that_begin_alike(), share_prompts=True)
+    student = TransformersEngine(build(family.removesuffix("-yarn"), **FAMILIES[family]))
+    student.decoder.attends_by_row = by_row
+    assert_equals_its_own_logits(student, rows_that_begin_alike())
 
 
 @pytest.mark.parametrize("by_row", [True, False])
 @pytest.mark.parametrize("family", [*ROUNDING_GROWS, "llama", "gpt2", "gemma3_text", "deepseek_v3", "mamba2", "lfm2"])
 def test_in_float64_only_the_rounding_of_the_result_is_left(family: str, by_row: bool) -> None:
     """However a student multiplies rounding: what is left in float64 is half a unit of a float32 surprisal."""
-    student = Student(build(family, spread=0.2, **FAMILIES[family]).double())
-    student._attends_by_row = by_row
+    student = TransformersEngine(build(family, spread=0.2, **FAMILIES[family]).double())
+    student.decoder.attends_by_row = by_row
     rows = rows_that_begin_alike()
-    for row, scored in zip(rows, student.score(rows, tokens_per_batch=10_000, share_prompts=True), strict=True):
-        ranks, surprisals, _ = scored
+    for row, scored in zip(rows, student.score(rows), strict=True):
         expected = plain_scores(student.model, row)
-        np.testing.assert_allclose(surprisals, expected.surprisals, rtol=0, atol=1e-6)
-        assert (np.abs(ranks - expected.ranks) <= expected.near).all()
+        np.testing.assert_allclose(scored.surprisals, expected.surprisals, rtol=0, atol=1e-6)
+        assert (np.abs(scored.ranks - expected.ranks) <= expected.near).all()
 
 
 def test_the_text_side_of_a_model_that_also_sees() -> None:
@@ -210,7 +206,7 @@ def test_the_text_side_of_a_model_that_also_sees() -> None:
     config = transformers.Gemma3Config(text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14})
     model = transformers.AutoModelForCausalLM.from_config(config)
     assert type(model) is transformers.Gemma3ForConditionalGeneration
-    assert_equals_its_own_logits(Student(model), encoded_rows(3, 40, 17))
+    assert_equals_its_own_logits(TransformersEngine(model), encoded_rows(3, 40, 17))
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -221,7 +217,7 @@ def test_tied_and_untied_heads_with_and_without_bias(tied: bool, bias: bool) -> 
         model.lm_head.bias = torch.nn.Parameter(torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(1)))
     assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
     for logits_dtype in ("student", "float32"):
-        assert_equals_its_own_logits(Student(model, logits_dtype=logits_dtype), encoded_rows(3, 40, 17))
+        assert_equals_its_own_logits(TransformersEngine(model, logits_dtype=logits_dtype), encoded_rows(3, 40, 17))
 
 
 def longrope(**changes: Any) -> PreTrainedModel:
@@ -231,7 +227,7 @@ def longrope(**changes: Any) -> PreTrainedModel:
 
 
 def test_longrope_short_rows_do_not_take_the_long_rows_frequencies() -> None:
-    student = Student(longrope())
+    student = TransformersEngine(longrope())
     rows = encoded_rows(3, 9, 40, 20, 33, 2, 60, 22)
     assert_equals_its_own_logits(student, rows)
     model = student.model
@@ -240,19 +236,14 @@ def test_longrope_short_rows_do_not_take_the_long_rows_frequencies() -> None:
 
 
 def test_longrope_rows_on_both_sides_of_the_turn_share_nothing() -> None:
-    student = Student(longrope(sliding_window=None))
-    assert student.can_pack
+    student = TransformersEngine(longrope(sliding_window=None))
+    assert student.decoder.can_pack
     ids = np.arange(60) * 7 % VOCABULARY
     rows = [EncodedRow(np.append(ids[:end], 5), np.arange(1, end + 1)) for end in (10, 15, 25, 40)]
     batches: list[BatchAccount] = []
-    for row, (ranks, surprisals, _) in zip(
-        rows, student.score(rows, on_batch=batches.append, share_prompts=True), strict=True
-    ):
-        assert_scored_the_same(ranks, surprisals, plain_scores(student.model, row))
-    assert [batch.tokens for batch in batches] == [40, 15]
-    branches = Branches(ids, [10, 15, 25, 40], np.array([3, 5]), 2)
-    expected = [plain_scores(student.model, row).surprisals for row in branches.rows()]
-    np.testing.assert_allclose(student.score_branches([branches])[0], np.stack(expected), rtol=0, atol=1e-5)
+    for row, found in zip(rows, student.score(rows, on_batch=batches.append), strict=True):
+        assert_scored_the_same(found.ranks, found.surprisals, plain_scores(student.model, row))
+    assert [(batch.tokens, batch.row_tokens) for batch in batches] == [(40, 65), (15, 25)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -260,14 +251,14 @@ def test_longrope_rows_on_both_sides_of_the_turn_share_nothing() -> None:
 def test_half_precision_on_the_cpu_is_right_to_its_rounding(family: str, dtype: torch.dtype) -> None:
     model = build(family, **FAMILIES[family]).to(dtype)
     rows = encoded_rows(12, 40, 25)
-    for row, (ranks, surprisals, _) in zip(rows, Student(model).score(rows), strict=True):
+    for row, found in zip(rows, TransformersEngine(model).score(rows), strict=True):
         logits = model(torch.from_numpy(row.input_ids)[None]).logits[0, :-1].float()
         target = logits.gather(1, torch.from_numpy(row.input_ids[1:])[:, None])
         rounding = 16 * torch.finfo(dtype).eps * float(logits.abs().max())
         expected = torch.logsumexp(logits, dim=1) - target[:, 0]
-        np.testing.assert_allclose(surprisals, expected.detach(), rtol=0, atol=rounding)
+        np.testing.assert_allclose(found.surprisals, expected.detach(), rtol=0, atol=rounding)
         plain = 1 + (logits > target).sum(dim=1).numpy()
-        assert (np.abs(ranks - plain) <= ((logits - target).abs() <= rounding).sum(dim=1).numpy()).all()
+        assert (np.abs(found.ranks - plain) <= ((logits - target).abs() <= rounding).sum(dim=1).numpy()).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -284,19 +275,19 @@ def test_weights_that_are_no_numbers_give_no_scores(where: str, bad: float, toke
 @pytest.mark.parametrize("prompt_tokens", [30, 250])
 def test_one_bad_embedding_spoils_only_the_rows_that_hold_its_token(by_row: bool, prompt_tokens: int) -> None:
     model = make_model("llama", VOCABULARY)
-    student = Student(model)
-    student._attends_by_row = by_row
-    assert student.can_pack
+    student = TransformersEngine(model)
+    student.decoder.attends_by_row = by_row
+    assert student.decoder.can_pack
     with torch.no_grad():
         model.model.embed_tokens.weight[7] = float("nan")
     prompt = np.arange(prompt_tokens) % 30 + 50
     answers = [[7, 9, 9, 9], [9, 8, 9], [9, 6, 9]]  # the longest row is read first, and the bad token ends the prompt
     alike = [EncodedRow(np.append(prompt, answer), np.arange(prompt_tokens, prompt_tokens + 3)) for answer in answers]
-    for (ranks, surprisals, _), row in zip(student.score(alike, share_prompts=True)[1:], alike[1:], strict=True):
-        assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
+    for found, row in zip(student.score(alike)[1:], alike[1:], strict=True):
+        assert_scored_the_same(found.ranks, found.surprisals, plain_scores(model, row))
     rows = [EncodedRow(np.arange(10, 30), np.arange(1, 20)), EncodedRow(np.arange(3, 20), np.arange(1, 17))]
-    good, bad = Student(model).score(rows)
-    assert np.isfinite(good[1]).all() and np.isnan(bad[1]).any()
+    good, bad = TransformersEngine(model).score(rows)
+    assert np.isfinite(good.surprisals).all() and np.isnan(bad.surprisals).any()
 
 
 @pytest.mark.parametrize(("entries", "statuses"), [(-60, ["bad_row"] * 2), (64, ["scored"] * 2)])
@@ -311,21 +302,21 @@ def test_a_vocabulary_of_another_size_than_the_tokenizers(
 def test_embeddings_without_a_logit_are_out_of_the_vocabulary() -> None:
     model = make_model("llama", VOCABULARY)
     model.model.embed_tokens = torch.nn.Embedding(VOCABULARY + 8, 32)  # an image token that is read, never written
-    student = Student(model)
-    assert student.vocabulary == VOCABULARY
+    student = TransformersEngine(model)
+    assert student.vocab_size == VOCABULARY
     assert_equals_its_own_logits(student, encoded_rows(9, 30))
 
 
 class TestRefusedByName:
     def load(self, model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(folder)
-        StudentSpec(folder).load(CPU)
+        TransformersStudent(folder).load(CPU, {})
 
     def test_encoder_decoders_from_a_folder_and_loaded(self, tmp_path: Path) -> None:
         sizes = {"vocab_size": VOCABULARY, "d_model": 32, "d_ff": 32, "num_layers": 1, "num_heads": 4, "d_kv": 8}
         model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
         with pytest.raises(ValueError, match="T5ForConditionalGeneration' is an encoder-decoder model"):
-            Student(model, name="T5ForConditionalGeneration")
+            TransformersEngine(model, name="T5ForConditionalGeneration")
         with pytest.raises(ValueError, match=f"{tmp_path}' is an encoder-decoder model"):
             self.load(model, tmp_path)
 
@@ -333,7 +324,7 @@ class TestRefusedByName:
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
         bert = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=VOCABULARY, **sizes))
         with pytest.raises(ValueError, match=r"BertForMaskedLM.* is not causal"):
-            Student(bert)
+            TransformersEngine(bert)
         with pytest.raises(ValueError, match=f"{tmp_path}.* is not causal"):
             self.load(bert, tmp_path)
         config = transformers.DistilBertConfig(vocab_size=VOCABULARY, dim=32, n_layers=1, n_heads=4, hidden_dim=32)
@@ -343,7 +334,7 @@ class TestRefusedByName:
     def test_a_model_without_a_language_head(self, tmp_path: Path) -> None:
         model = transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**SIZES, vocab_size=VOCABULARY))
         with pytest.raises(ValueError, match=r"LlamaForSequenceClassification.* is no causal language model"):
-            Student(model)
+            TransformersEngine(model)
         with pytest.raises(ValueError, match=r"lack weights, which would be random: lm_head\.weight"):
             self.load(model, tmp_path)
 
@@ -357,13 +348,13 @@ class TestRefusedByName:
         model = make_model("llama", VOCABULARY)
         model.model.__class__ = Decoder
         with pytest.raises(ValueError, match="alone and the same row beside a longer one"):
-            Student(model)
+            TransformersEngine(model)
 
     def test_a_forward_pass_that_fails(self) -> None:
         model = make_model("llama", VOCABULARY)
         model.model.layers[1].mlp = None
         with pytest.raises(ValueError, match=r"'mine' \(LlamaForCausalLM\): its forward pass fails: TypeError"):
-            Student(model, name="mine")
+            TransformersEngine(model, name="mine")
 
 
 class TestLengthLimits:
@@ -389,10 +380,10 @@ class TestLengthLimits:
         known = CONFIG_MAPPING[family]()
         sizes = {name: size for name, size in sizes.items() if hasattr(known, name)}
         layers = STATES if family == "falcon_mamba" else {}
-        student = Student(build(family, **changes, **sizes, **layers))
-        assert student.positions == positions
+        student = TransformersEngine(build(family, **changes, **sizes, **layers))
+        assert student.max_positions == positions
         rows = encoded_rows(100 if positions is None else positions + 1, 30)
-        assert all(np.isfinite(surprisals).all() for _, surprisals, _ in student.score(rows))
+        assert all(np.isfinite(found.surprisals).all() for found in student.score(rows))
 
     @pytest.mark.parametrize(("max_length", "fine"), [(None, True), (64, True), (65, True), (66, False)])
     def test_a_longer_max_length_is_refused_before_the_first_row(
@@ -429,16 +420,16 @@ def change_config(folder: Path, **changes: Any) -> None:
 class TestFolders:
     def test_a_missing_or_a_damaged_shard(self, tmp_path: Path) -> None:
         make_model("llama", VOCABULARY).save_pretrained(tmp_path, max_shard_size="20KB")
-        StudentSpec(tmp_path).load(CPU)
+        TransformersStudent(tmp_path).load(CPU, {})
         shard = sorted(tmp_path.glob("*.safetensors"))[1]
         whole = shard.read_bytes()
         for left in (whole[: len(whole) // 2], whole[:4], b""):
             shard.write_bytes(left)
             with pytest.raises(ValueError, match=f"cannot load '{tmp_path}': "):
-                StudentSpec(tmp_path).load(CPU)
+                TransformersStudent(tmp_path).load(CPU, {})
         shard.unlink()
         with pytest.raises(ValueError, match=f"cannot load .*{shard.name}"):
-            StudentSpec(tmp_path).load(CPU)
+            TransformersStudent(tmp_path).load(CPU, {})
 
     def test_pickled_weights_are_loaded_if_they_are_tensors(self, folder: Path) -> None:
         expected = RSRScorer(folder)(ROWS)["rsr"]
@@ -456,7 +447,7 @@ class TestFolders:
         (folder / "model.safetensors").unlink()
         torch.save(tensors | {"model.norm.weight": Hostile()}, folder / "pytorch_model.bin")
         with pytest.raises(ValueError, match="pickled weights are damaged or hold more than tensors") as error:
-            StudentSpec(folder).load(CPU)
+            TransformersStudent(folder).load(CPU, {})
         assert not (tmp_path / "ran").exists() and "weights_only" not in str(error.value)
 
     def test_code_of_a_repository_runs_only_when_trusted(self, folder: Path) -> None:
@@ -568,11 +559,11 @@ class TestIdentity:
         assert add_rsr(ROWS)["rsr_status"] == ["scored"] * 2
 
     def test_chat_templates_beside_the_main_one_count(self, folder: Path) -> None:
-        identities = [StudentSpec(folder).identity()]
+        identities = [TransformersStudent(folder).identity()]
         (folder / "additional_chat_templates").mkdir()
         for template in ("{{ 1 }}", "{{ 2 }}"):
             (folder / "additional_chat_templates" / "tool_use.jinja").write_text(template)
-            identities.append(StudentSpec(folder).identity())
+            identities.append(TransformersStudent(folder).identity())
         assert len({identity["content"] for identity in identities}) == 3
 
 
@@ -608,10 +599,12 @@ class TestAdapters:
     def test_an_adapter_is_scored_with_its_base(self, config: peft.PeftConfig, folder: Path, tmp_path: Path) -> None:
         adapted = save_adapter(tmp_path / "adapter", folder, config)
         rows = encoded_rows(3, 40, 17)
-        student = StudentSpec(tmp_path / "adapter").load(CPU)
+        student = TransformersStudent(tmp_path / "adapter").load(CPU, {})
         assert_equals_its_own_logits(student, rows, adapted)
-        alone = StudentSpec(folder).load(CPU).score(rows)
-        assert all(np.abs(a[1] - b[1]).max() > 1e-3 for a, b in zip(student.score(rows), alone, strict=True))
+        alone = TransformersStudent(folder).load(CPU, {}).score(rows)
+        assert all(
+            np.abs(a.surprisals - b.surprisals).max() > 1e-3 for a, b in zip(student.score(rows), alone, strict=True)
+        )
 
     def test_the_tokenizer_is_the_bases_unless_there_is_one(self, folder: Path, tmp_path: Path, tokenizer) -> None:
         save_adapter(tmp_path / "adapter", folder, LORA)
@@ -620,7 +613,7 @@ class TestAdapters:
         own = transformers.AutoTokenizer.from_pretrained(folder)
         own.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
         own.save_pretrained(tmp_path / "adapter")
-        assert StudentSpec(tmp_path / "adapter").load_tokenizer().chat_template == own.chat_template
+        assert TransformersStudent(tmp_path / "adapter").load_tokenizer().chat_template == own.chat_template
 
     def test_its_base_counts_for_its_identity(self, folder: Path, tmp_path: Path) -> None:
         save_adapter(tmp_path / "adapter", folder, LORA)
@@ -631,16 +624,16 @@ class TestAdapters:
 
     def test_without_peft_it_is_refused(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save_adapter(tmp_path / "adapter", folder, LORA)
-        monkeypatch.setattr("rsr_datasets.engines.transformers.student.is_peft_available", lambda: False)
+        monkeypatch.setattr("rsr_datasets.engines.transformers.source.is_peft_available", lambda: False)
         with pytest.raises(ValueError, match="is a PEFT adapter, which needs the package peft: pip install peft"):
-            StudentSpec(tmp_path / "adapter").load(CPU)
+            TransformersStudent(tmp_path / "adapter").load(CPU, {})
 
     def test_a_prompt_is_no_adapter_of_layers(self, folder: Path, tmp_path: Path) -> None:
         save_adapter(
             tmp_path / "adapter", folder, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
         )
         with pytest.raises(ValueError, match="adapter of type PROMPT_TUNING adds to what the model reads"):
-            StudentSpec(tmp_path / "adapter").load(CPU)
+            TransformersStudent(tmp_path / "adapter").load(CPU, {})
 
     @pytest.mark.parametrize(
         ("base", "message"),
@@ -656,16 +649,16 @@ class TestAdapters:
         path = str(tmp_path / base) if base == "adapter" else base
         file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": path}))
         with pytest.raises(ValueError, match=message):
-            StudentSpec(tmp_path / "adapter").load(CPU)
+            TransformersStudent(tmp_path / "adapter").load(CPU, {})
 
     def test_a_damaged_adapter(self, folder: Path, tmp_path: Path) -> None:
         save_adapter(tmp_path / "adapter", folder, LORA)
         (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"")
         with pytest.raises(ValueError, match="peft cannot load the adapter"):
-            StudentSpec(tmp_path / "adapter").load(CPU)
+            TransformersStudent(tmp_path / "adapter").load(CPU, {})
         (tmp_path / "adapter" / "adapter_config.json").write_text("{")
         with pytest.raises(ValueError, match=r"adapter_config\.json cannot be read"):
-            StudentSpec(tmp_path / "adapter").load(CPU)
+            TransformersStudent(tmp_path / "adapter").load(CPU, {})
 
     def test_a_loaded_adapter_is_passed_as_the_model_that_holds_it(
         self, folder: Path, tmp_path: Path, tokenizer

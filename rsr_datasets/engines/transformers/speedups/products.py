@@ -1,8 +1,7 @@
-"""Matrix products in float32 on a CPU: of the two libraries that torch brings, by the faster one.
+"""Matrix products in float32 on AMD's processors with AVX-512, by oneDNN.
 
-torch leaves these products to MKL, which has instructions of 512 bits only for Intel's processors. oneDNN, with which
-torch multiplies in bfloat16, has them for all: on an AMD EPYC of the Zen 5 kind its float32 products are 2.2 times as
-fast.
+torch leaves these products to MKL, which uses instructions of 512 bits on Intel's processors only. oneDNN, with which
+torch multiplies in bfloat16, uses them on all processors.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ import platform
 from pathlib import Path
 
 import torch
-from torch import library
 
-from ..decoders import copied
+from ..modules import copied
 
 logger = logging.getLogger(__name__)
 
 _PROBE_SIZE = 64
-# Smaller layers take little of a student's time, and of short rows longer by oneDNN: 64 by 64 half as long again.
+# oneDNN is slower on small layers, which take little of a student's time.
 _LEAST_WEIGHTS = 1 << 16
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -29,7 +27,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 def onednn_is_faster() -> bool:
     """Whether oneDNN multiplies faster here than MKL, by the kind of processor.
 
-    That is not measured: processes that share a run must all find the same, because scores differ in their last bits.
+    No time is measured: all processes of a run must choose alike, because the libraries differ in the last bits.
     """
     if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
@@ -46,14 +44,12 @@ def onednn_is_faster() -> bool:
 
 
 def _processor() -> str:
-    """What the system says of its processor, the maker included."""
+    """The system's description of its processor, the maker included."""
     return _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else platform.processor()
 
 
-# torch's compiler takes oneDNN's operation for what it has made itself, of weights in another layout.
-@library.custom_op("rsr_datasets::float32_product", mutates_args=())
 def float32_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The product of a matrix, or several, with the transpose of another in float32 on a CPU, by oneDNN.
+    """The product of one or several matrices with the transpose of another, in float32 on a CPU, by oneDNN.
 
     Args:
         left: Shape ``(..., n, k)``.
@@ -63,32 +59,27 @@ def float32_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor 
     Returns:
         Shape ``(..., n, m)``.
     """
-    # Where rows do not stand one after the other in memory, oneDNN takes a thousand times as long.
+    # oneDNN is very slow where rows do not follow each other in memory.
     return torch.ops.mkldnn._linear_pointwise(left.contiguous(), right.contiguous(), bias, "none", [], "")
-
-
-@float32_product.register_fake
-def _empty_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return left.new_empty((*left.shape[:-1], right.shape[0]))
 
 
 class OneDnnLinear(torch.nn.Linear):
     """A layer of torch, multiplied by oneDNN."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """See :class:`torch.nn.Linear`; what is not in float32 on a CPU is left to it."""
+        """See :class:`torch.nn.Linear`, which computes all inputs that are not in float32 on a CPU."""
         if input.dtype != torch.float32 or input.device.type != "cpu" or self.weight.device.type != "cpu":
             return super().forward(input)
         return float32_product(input, self.weight, self.bias)
 
 
 def with_faster_products(module: torch.nn.Module) -> torch.nn.Module:
-    """A module whose linear layers in float32 on a CPU are multiplied by the faster library; it shares the weights.
+    """A module whose linear layers in float32 on a CPU are multiplied by the faster library; the weights are shared.
 
-    Small layers, and those that are more than torch's own, by their class, their weight or a hook, stay as they are.
+    Small layers stay as they are, and so do layers that are more than torch's own by their class, weight or a hook.
 
     Args:
-        module: It is left as it is, and given back where nothing is to be changed.
+        module: The original, which is not changed; returned as it is where nothing is to be changed.
     """
     if not onednn_is_faster() or not any(_is_plain(part) for part in module.modules()):
         return module
@@ -102,7 +93,7 @@ def with_faster_products(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _is_plain(part: torch.nn.Module) -> bool:
-    """Whether a module is torch's linear layer in float32 on a CPU, and nothing besides happens when it is called."""
+    """Whether a module is torch's linear layer in float32 on a CPU, without hooks."""
     if type(part) is not torch.nn.Linear or part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
         return False
     weight = part.weight

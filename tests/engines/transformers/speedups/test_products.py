@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, make_model
 from oracle import assert_scored_the_same, plain_scores
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rsr_datasets.engines.transformers import packing
-from rsr_datasets.engines.transformers.speedups import products
+from rsr_datasets.engines.transformers.engine import TransformersEngine
+from rsr_datasets.engines.transformers.speedups import attention, products
+from rsr_datasets.engines.transformers.speedups.attention import AttentionByProducts
 from rsr_datasets.engines.transformers.speedups.products import OneDnnLinear, onednn_is_faster, with_faster_products
-from rsr_datasets.engines.transformers.student import Student
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.runs import estimate
 
@@ -48,19 +49,20 @@ def test_a_layer_gives_what_torch_gives(shape: tuple[int, ...], bias: bool, libr
 
 
 @OF_ONEDNN
-def test_tokens_that_are_apart_in_memory_take_hardly_longer(library: str) -> None:
-    layer = with_faster_products(torch.nn.Linear(576, 576))
-    tokens = torch.randn(512, 576)
-    apart = torch.stack([tokens, tokens], dim=-1)[..., 0]
+def test_onednn_gets_rows_that_follow_each_other_in_memory(library: str) -> None:
+    """oneDNN is very slow with others."""
+    given = torch.randn(8, 16).t()
+    strides: list[list[bool]] = []
 
-    def seconds(given: torch.Tensor) -> float:
-        started = time.perf_counter()
-        layer(given)
-        return time.perf_counter() - started
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "linear_pointwise" in str(function):
+                strides.append([each.is_contiguous() for each in args[:2]])
+            return function(*args, **(kwargs or {}))
 
-    with torch.no_grad():
-        together, apart_too = (min(seconds(given) for _ in range(5)) for given in (tokens, apart))
-    assert apart_too < 30 * together  # it was a thousand times
+    with Noted():
+        products.float32_product(given, torch.randn(8, 4).t(), None)
+    assert not given.is_contiguous() and strides == [[True, True]]
 
 
 @OF_ONEDNN
@@ -99,13 +101,13 @@ def test_only_layers_that_are_merely_torchs_own_in_float32_are_changed(
 def test_students_score_the_same_with_either_library(family: str, library: str) -> None:
     model = make_model(family, VOCABULARY, spread=0.15)
     kinds = [type(part) for part in model.modules()]
-    student = Student(model)
-    faster = {type(part) for part in (*student._decoder.modules(), *student._head.modules())}
+    student = TransformersEngine(model)
+    faster = {type(part) for part in (*student.decoder.module.modules(), *student.head.module.modules())}
     assert (OneDnnLinear in faster) == (library == "oneDNN")
     generator = np.random.default_rng(0)
     rows = [EncodedRow(generator.integers(0, VOCABULARY, length), np.arange(3, length)) for length in (4, 60, 200)]
-    for row, (ranks, surprisals, _) in zip(rows, student.score(rows), strict=True):
-        assert_scored_the_same(ranks, surprisals, plain_scores(model, row))
+    for row, found in zip(rows, student.score(rows), strict=True):
+        assert_scored_the_same(found.ranks, found.surprisals, plain_scores(model, row))
     assert [type(part) for part in model.modules()] == kinds
 
 
@@ -116,7 +118,7 @@ def test_attention_by_products_is_nearly_as_exact_as_torchs(
     queries: int, keys: int, heads: int, kv_heads: int, most_scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against float64, in tensors as a packed decoder gives them: token by token in memory."""
-    monkeypatch.setattr(packing, "_MOST_SCORES", most_scores)
+    monkeypatch.setattr(attention, "_MOST_SCORES", most_scores)
     torch.manual_seed(0)
     query, key, value = (
         torch.randn(1, tokens, count, size).bfloat16().transpose(1, 2)
@@ -124,7 +126,7 @@ def test_attention_by_products_is_nearly_as_exact_as_torchs(
     )
     mask = torch.full((queries, keys), -torch.inf, dtype=torch.bfloat16).triu(keys - queries + 1)
     for scaling in (None, 0.3):
-        found = packing._by_products(query, key, value, mask, scaling)
+        found = AttentionByProducts()(query, key, value, mask, scaling)
 
         def attended(dtype: torch.dtype, scaling: float | None = scaling) -> torch.Tensor:
             given = (part.to(dtype) for part in (query, key, value))
@@ -140,22 +142,22 @@ def test_attention_by_products_is_nearly_as_exact_as_torchs(
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "granite", "gpt2"])
-@pytest.mark.parametrize("share_prompts", [False, True])
+@pytest.mark.parametrize("share_prefixes", [False, True])
 def test_long_rows_in_bfloat16_are_as_exact_with_either_library(
-    family: str, share_prompts: bool, library: str, monkeypatch: pytest.MonkeyPatch
+    family: str, share_prefixes: bool, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model(family, VOCABULARY, max_position_embeddings=1024).bfloat16()
     asked = []
-    by_products = packing._by_products
-    monkeypatch.setattr(packing, "_by_products", lambda *given: asked.append(1) or by_products(*given))
+    by_products = AttentionByProducts.__call__
+    monkeypatch.setattr(AttentionByProducts, "__call__", lambda *given: asked.append(1) or by_products(*given))
     generator = np.random.default_rng(0)
     prompt = generator.integers(0, VOCABULARY, 150)
     rows = []
     for length in (4, 250, 500):
         ids = np.concatenate([prompt, generator.integers(0, VOCABULARY, length)])
         rows.append(EncodedRow(ids, np.arange(150, ids.size)))
-    student = Student(model, logits_dtype="float32")
-    found = [surprisals for _, surprisals, _ in student.score(rows, share_prompts=share_prompts)]
+    student = TransformersEngine(model, logits_dtype="float32", share_prefixes=share_prefixes)
+    found = [tokens.surprisals for tokens in student.score(rows)]
     assert bool(asked) == (library == "oneDNN" and family != "gpt2")  # whose heads share no keys
     exact = copy.deepcopy(model).double()
     errors, plain_errors = (
@@ -177,9 +179,10 @@ def test_layers_that_would_give_other_numbers_stay_as_they_are(
 
     model = make_model("llama", VOCABULARY)
     monkeypatch.setattr(products, "float32_product", product)
-    student = Student(model)
+    student = TransformersEngine(model)
     row = EncodedRow(np.arange(60), np.arange(1, 60))
-    assert_scored_the_same(*student.score([row])[0][:2], plain_scores(model, row))
+    found = student.score([row])[0]
+    assert_scored_the_same(found.ranks, found.surprisals, plain_scores(model, row))
 
 
 def test_a_dry_run_times_the_library_that_will_multiply(library: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,232 @@
+"""The student's decoder: token ids to hidden states, of rows side by side or in one sequence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from ...reading.rows import EncodedRow
+from ..base import BatchAccount
+from .batches import pad_right, to_device
+from .packed_attention import AttentionKernel, packed_decoder
+from .packing import Pack, read_pack
+from .probes import agree
+from .speedups import ATTENTION, FOR_LONG_ROWS
+
+logger = logging.getLogger(__name__)
+
+# From this length on the inside of the feed-forward layers takes most of a row's memory.
+_LONG_ROW = 16384
+_MOST_SPARE_POSITIONS = 8
+
+
+class Decoder:
+    """A student's decoder and the ways to read rows with it.
+
+    Args:
+        model: The student.
+        module: The decoder, a module of the student.
+
+    Attributes:
+        model: The student.
+        module: The decoder, or a copy of it with faster layers.
+        vocab_size: Ids below this one can be read.
+        max_positions: Most tokens that can be read at once; ``None`` for no limit.
+        turning_lengths: Lengths, ascending, beyond which the longest row of a batch changes the rotary frequencies of
+            all its rows (LongRoPE's factors).
+        attends_by_row: Whether attention in a sequence is computed row by row. That costs nothing on a CPU, and leaves
+            a GPU waiting.
+    """
+
+    def __init__(self, model: PreTrainedModel, module: torch.nn.Module) -> None:
+        self.model = model
+        self.module = module
+        self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
+        self.max_positions = position_limit(model)
+        self.turning_lengths = _turning_lengths(model.config)
+        self.attends_by_row = self.device.type == "cpu"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token ids go."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The student's dtype."""
+        return self.model.dtype
+
+    @property
+    def pack_size(self) -> int | None:
+        """The ``hidden_size`` of a :class:`.packing.Pack`."""
+        return None if self.attends_by_row else int(self.model.get_input_embeddings().weight.shape[1])
+
+    @cached_property
+    def can_pack(self) -> bool:
+        """Whether rows in one sequence have the hidden states that each row has by itself."""
+        try:
+            return agree(self, self._packed_and_whole)
+        except Exception as error:  # the attention of model families may raise any error
+            logger.debug("student %r: its rows are not packed: %s", self.model.config.name_or_path, error)
+            return False
+
+    @property
+    def packs_all(self) -> bool:
+        """Whether rows that share nothing are read in one sequence too."""
+        return self.attends_by_row and self.can_pack
+
+    def read(self, rows: Sequence[EncodedRow], least_shared: float | None) -> tuple[torch.Tensor, BatchAccount]:
+        """Reads rows.
+
+        Args:
+            rows: The rows.
+            least_shared: Least part of a row that must be shared with another row, in one sequence; ``None`` reads the
+                rows side by side, padded.
+
+        Returns:
+            The hidden states from which the scored tokens are predicted, row by row, shape ``(scored tokens, hidden
+            size)``; and the cost.
+        """
+        ids = [read_ids(row) for row in rows]
+        if least_shared is None:
+            padded = pad_right(ids)
+            module = self._packed if self.can_pack and not self.attends_by_row else self.module
+            hidden = self.hidden(padded, module).flatten(0, 1)
+            starts = np.arange(len(rows)) * padded.shape[1]
+            places = np.concatenate([start + row.positions - 1 for start, row in zip(starts, rows, strict=True)])
+            tokens, padded_tokens = sum(each.size for each in ids), padded.numel()
+        else:
+            pack = self._pack(ids, least_shared)
+            hidden = self._hidden_of_pack(pack)
+            places = np.concatenate([path[row.positions - 1] for path, row in zip(pack.paths, rows, strict=True)])
+            tokens = padded_tokens = pack.input_ids.numel()
+        picked = hidden[to_device(torch.from_numpy(places), hidden.device)]
+        return picked, BatchAccount(sum(each.size for each in ids), tokens, padded_tokens)
+
+    def hidden(self, input_ids: torch.Tensor, module: torch.nn.Module | None = None) -> torch.Tensor:
+        """Hidden states of padded rows.
+
+        Args:
+            input_ids: Shape ``(rows, tokens)``.
+            module: The decoder to use instead of :attr:`module`.
+
+        Returns:
+            Shape ``(rows, tokens, hidden size)``.
+        """
+        module = self._for_length(input_ids.shape[1], module or self.module)
+        return module(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
+
+    def _hidden_of_pack(self, pack: Pack) -> torch.Tensor:
+        return read_pack(self._for_length(pack.input_ids.shape[1], self._packed), pack)
+
+    def _pack(self, ids: Sequence[npt.NDArray[np.int64]], least_shared: float) -> Pack:
+        return Pack(ids, least_shared, self.device, self.dtype, self.pack_size, self._attention_kernel)
+
+    @cached_property
+    def _packed(self) -> torch.nn.Module:
+        return packed_decoder(self.module)
+
+    @cached_property
+    def _attention_kernel(self) -> AttentionKernel | None:
+        return next((kernel for find in ATTENTION if (kernel := find(self.model)) is not None), None)
+
+    def _packed_and_whole(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        length = rows.shape[1]
+        rows[1, : length * 5 // 6] = rows[0, : length * 5 // 6]
+        pack = self._pack(list(rows.numpy()), least_shared=0.0)
+        found = self._hidden_of_pack(pack)
+        layers = self.module.config.get_text_config().num_hidden_layers
+        if pack.layout.attended != layers:
+            raise ValueError(f"{pack.layout.attended} of {layers} layers use attention as they are told to")
+        whole = self.hidden(rows)
+        beside = self.hidden(rows, self._packed)
+        return [(found[path], row) for path, row in zip(pack.paths, whole, strict=True)] + [(beside, whole)]
+
+    def _for_length(self, length: int, module: torch.nn.Module) -> torch.nn.Module:
+        """The decoder to use for rows of a length."""
+        for change in self._for_long_rows if length > _LONG_ROW else ():
+            module = change(module, _LONG_ROW)
+        return module
+
+    @cached_property
+    def _for_long_rows(self) -> list[Any]:
+        """The speed-ups for long rows that agree."""
+        agreeing = []
+        for change in FOR_LONG_ROWS:
+
+            def read(rows: torch.Tensor, change: Any = change) -> list[tuple[torch.Tensor, torch.Tensor]]:
+                changed = change(self.module, rows.shape[1] // 2)
+                found = changed(input_ids=rows.to(self.device), use_cache=False).last_hidden_state
+                return [(found, self.module(input_ids=rows.to(self.device), use_cache=False).last_hidden_state)]
+
+            try:
+                agreeing += [change] if agree(self, read) else []
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # the layers of model families may raise any error
+                logger.debug("student %r: its long rows are read whole: %s", self.model.config.name_or_path, error)
+        return agreeing
+
+
+def read_ids(row: EncodedRow) -> npt.NDArray[np.int64]:
+    """The tokens of a row that are read: all but the last, which is only predicted."""
+    return row.input_ids[:-1]
+
+
+def decoder_name(model: PreTrainedModel) -> str | None:
+    """The name of the student's own module that is, or holds, the decoder.
+
+    Args:
+        model: The student.
+    """
+    if model.base_model_prefix in model._modules:
+        return model.base_model_prefix
+    embeddings = model.get_input_embeddings()
+    named = model._modules.items()
+    return next((name for name, module in named if module is not None and embeddings in module.modules()), None)
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Most tokens that a model can read at once, where that is a fixed limit and not a length of training.
+
+    Rotary embeddings have no end, unless they are rescaled to the longest row so far, which would make scores depend
+    on other rows. Tables of positions, and masks kept as buffers, have an end.
+
+    Args:
+        model: The student.
+    """
+    config = model.config.get_text_config()
+    if isinstance(limit := getattr(config, "max_seq_len", None), int):
+        return limit  # MPT cuts its ALiBi biases out of a square of this side
+    made_for = getattr(config, "max_position_embeddings", None)
+    if not isinstance(made_for, int):
+        return None
+    limits = [made_for] if any("dynamic" in kind for kind, _ in _rotary_kinds(config)) else []
+    limits += [made_for for buffer in model.buffers() if buffer.dim() > 1 and made_for in buffer.shape]
+    words = model.get_input_embeddings()
+    for table in model.modules():
+        if isinstance(table, torch.nn.Embedding) and table is not words:
+            spare = table.num_embeddings - made_for
+            if 0 <= spare <= _MOST_SPARE_POSITIONS:
+                unused = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts from there
+                limits.append(made_for + min(0, spare - unused))
+    return min(limits, default=None)
+
+
+def _turning_lengths(config: transformers.PreTrainedConfig) -> list[int]:
+    return sorted({length for kind, length in _rotary_kinds(config.get_text_config()) if kind == "longrope"})
+
+
+def _rotary_kinds(config: transformers.PreTrainedConfig) -> list[tuple[str, Any]]:
+    """The kind of each rotary embedding, and the length that it began with."""
+    found = getattr(config, "rope_parameters", None) or {}
+    settings = [found, *(value for value in found.values() if isinstance(value, Mapping))]
+    return [(str(s["rope_type"]), s.get("original_max_position_embeddings")) for s in settings if s.get("rope_type")]

@@ -1,0 +1,290 @@
+"""The engine that runs a student of transformers: rows to batches, to ranks and surprisals."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from ...reading.rows import EncodedRow
+from ..base import ENTROPIES, BatchAccount, OnBatch, TokenScores
+from .batches import plan_batches
+from .budgets import choose_tokens_per_batch
+from .decoder import Decoder, decoder_name, read_ids
+from .errors import refusing
+from .head import LogitsDtype, OutputHead
+from .packing import plan_packs, sharing_runs
+from .probes import agree, check
+from .speedups import AT_LOAD
+
+logger = logging.getLogger(__name__)
+
+# Sharing less of a row does not pay for a mask, which replaces a kernel's own causal one.
+_LEAST_SHARED = 0.05
+_NOTHING_SHARED = 2.0
+
+_Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Ranks, surprisals and entropies of the rows of a batch, one row after the other."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that are read together.
+
+    Attributes:
+        rows: Their numbers.
+        least_shared: Least part of a row that must be shared with another row, in one sequence; ``None`` reads the
+            rows side by side, padded.
+        split: Whether the batch is a part of one that did not fit into the device's memory.
+    """
+
+    rows: list[int]
+    least_shared: float | None = None
+    split: bool = False
+
+
+class _Coming:
+    """Results of a batch on their way from the device."""
+
+    def __init__(self, found: _Found) -> None:
+        self._found = found
+        self._arrived: torch.cuda.Event | None = None
+        if found[0].is_cuda:
+            ranks, surprisals, entropies = found
+            self._found = (_leaving(ranks), _leaving(surprisals), None if entropies is None else _leaving(entropies))
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(ranks.device))
+
+    def arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None]:
+        """Waits for the results."""
+        if self._arrived:
+            self._arrived.synchronize()
+        ranks, surprisals, entropies = self._found
+        return _to_numpy(ranks), _to_numpy(surprisals), None if entropies is None else _to_numpy(entropies)
+
+
+def _leaving(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the CPU's memory that the GPU has yet to write."""
+    return tensor.to("cpu", non_blocking=True)
+
+
+def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """A copy: a GPU writes into page-locked memory, which the next batch uses again."""
+    return tensor.cpu().numpy().copy()
+
+
+class TransformersEngine:
+    """A loaded causal language model that gives ranks and surprisals; an :class:`rsr_datasets.engines.base.Engine`.
+
+    The decoder computes hidden states. Only those at scored positions go through the output head, a bounded number at
+    a time, and each chunk of logits is reduced at once.
+
+    Args:
+        model: The model, which is put into evaluation mode.
+        name: The student's name in messages.
+        logits_dtype: ``"float32"`` computes the head in float32 whatever the model's dtype, with a float32 copy.
+        tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
+        share_prefixes: Whether to read the tokens that several rows begin with only once, where that saves work.
+        chunk_tokens: Tokens that go through the head at once; ``None`` chooses for the device and the vocabulary.
+
+    Attributes:
+        name: The student's name in messages.
+        model: The model.
+        vocab_size: Ids below this one can be read and scored.
+        max_positions: Most tokens that a row may have before its last one; ``None`` for no limit.
+        provides: Entropies.
+        tokens_per_batch: Tokens in one forward pass, as given or chosen.
+        share_prefixes: As given.
+
+    Raises:
+        ValueError: If the model is not causal, its head disagrees with the model's own logits on a probe, or the
+            hidden states of a row depend on the rows beside it.
+    """
+
+    provides = frozenset({ENTROPIES})
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        name: str = "student",
+        logits_dtype: LogitsDtype = "student",
+        tokens_per_batch: int | None = None,
+        share_prefixes: bool = True,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        refuse_encoder_decoder(model.config, name)
+        described = f"student {name!r} ({type(model).__name__})"
+        with refusing(f"{described}: it does not say what its embeddings are"):
+            prefix = decoder_name(model)
+        if model.get_output_embeddings() is None or prefix is None:
+            raise ValueError(f"{described} is no causal language model with a decoder")
+        self.name = name
+        self.model = model.eval()
+        self.share_prefixes = share_prefixes
+        self.decoder = Decoder(model, model._modules[prefix])
+        with refusing(f"{described}: its forward pass fails"):
+            self.head = OutputHead(model, prefix, logits_dtype)
+        self.max_positions = self.decoder.max_positions
+        self.vocab_size = self.decoder.vocab_size = check(self.decoder, self.head, described)
+        for change in AT_LOAD:
+            self._take(change)
+        self.chunk_tokens = chunk_tokens or self.head.chunk_tokens(self.vocab_size)
+        self.tokens_per_batch = tokens_per_batch or choose_tokens_per_batch(
+            self.device, self.max_positions, self.decoder.hidden
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token ids go."""
+        return self.decoder.device
+
+    def _take(self, change: Callable[[torch.nn.Module], torch.nn.Module]) -> None:
+        """Takes a speed-up if decoder and head give the same with it."""
+        decoder, head = self.decoder, self.head
+        layers, output = change(decoder.module), change(head.module)
+        if layers is decoder.module and output is head.module:
+            return
+
+        def read(rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            hidden = decoder.hidden(rows)
+            given = hidden.to(head.dtype or hidden.dtype)
+            logits, expected = (each(inputs_embeds=given, use_cache=False).logits for each in (output, head.module))
+            return [(decoder.hidden(rows, layers), hidden), (logits, expected)]
+
+        try:
+            if agree(decoder, read):
+                decoder.module, head.module = layers, output
+        except Exception as error:  # the layers of model families may raise any error
+            logger.debug("student %r is read without %s: %s", self.name, change.__name__, error)
+
+    def score(
+        self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
+    ) -> list[TokenScores]:
+        """Scores rows; a batch that does not fit into the device's memory is redone in halves.
+
+        Args:
+            rows: Encoded rows in any order, of ids below :attr:`vocab_size`.
+            entropies: Whether to give entropies too.
+            on_batch: Called for each batch when the next one is queued, but not for a batch that is read again.
+
+        Returns:
+            The scores of each row's tokens at ``row.positions``, in the order of ``rows``.
+
+        Raises:
+            torch.OutOfMemoryError: If a single row does not fit into the device's memory.
+        """
+        ids = [read_ids(row) for row in rows]
+        packed = self._packed_rows(ids)
+        others = sorted(set(range(len(rows))).difference(packed))
+        least_shared = _LEAST_SHARED if self.share_prefixes else _NOTHING_SHARED
+        batches = [_Batch(each, least_shared) for each in self._plan(packed, ids, least_shared)]
+        batches += [_Batch(each) for each in self._plan(others, ids)]
+        results: list[Any] = [None] * len(rows)
+        parts = batches[::-1]
+        before = None
+        while parts or before:
+            queued = self._queue(parts, rows, entropies) if parts else None
+            if before:  # the device computes the next batch while this one's results are waited for
+                batch, coming, account = before
+                arrays = coming.arrays()
+                if account.tokens < account.row_tokens and not np.isfinite(arrays[1]).all():
+                    # A NaN gets through a mask, and must not get from one row into another.
+                    alone = self._plan(batch.rows, {i: ids[i] for i in batch.rows}, _NOTHING_SHARED)
+                    parts += [replace(batch, rows=each, least_shared=_NOTHING_SHARED) for each in alone]
+                else:
+                    ends = np.cumsum([rows[i].positions.size for i in batch.rows])[:-1]
+                    by_row = ([None] * len(batch.rows) if array is None else np.split(array, ends) for array in arrays)
+                    for i, *found in zip(batch.rows, *by_row, strict=True):
+                        results[i] = TokenScores(*found)
+                    if on_batch:
+                        on_batch(account)
+            before = queued
+        return results
+
+    def _packed_rows(self, ids: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+        """Numbers of the rows to read in one sequence: all where that pays without sharing, else those that share."""
+        if self.decoder.packs_all:
+            return list(range(len(ids)))
+        if not self.share_prefixes or not self.decoder.can_pack:
+            return []
+        runs = sharing_runs(ids, _LEAST_SHARED, self.decoder.pack_size)
+        return sorted(row for run in runs if len(run) > 1 for row in run)
+
+    def _plan(
+        self,
+        rows: Sequence[int],
+        ids: Sequence[npt.NDArray[np.int64]] | Mapping[int, npt.NDArray[np.int64]],
+        least_shared: float | None = None,
+    ) -> list[list[int]]:
+        """Batches of rows that the student reads in the same way, whatever the longest of them.
+
+        Args:
+            rows: Numbers of the rows.
+            ids: Token ids of each row, by its number.
+            least_shared: As in :class:`_Batch`.
+        """
+        groups: dict[int, list[int]] = {}
+        for row in rows:
+            groups.setdefault(bisect.bisect_left(self.decoder.turning_lengths, ids[row].size), []).append(row)
+        batches = []
+        for _, group in sorted(groups.items(), reverse=True):
+            some = [ids[row] for row in group]
+            if least_shared is None:
+                planned = plan_batches([each.size for each in some], self.tokens_per_batch)
+            else:
+                planned = plan_packs(some, self.tokens_per_batch, least_shared, self.decoder.pack_size)
+            batches += [[group[i] for i in batch] for batch in planned]
+        return batches
+
+    def _queue(
+        self, parts: list[_Batch], rows: Sequence[EncodedRow], entropies: bool
+    ) -> tuple[_Batch, _Coming, BatchAccount] | None:
+        """Takes the last batch; where the device has no memory for it, puts two halves in its place."""
+        batch = parts.pop()
+        some = [rows[i] for i in batch.rows]
+        try:
+            found, account = self._score_batch(some, batch.least_shared, entropies)
+            return batch, _Coming(found), replace(account, split=batch.split)
+        except torch.OutOfMemoryError:
+            if len(some) == 1:
+                raise
+        # Only here, outside the handler, is the failed pass's memory free to be given back.
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).empty_cache()
+        half = len(some) // 2
+        longest = max(row.input_ids.size for row in some) - 1
+        logger.warning("out of memory with %d rows of at most %d tokens: in halves", len(some), longest)
+        parts += [replace(batch, rows=each, split=True) for each in (batch.rows[half:], batch.rows[:half])]
+        return None
+
+    @torch.no_grad()
+    def _score_batch(
+        self, rows: Sequence[EncodedRow], least_shared: float | None, entropies: bool
+    ) -> tuple[_Found, BatchAccount]:
+        """Queues the computation of a batch, without waiting for a GPU."""
+        hidden, account = self.decoder.read(rows, least_shared)
+        targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
+        return self.head.reduce(hidden, targets, self.chunk_tokens, entropies), account
+
+
+def refuse_encoder_decoder(config: transformers.PreTrainedConfig, name: str) -> None:
+    """Refuses encoder-decoder models.
+
+    Args:
+        config: The student's configuration.
+        name: The student's name.
+
+    Raises:
+        ValueError: If the student is one.
+    """
+    if config.is_encoder_decoder:
+        raise ValueError(f"student {name!r} is an encoder-decoder model; a causal language model is needed")

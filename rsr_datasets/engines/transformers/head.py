@@ -1,0 +1,126 @@
+"""The student's output head: hidden states to ranks, surprisals and entropies, a chunk of tokens at a time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .batches import to_device
+from .budgets import default_chunk_bytes
+from .reduction import rank_and_surprisal
+
+LogitsDtype = Literal["student", "float32"]
+
+_LEAST_CHUNK_TOKENS = 16
+
+
+class OutputHead:
+    """A student's output head.
+
+    The head is the model's own forward pass around a decoder that returns what it is given. So whatever a family does
+    to its logits (soft-capping, scaling, a bias) happens here too.
+
+    Args:
+        model: The student.
+        decoder_name: The student's module that is the decoder.
+        logits_dtype: ``"float32"`` computes the head in float32 whatever the student's dtype, with a float32 copy.
+
+    Attributes:
+        module: The head, or a copy of it with faster layers.
+        dtype: The dtype of the hidden states that go into the head; ``None`` for the student's own.
+    """
+
+    def __init__(self, model: PreTrainedModel, decoder_name: str, logits_dtype: LogitsDtype) -> None:
+        self.module = _head_alone(model, decoder_name, logits_dtype)
+        self.dtype = torch.float32 if logits_dtype == "float32" else None
+        self._weight = model.get_output_embeddings().weight
+
+    def chunk_tokens(self, vocab_size: int) -> int:
+        """Tokens that go through the head at once.
+
+        Args:
+            vocab_size: Logits of a token.
+        """
+        device = self._weight.device
+        # On a CPU the logits are all there is; elsewhere there are two float32 copies of them at worst.
+        bytes_each = (self.dtype or self._weight.dtype).itemsize if device.type == "cpu" else 12
+        return max(_LEAST_CHUNK_TOKENS, default_chunk_bytes(device) // (bytes_each * vocab_size))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of some tokens.
+
+        Args:
+            hidden: Shape ``(tokens, hidden size)``.
+
+        Returns:
+            Shape ``(tokens, vocabulary)``.
+        """
+        hidden = hidden if self.dtype is None else hidden.to(self.dtype)
+        return self.module(inputs_embeds=hidden[None], use_cache=False).logits[0]
+
+    def reduce(
+        self, hidden: torch.Tensor, targets: torch.Tensor, chunk_tokens: int, entropies: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Ranks, surprisals and entropies of the tokens that follow some hidden states.
+
+        Args:
+            hidden: Shape ``(tokens, hidden size)``.
+            targets: The tokens that follow, int64, shape ``(tokens,)``, on any device.
+            chunk_tokens: Tokens that go through the head at once.
+            entropies: Whether to give entropies.
+
+        Returns:
+            Ranks, int32, surprisals and entropies in nats, float32, all of shape ``(tokens,)``.
+        """
+        targets = to_device(targets, hidden.device)
+        # Results go into memory that is allocated first. Small blocks that outlive a chunk, between large blocks that
+        # do not, would fragment the heap until it holds every chunk's logits.
+        ranks = torch.empty_like(targets, dtype=torch.int32)
+        surprisals = torch.empty_like(targets, dtype=torch.float32)
+        found_entropies = torch.empty_like(surprisals) if entropies else None
+        for start in range(0, len(targets), chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            logits = self.logits(hidden[chunk])
+            found = rank_and_surprisal(logits, targets[chunk].to(logits.device), entropies)
+            ranks[chunk], surprisals[chunk] = found[:2]
+            if found_entropies is not None and found[2] is not None:
+                found_entropies[chunk] = found[2]
+        return ranks, surprisals, found_entropies
+
+
+class _GivenHiddenStates(torch.nn.Module):
+    """Stands in for the decoder and returns what it is given, in the decoder's own kind of output."""
+
+    def __init__(self, decoder: torch.nn.Module, output_class: type[ModelOutput]) -> None:
+        super().__init__()
+        self.output_class = output_class
+        self.__dict__["replaced"] = decoder  # no submodule: only its settings are read
+
+    def __getattr__(self, name: str) -> Any:
+        # OPT's head calls the decoder inside its base model; Falcon-H1's reads a multiplier from there.
+        return self if name == "decoder" else getattr(self.__dict__["replaced"], name)
+
+    def forward(self, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> ModelOutput:
+        return self.output_class(last_hidden_state=inputs_embeds)
+
+
+@torch.no_grad()
+def _head_alone(model: PreTrainedModel, decoder_name: str, logits_dtype: LogitsDtype) -> torch.nn.Module:
+    """A shallow copy of the model with a stand-in for the decoder; it shares the weights and adds none."""
+    decoder = model._modules[decoder_name]
+    first_token = torch.zeros((1, 1), dtype=torch.int64, device=model.get_input_embeddings().weight.device)
+    output_class = type(decoder(input_ids=first_token, use_cache=False))
+    head = copy.copy(model)
+    for hooked in ("forward", "_old_forward", "_hf_hook"):  # accelerate's hooks would lead back to the whole model
+        head.__dict__.pop(hooked, None)
+    head.__dict__["_modules"] = {**model._modules, decoder_name: _GivenHiddenStates(decoder, output_class)}
+    if logits_dtype == "float32":
+        output = model.get_output_embeddings()
+        for name, module in model._modules.items():
+            if module is output and output.weight.dtype != torch.float32:
+                head.__dict__["_modules"][name] = copy.deepcopy(output).float()
+    return head

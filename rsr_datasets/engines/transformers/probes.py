@@ -1,0 +1,106 @@
+"""Checks at load: the head against the model's own logits, and two ways to read against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from .batches import pad_right
+from .errors import refusing
+
+if TYPE_CHECKING:
+    from .decoder import Decoder
+    from .head import OutputHead
+
+_PROBE_LENGTH = 24
+_MOST_OF_A_TOKEN = 0.1
+
+ReadTwice = Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
+"""Token ids of shape ``(rows, tokens)`` to pairs of tensors that two ways to compute the same give."""
+
+
+def largest(numbers: torch.Tensor) -> float:
+    """The largest finite magnitude."""
+    return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
+
+
+@torch.no_grad()
+def agree(decoder: Decoder, read: ReadTwice) -> bool:
+    """Says whether two ways to compute the same give the same on a probe of three rows.
+
+    Both may differ by rounding: by a part of the largest number, which may be far larger than all others, and by a
+    tenth of each token's own vector.
+
+    Args:
+        decoder: The student's decoder, which says what rows it can read.
+        read: Reads the probe in both ways.
+    """
+    generator = torch.Generator().manual_seed(0)
+    length = min(_PROBE_LENGTH, decoder.max_positions or _PROBE_LENGTH)
+    pairs = read(torch.randint(0, decoder.vocab_size, (3, length), generator=generator))
+    scale = max(1.0, *(largest(expected) for _, expected in pairs))
+    tolerance = 32 * torch.finfo(decoder.dtype).eps * scale
+    for found, expected in ((found.float(), expected.float()) for found, expected in pairs):
+        far = (found - expected).norm(dim=-1) > _MOST_OF_A_TOKEN * expected.norm(dim=-1)
+        if far.any() or not torch.allclose(found, expected, rtol=0, atol=tolerance):
+            return False
+    return True
+
+
+@torch.no_grad()
+def check(decoder: Decoder, head: OutputHead, described: str) -> int:
+    """Compares the head alone with the model's own logits, and checks that a token sees only the tokens before it.
+
+    Neither later tokens of the row nor other rows of the batch may change a token's hidden state.
+
+    Args:
+        decoder: The student's decoder.
+        head: The student's output head.
+        described: The student's name and class, for messages.
+
+    Returns:
+        The number of logits: ids below this one can be read and scored.
+
+    Raises:
+        ValueError: If one of these does not hold.
+    """
+    generator = torch.Generator().manual_seed(0)
+    length = min([_PROBE_LENGTH, decoder.max_positions or _PROBE_LENGTH, *decoder.turning_lengths])
+    probe, others = torch.randint(0, decoder.vocab_size, (2, 1, length), generator=generator)
+    short = probe[:, : length // 2]
+    with refusing(f"{described}: its forward pass fails"):
+        expected = decoder.model(input_ids=probe.to(decoder.device), use_cache=False).logits[0].float()
+        hidden = decoder.hidden(probe)[0]
+        alone = decoder.hidden(short)[0].float()
+        beside_others = decoder.hidden(pad_right([short[0].numpy(), others[0].numpy()]))[0, : length // 2].float()
+    with refusing(f"{described}: its output head cannot be run on its own"):
+        found = head.logits(hidden).float()
+    # Two computations of the same numbers differ by rounding in the student's dtype; float32 takes more steps.
+    steps = 32 if decoder.dtype == torch.float32 else 4
+    tolerance = steps * torch.finfo(decoder.dtype).eps * max(1.0, largest(expected))
+    if expected.shape != found.shape or not torch.allclose(
+        expected.to(found.device), found, rtol=0, atol=tolerance, equal_nan=True
+    ):
+        raise ValueError(
+            f"{described}: its output head run on its own disagrees with the model's own logits; scores would be "
+            "wrong, so it is refused"
+        )
+    vocab_size = min(decoder.vocab_size, expected.shape[-1])
+    probe[0, -1] = (probe[0, -1] + 1) % vocab_size
+    changed = decoder.hidden(probe)[0, :-1].float()
+    tolerance = 32 * torch.finfo(decoder.dtype).eps * max(1.0, largest(hidden))
+    # Attention spreads a NaN even with a weight of zero. A token that a NaN reaches has no score that could be wrong.
+    numbers = changed.isfinite() & hidden[:-1].isfinite()
+    if not torch.allclose(changed[numbers], hidden[:-1][numbers].float(), rtol=0, atol=tolerance):
+        raise ValueError(f"{described} is not causal: a token sees what comes after it")
+    # Other shapes round otherwise. In half precision rounding sends single tokens to another expert; a student whose
+    # hidden states depend on the batch changes all tokens.
+    same = torch.isclose(beside_others, alone, rtol=0, atol=tolerance, equal_nan=True).all(dim=-1)
+    if same.sum() < len(same) / 2:
+        raise ValueError(
+            f"{described}: a row alone and the same row beside a longer one give different hidden states; its "
+            "scores would depend on the batch, so it is refused"
+        )
+    return vocab_size
