@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 import torch
 from conftest import ROOT, conversation, make_model
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
+from datasets.fingerprint import Hasher
 from safetensors.torch import load_file, save_file
 
+import rsr_datasets.scoring.scorer as scorer_module
 import rsr_datasets.scoring.settings
 from rsr_datasets import RSRScorer
 
@@ -185,10 +188,18 @@ def test_remove_columns(dataset: Dataset, student_folder: str, scored: Dataset) 
     assert_same_scores(found, scored)
 
 
-def test_indices_and_rank(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
-    for batched in (True, False):
-        found = dataset.map(RSRScorer(student_folder), batched=batched, with_indices=True, with_rank=True)
-        assert_same_scores(found, scored)
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("with_indices", [True, False])
+@pytest.mark.parametrize("rank", [None, 3])
+def test_indices_and_rank(
+    dataset: Dataset, student_folder: str, batched: bool, with_indices: bool, rank: int | None, monkeypatch
+) -> None:
+    found = []
+    monkeypatch.setattr("multiprocess.process.parent_process", lambda: "as in a worker process")
+    monkeypatch.setattr(scorer_module, "default_device", lambda rank: found.append(rank) or torch.device("cpu"))
+    asked = {"batched": batched, "with_indices": with_indices, "with_rank": rank is not None}
+    list(Dataset._map_single(dataset, RSRScorer(student_folder), rank=3, **asked))  # as map does in its process 3
+    assert set(found) == {rank}
 
 
 def test_indices_name_the_row(dataset: Dataset, student_folder: str) -> None:
@@ -340,7 +351,7 @@ def test_retrained_weights_are_a_cache_miss(dataset: Dataset, student_folder: st
 
 
 def hashed(**arguments: object) -> str:
-    return datasets.fingerprint.Hasher.hash(RSRScorer(**arguments))
+    return Hasher.hash(RSRScorer(**arguments))
 
 
 def test_another_revision_of_a_hub_student_hashes_differently() -> None:
@@ -380,6 +391,38 @@ def test_scores_version_changes_the_hash(student_folder: str, monkeypatch: pytes
     before = hashed(student=student_folder)
     monkeypatch.setattr(rsr_datasets.scoring.settings, "SCORES_VERSION", 99)
     assert hashed(student=student_folder) != before
+
+
+def test_a_hash_holds_for_caches_made_before_and_names_no_module() -> None:
+    add_rsr = RSRScorer("nobody/nothing", revision="a" * 40)
+    assert add_rsr.fingerprint == "df21c1b26854a14951e4e88c8684e30e"
+    written = datasets.utils._dill.dumps(add_rsr)
+    assert f"rsr_datasets.scorer.RSRScorer:{add_rsr.fingerprint}".encode() in written and b".scoring" not in written
+
+
+def test_a_subclass_is_known_by_its_student_and_its_own_code(tokenizer: object) -> None:
+    def hashed_as(model: object, module: str = "mine", bonus: int = 1, **members: object) -> str:
+        kind = type("Mine", (RSRScorer,), {"__module__": module, **members})
+        scorer = kind(model, tokenizer=tokenizer)
+        scorer.bonus = bonus
+        return Hasher.hash(scorer)
+
+    models = [make_model("llama", 400, seed) for seed in (0, 0, 1)]
+    first, same, retrained = map(hashed_as, models)
+    assert first == same == hashed_as(models[0], "moved.elsewhere")
+    others = [hashed_as(models[0], bonus=2), hashed_as(models[0], features=lambda self, found: found)]
+    assert len({first, retrained, *others, hashed(student=models[0], tokenizer=tokenizer)}) == 5
+
+
+class Doubling(RSRScorer):
+    def __init__(self, student: str, factor: int) -> None:
+        super().__init__(student)
+        self.factor = factor
+
+
+def test_a_subclass_with_arguments_of_its_own_pickles(student_folder: str) -> None:
+    again = pickle.loads(pickle.dumps(Doubling(student_folder, 2)))
+    assert again.factor == 2 and again.settings_hash == RSRScorer(student_folder).settings_hash
 
 
 def test_a_loaded_model_is_known_by_its_weights(tokenizer: object) -> None:

@@ -187,6 +187,24 @@ def test_metrics_are_computed_again_from_token_columns(student_folder: str, data
     assert found["rsr_token_top30"][:] != scored["rsr_token_top30"][:]
 
 
+def test_a_column_of_an_unknown_metric_does_not_keep_an_old_clip(student_folder: str, dataset: Dataset) -> None:
+    mine = Metric("mine", lambda tokens: tokens.clipped_ranks.max(), "lower", "max r'")
+    scored = dataset.map(RSRScorer(student_folder, metrics=[mine, "ifd"], token_columns=True), batched=True)
+    assert rescore(scored).to_dict() == scored.to_dict()
+    with pytest.raises(ValueError, match=r"columns \['rsr_mine'\]: .* keep the old clip; register"):
+        rescore(scored, 3)
+    assert max(value or 0 for value in rescore(scored, 3, metrics=[mine])["rsr_mine"]) == 3
+
+
+def test_second_passes_count_no_row_again(student_folder: str, rows: list[dict[str, Any]]) -> None:
+    counted = []
+    for asked in ([], ["local_surprisal", "ifd"]):
+        scorer, batches = RSRScorer(student_folder, metrics=asked), []
+        scorer.score_encoded(encode(scorer, rows), on_batch=batches.append)
+        counted.append([sum(batch.row_tokens for batch in batches), sum(batch.tokens for batch in batches)])
+    assert 0 < counted[0][0] == counted[1][0] and counted[0][1] < counted[1][1]
+
+
 def test_what_the_token_columns_do_not_hold_cannot_be_computed_again(student_folder: str, dataset: Dataset) -> None:
     scored = dataset.map(RSRScorer(student_folder, token_columns=True), batched=True)
     for name, need in (("avg_entropy", "entropies"), ("ifd", "surprisals_without_prompt")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 from conftest import CHATML, conversation, make_model
 from datasets import Dataset, DatasetDict, load_from_disk
 from oracle import assert_scored_the_same, plain_scores
@@ -237,6 +239,15 @@ def test_the_length_limit_is_the_students(tokenizer) -> None:
     assert RSRScorer(short, tokenizer=tokenizer)({"id": 0, "messages": GOOD})["rsr_status"] != "scored"
 
 
+def test_without_a_limit_in_the_config_the_students_reach_is_the_limit(tokenizer) -> None:
+    config = transformers.MptConfig(d_model=32, n_heads=4, n_layers=2, vocab_size=400, max_seq_len=24)
+    mpt = transformers.AutoModelForCausalLM.from_config(config)
+    found = RSRScorer(mpt, tokenizer=tokenizer)({"text": ["a b c", "= " * 40]})
+    assert found["rsr_status"] == ["scored", "truncated"] and found["rsr_num_tokens"][1] == 24
+    with pytest.raises(ValueError, match=r"row 0 of its batch: .* more than max_length=25"):
+        RSRScorer(mpt, tokenizer=tokenizer, on_overflow="error")({"text": ["= " * 40]})
+
+
 def test_only_the_last_turn(model, tokenizer) -> None:
     two_turns = [*GOOD, *OTHER]
     last = RSRScorer(model, tokenizer=tokenizer, turns="last", token_columns=True)({"id": 0, "messages": two_turns})
@@ -347,6 +358,34 @@ def test_settings_are_json_and_name_the_student(student_folder: str) -> None:
     settings = json.loads(json.dumps(RSRScorer(student_folder, rank_clip=7).settings))
     assert settings["rank_clip"] == 7 and set(settings["student"]) == {"content"}
     assert student_folder not in json.dumps(settings)
+
+
+def test_settings_are_what_json_gives_back() -> None:
+    settings = RSRScorer("nobody/nothing", revision="a" * 40, chat_template_kwargs={"a": (1, 2)}).settings
+    assert json.loads(json.dumps(settings)) == settings
+
+
+def test_old_names_of_arguments_are_accepted_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="share_prefixes="):
+        renamed = RSRScorer("some/student", share_prompts=False)
+    assert repr(renamed) == "RSRScorer('some/student', share_prefixes=False)"
+    with pytest.warns(FutureWarning, match="torch_compile= has no effect"):
+        assert repr(RSRScorer("some/student", torch_compile=True)) == "RSRScorer('some/student')"
+    assert inspect.signature(RSRScorer, eval_str=True).parameters["strict"].annotation is bool
+
+
+def test_other_options_use_the_same_loaded_student(student_folder: str) -> None:
+    add_rsr, rows = RSRScorer(student_folder), {"messages": [GOOD, OTHER]}
+    chosen = add_rsr.resolve_options()
+    assert chosen["share_prefixes"] and chosen["tokens_per_batch"] > 1
+    other = add_rsr.with_options({"tokens_per_batch": 1, "share_prefixes": False})
+    batches = {scorer: [] for scorer in (add_rsr, other)}
+    for scorer in (add_rsr, other, add_rsr):
+        encoded = scorer.encode([{"messages": m} for m in rows["messages"]], find_format(rows))
+        scorer.score_encoded(encoded, on_batch=batches[scorer].append)
+    assert [len(found) for found in batches.values()] == [2, 2]
+    assert other._session.engine is add_rsr._session.engine and add_rsr.resolve_options() == chosen
+    assert pickle.loads(pickle.dumps(other)).resolve_options() == other.resolve_options()
 
 
 def test_it_pickles_to_its_settings(student_folder: str) -> None:
