@@ -25,6 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rsr_datasets.engines.transformers.speedups import attention, products
 
+pytest_plugins = ["pytester", "report_pages"]
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 

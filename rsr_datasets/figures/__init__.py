@@ -1,13 +1,5 @@
 """Static figures of scores for papers."""
 
-from .plots import (
-    plot_plane,
-    plot_teachers,
-    plot_tokens,
-)
+from .plots import plot_plane, plot_teachers
 
-__all__ = [
-    "plot_plane",
-    "plot_teachers",
-    "plot_tokens",
-]
+__all__ = ["plot_plane", "plot_teachers"]

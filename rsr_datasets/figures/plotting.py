@@ -1,7 +1,7 @@
-"""What the static figures and the page of the report share: which rows are drawn, where axes end, what colours mean.
+"""Facts that the static figures and the page of the report share: which rows count, axis ends, series styles.
 
-Colours are those of Okabe and Ito, told apart by colour-blind readers; more than seven series differ in their marker's
-shape too.
+Colours are those of Okabe and Ito, which colour-blind readers tell apart. More than seven series differ in their
+marker's shape too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from ..metrics import DEFAULT_RANK_CLIP
 from ..tables import arrays
-from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
+from ..tables.columns import ScoreColumns
+from ..tables.splits import require_dataset
+from ..tables.status import read_status
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -24,9 +26,6 @@ SERIES_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 SERIES_DARK = ("#4aa3dc", "#ee7d33", "#1fbf92", "#e09cc4", "#f2b631", "#8fd0f5", "#f0e442")
 NUM_SHAPES = 7
 
-# Colours of token-level ratios saturate at these multiples of the ratio that has no colour. Downwards there is little
-# room, since a token of rank r has a surprisal of at least ln r; upwards a sure guess goes to infinity.
-_RATIO_RANGE = (1 / 4, 40.0)
 _ROUND_NUMBERS = np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8])
 _MOST_LEVELS = 6
 _OUTLIER_FACTOR = 3.0
@@ -35,16 +34,16 @@ _MARGIN = 1.08
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """The score columns of a data set.
+    """The scores of ``n`` rows.
 
     Attributes:
-        rsr: Rank-Surprisal Ratio, NaN without a score, float64, shape ``(rows,)``.
+        rsr: Rank-Surprisal Ratio, NaN without a score, float64, shape ``(n,)``.
         avg_rank: Average clipped rank, likewise.
         avg_surprisal: Average surprisal in nats, likewise.
         num_tokens: Scored tokens, 0 without a score, likewise.
-        has_score: Which rows have a score, bool, shape ``(rows,)``.
-        status: Status of each row.
-        settings: The distinct settings of the rows with a score.
+        has_score: Whether a row has a score, bool, shape ``(n,)``.
+        truncated: Whether a row was scored on a part of its response, bool, shape ``(n,)``.
+        settings: The settings of the rows with a score; empty if no row has a score.
     """
 
     rsr: FloatArray
@@ -52,7 +51,7 @@ class ScoredRows:
     avg_surprisal: FloatArray
     num_tokens: FloatArray
     has_score: npt.NDArray[np.bool_]
-    status: arrays.Categories
+    truncated: npt.NDArray[np.bool_]
     settings: list[str]
 
     @property
@@ -62,40 +61,37 @@ class ScoredRows:
         return int(clip) if clip.isascii() and clip.isdigit() and int(clip) else DEFAULT_RANK_CLIP
 
 
-def read_scored_rows(dataset: Dataset, columns: ScoreColumns) -> ScoredRows:
+def read_scored_rows(dataset: Dataset, columns: ScoreColumns, name: str = "dataset") -> ScoredRows:
     """Reads the scores of all rows.
 
     Args:
-        dataset: A scored data set.
-        columns: Its score columns.
+        dataset: Scored rows.
+        columns: The score columns.
+        name: The argument that holds the dataset, for messages.
 
     Raises:
-        ValueError: If it was never scored, or its rows were scored with different settings.
-        TypeError: If it is not a ``Dataset``.
+        ValueError: If the dataset was never scored, or its rows were scored with different settings.
+        TypeError: If ``dataset`` is not a ``Dataset``.
     """
-    if isinstance(dataset, DatasetDict):
-        raise TypeError(f"expected a Dataset, found a DatasetDict; choose one of its splits {list(dataset)}")
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"expected a Dataset, found {type(dataset).__name__}")
+    require_dataset(dataset, name)
     arrays.require_columns(dataset, columns.row_types, columns)
     names = (columns.rsr, columns.avg_rank, columns.avg_surprisal, columns.num_tokens)
     rsr, avg_rank, avg_surprisal, num_tokens = (arrays.read_numbers(dataset, name) for name in names)
-    status = arrays.read_categories(dataset, columns.status)
-    has_score = np.isfinite(rsr) & np.isfinite(avg_rank) & np.isfinite(avg_surprisal)
-    has_score &= status.among(STATUSES_WITH_SCORE)
-    settings = arrays.read_categories(dataset, columns.settings).present(has_score)
+    status = read_status(dataset, columns, rsr + avg_rank + avg_surprisal)
+    settings = arrays.read_categories(dataset, columns.settings).present(status.scored)
     arrays.require_one_setting(columns, settings)
-    return ScoredRows(rsr, avg_rank, avg_surprisal, np.nan_to_num(num_tokens), has_score, status, settings)
+    tokens = np.nan_to_num(num_tokens)
+    return ScoredRows(rsr, avg_rank, avg_surprisal, tokens, status.scored, status.truncated, settings)
 
 
 def sample_evenly(rows: IntArray, codes: npt.NDArray[Any], size: int, seed: int) -> IntArray:
-    """Draws rows at random, as many from each group; groups with fewer leave their places to the others.
+    """Draws rows at random, the same number from each group; a group with fewer rows leaves its places to the others.
 
     Args:
         rows: The rows to draw from, shape ``(n,)``.
-        codes: Group of each of them, shape ``(n,)``.
-        size: Rows to draw; all where there are fewer.
-        seed: Of the draw.
+        codes: Group of each row, shape ``(n,)``.
+        size: Rows to draw; all rows where there are fewer.
+        seed: Seed of the draw.
 
     Returns:
         The drawn rows in order.
@@ -110,11 +106,7 @@ def sample_evenly(rows: IntArray, codes: npt.NDArray[Any], size: int, seed: int)
 
 
 def log_limits(values: FloatArray) -> tuple[float, float]:
-    """Ends of a logarithmic axis: all values, but for those far from the other 99%.
-
-    Args:
-        values: Positive numbers, shape ``(n,)``; others do not count.
-    """
+    """Ends of a logarithmic axis that holds all positive values, except those far from the other 99%."""
     positive = values[values > 0]
     if not positive.size:
         return 0.1, 10.0
@@ -125,13 +117,7 @@ def log_limits(values: FloatArray) -> tuple[float, float]:
 
 
 def round_levels(low: float, high: float, most: int = _MOST_LEVELS) -> list[float]:
-    """Round numbers between two positive ones, spread evenly on a logarithmic scale.
-
-    Args:
-        low: The lower end.
-        high: The upper end.
-        most: The most numbers.
-    """
+    """At most ``most`` round numbers between two positive ones, spread evenly on a logarithmic scale."""
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     candidates = np.unique(np.round(np.outer(10.0**powers, _ROUND_NUMBERS), 12))
     inside = candidates[(candidates >= low) & (candidates <= high)]
@@ -143,34 +129,14 @@ def round_levels(low: float, high: float, most: int = _MOST_LEVELS) -> list[floa
 
 
 def iso_levels(rsr: FloatArray) -> list[float]:
-    """Ratios for which a line is drawn in the plane: round ones across the middle 96% of the rows.
-
-    Args:
-        rsr: Ratios of the rows, shape ``(n,)``.
-    """
+    """Ratios whose lines are drawn in the plane: round numbers across the middle 96% of the rows' ratios."""
     if not rsr.size:
         return []
     low, high = np.quantile(rsr, [0.02, 0.98])
     return round_levels(low / 1.15, high * 1.15)
 
 
-def ratio_range(neutral: float) -> tuple[float, float]:
-    """Token-level ratios at which the two colours are full.
-
-    Args:
-        neutral: The ratio without a colour, such as that of the whole trajectory or data set.
-    """
-    return neutral * _RATIO_RANGE[0], neutral * _RATIO_RANGE[1]
-
-
 def series_style(index: int) -> tuple[int, int]:
-    """Colour and shape of a series, the same pair never twice among the first 49.
-
-    Args:
-        index: Number of the series.
-
-    Returns:
-        Index of the colour and of the shape.
-    """
+    """Indices of the colour and the shape of a series; no pair appears twice among the first 49 series."""
     num_colors = len(SERIES_LIGHT)
     return index % num_colors, (index + index // num_colors) % NUM_SHAPES

@@ -14,15 +14,11 @@ from conftest import ROOT
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from transformers import PreTrainedTokenizerFast
 
 from rsr_datasets import dataset_rsr
-from rsr_datasets.figures.plots import plot_plane, plot_teachers, plot_tokens
+from rsr_datasets.figures import plot_plane, plot_teachers
 from rsr_datasets.figures.plotting import iso_levels, log_limits, round_levels, sample_evenly, series_style
-from rsr_datasets.reading.token_texts import split_text
 
 HOSTILE = {
     "$x^{$_\\frac": 3.1,
@@ -34,11 +30,6 @@ HOSTILE = {
     "\ud800": 2.6,
     None: 2.3,
 }
-
-
-@pytest.fixture(scope="module")
-def champ() -> Dataset:
-    return Dataset.from_parquet(str(ROOT / "tests" / "data" / "champ_smollm2_scores.parquet"))
 
 
 def labels(figure: Figure) -> list[str]:
@@ -93,6 +84,8 @@ def test_every_trajectory_is_a_point_of_the_plane(champ: Dataset) -> None:
     figure = plot_plane(champ, sample=None)
     assert sorted(points(figure)) == sorted(zip(champ["rsr_avg_surprisal"], champ["rsr_avg_rank"], strict=True))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == champ.unique("teacher")
+    plain = plot_plane(champ.remove_columns("teacher"), sample=None)
+    assert sorted(points(plain)) == sorted(points(figure)) and plain.legends == []
 
 
 def test_lines_of_the_plane_hold_one_ratio_each(champ: Dataset) -> None:
@@ -133,37 +126,6 @@ def test_the_plane_refuses_what_it_cannot_compare(champ: Dataset) -> None:
         plot_plane(champ.select([]))
 
 
-def test_tokens_are_coloured_by_their_own_ratio() -> None:
-    ranks, surprisals = [1, 500, 4, 1], [0.0, 2.0, 2.0, 5.0]
-    row = {"rsr_token_ranks": ranks, "rsr_token_surprisals": surprisals}
-    figure = plot_tokens(row, ["sure", " far", " even", " good"], neutral=2.0)
-    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
-    assert [(box.get_x(), box.get_width()) for box in boxes] == [(0, 4), (4, 4), (8, 5), (13, 5)]
-    sure, far, even, good = (np.array(box.get_facecolor()[:3]) for box in boxes)
-    assert np.allclose(even, 1, atol=0.02)
-    assert (sure[0] > sure[2], far[0] > far[2], good[0] < good[2]) == (True, True, True)
-    assert np.abs(1 - sure).sum() > np.abs(1 - far).sum()
-    assert np.allclose(good, 0.45 + 0.55 * np.array(to_rgb("#0072b2")), atol=0.01)
-
-
-def test_tokens_keep_their_lines_and_any_text(tmp_path: Path) -> None:
-    tokens = ["a$b", "\n", "\n\n", "\tx", "你好", "$", "\x00", "é" * 100]
-    row = {"rsr_token_ranks": [1] * 8, "rsr_token_surprisals": [0.5] * 8}
-    figure = plot_tokens(row, tokens, width=40)
-    figure.savefig(tmp_path / "tokens.svg")
-    ElementTree.parse(tmp_path / "tokens.svg")
-    drawn = "".join(text.get_text() for text in figure.axes[0].texts)
-    assert drawn == "a$b    x你好$�" + "é" * 100
-    assert figure.axes[0].get_ylim() == (6, 0)
-
-
-def test_tokens_say_what_is_missing() -> None:
-    with pytest.raises(ValueError, match="'rsr_token_ranks': no values; score the row with"):
-        plot_tokens({"rsr_token_ranks": None}, ["a"])
-    with pytest.raises(ValueError, match="2 texts for 1 ranks"):
-        plot_tokens({"rsr_token_ranks": [1], "rsr_token_surprisals": [1.0]}, ["a", "b"])
-
-
 def test_a_sample_is_even_over_the_groups() -> None:
     codes = np.repeat([0, 1, 2, -1], [1000, 5, 400, 30])
     rows = sample_evenly(np.arange(codes.size), codes, 105, seed=0)
@@ -191,34 +153,10 @@ def test_series_differ_in_colour_and_shape() -> None:
     assert len({series_style(i) for i in range(49)}) == 49
 
 
-@given(text=st.text(max_size=40))
-def test_parts_of_a_text_put_together_are_the_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-    ids = tokenizer(text)["input_ids"]
-    parts = split_text(tokenizer, ids)
-    assert len(parts) == len(ids) and "".join(parts) == tokenizer.decode(ids)
-
-
-@given(data=st.data())
-def test_parts_of_any_tokens_put_together_are_their_text(
-    tokenizer: PreTrainedTokenizerFast, data: st.DataObject
-) -> None:
-    ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=40))
-    assert "".join(split_text(tokenizer, ids)) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-
-def test_a_character_of_several_tokens_belongs_to_the_last(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert split_text(tokenizer, tokenizer("x🎉")["input_ids"]) == ["x", "", "", "", "🎉"]
-
-
-def test_a_tokenizer_of_another_student_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="token id 49152 is not one of the"):
-        split_text(tokenizer, [1, 49152])
-
-
 def test_the_library_works_without_matplotlib() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "import rsr_datasets.figures.plots as figures\n"
+        "import rsr_datasets.figures as figures\n"
         "try: figures.plot_teachers({'a': 1.0})\n"
         "except ImportError as error: print(error)"
     )
@@ -227,6 +165,6 @@ def test_the_library_works_without_matplotlib() -> None:
 
 
 def test_importing_the_library_does_not_import_matplotlib() -> None:
-    code = "import rsr_datasets, rsr_datasets.figures.plots, sys; print('matplotlib' in sys.modules)"
+    code = "import rsr_datasets, rsr_datasets.figures, sys; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "False", done.stderr

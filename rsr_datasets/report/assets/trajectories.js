@@ -443,7 +443,7 @@ function drawTrajectorySection() {
   byId("problem-next").addEventListener("click", () => openProblem(view.problem + 1));
   byId("color-mode").addEventListener("change", (event) => {
     view.mode = event.target.value;
-    drawTrajectories();
+    if (view.problem >= 0) drawTrajectories();
   });
   setUpSearch();
   openProblem(0);

@@ -1,0 +1,113 @@
+"""Scored rows as the report reads them, and values as the page shows them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+
+from ..curation.prompts import group_rows, groups_by_conversation
+from ..figures.plotting import read_scored_rows
+from ..reading.formats import find_format
+from ..reading.messages import Turns
+from ..tables import arrays
+from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
+from ..tables.groups import Groups
+
+IntArray = npt.NDArray[np.int64]
+
+LONGEST_NAME = 200
+_LONGEST_LABEL = 60
+_MOST_TEACHERS = 200
+
+
+class ReportRows:
+    """The scored rows: their scores, teachers and problems, and where their text is.
+
+    Teachers and problems are numbered: ``teacher_codes`` holds the teacher of each row, an index into
+    ``teacher_names``; ``problems.codes`` holds the problem of each row, -1 for none. Without a teacher column all
+    rows have one teacher. ``row_format`` is ``None`` where the dataset has scores without text.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        columns: ScoreColumns,
+        teacher_column: str | None,
+        problem_column: str | None,
+        turns: Turns,
+        text_columns: Mapping[str, str] | None,
+        seed: int,
+    ) -> None:
+        self.dataset, self.columns, self.turns, self.seed = dataset, columns, turns, seed
+        self.scores = read_scored_rows(dataset, columns, "scored")
+        names = dataset.column_names
+        self.teacher_column = teacher_column
+        if teacher_column is None and DEFAULT_TEACHER_COLUMN in names:
+            self.teacher_column = DEFAULT_TEACHER_COLUMN
+        self.teacher_names, self.teacher_codes = self._read_teachers()
+        self.problem_column = problem_column or ("problem_id" if "problem_id" in names else None)
+        self.problems = Groups(np.arange(len(dataset)), len(dataset))
+        if self.problem_column is not None:
+            if not groups_by_conversation(dataset, [self.problem_column]):
+                arrays.require_columns(dataset, [self.problem_column], columns)
+            self.problems = group_rows(dataset, [self.problem_column], turns, text_columns)
+        try:
+            self.row_format = find_format(names, text_columns)
+        except ValueError:
+            if text_columns:
+                raise
+            self.row_format = None
+
+    def _read_teachers(self) -> tuple[list[Any], IntArray]:
+        if self.teacher_column is None:
+            return [None], np.zeros(len(self.dataset), dtype=np.int64)
+        arrays.require_columns(self.dataset, [self.teacher_column], self.columns)
+        found = arrays.read_categories(self.dataset, self.teacher_column)
+        names = [*found.values, *([None] if (found.codes < 0).any() else [])]
+        if len(names) > _MOST_TEACHERS:
+            raise ValueError(
+                f"teacher_column={self.teacher_column!r}: {len(names):,} different teachers, the report takes "
+                f"{_MOST_TEACHERS}; name the column that tells teachers apart"
+            )
+        return names, np.where(found.codes < 0, len(found.values), found.codes).astype(np.int64)
+
+    def labels(self, rows: IntArray) -> list[str]:
+        """The problem of each row, as text."""
+        if self.problem_column not in self.dataset.column_names:
+            return [f"row {row}" for row in rows]
+        values = self.dataset.select(rows).select_columns([self.problem_column]).with_format(None)
+        return [shown(value, _LONGEST_LABEL) for value in values[self.problem_column][:]]
+
+
+def counts(categories: arrays.Categories) -> dict[Any, int]:
+    """How many rows have each value of a column; ``None`` is null."""
+    found = np.bincount(categories.codes + 1, minlength=len(categories.values) + 1)
+    return {value: int(count) for value, count in zip([None, *categories.values], found, strict=True) if count}
+
+
+def shown(value: Any, longest: int = LONGEST_NAME) -> str:
+    """A value as text of at most ``longest`` characters."""
+    text = "(none)" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def rounded(value: float, digits: int = 6) -> float | None:
+    """A number with as many digits as the page needs; ``None`` where it is not finite."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def json_for_html(value: Any) -> str:
+    """JSON that neither ends a script element nor breaks a line of JavaScript, whatever text is in it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def json_size(value: Any) -> int:
+    """Bytes that a value takes in the page."""
+    return len(json_for_html(value).encode("utf-8", "replace"))

@@ -1,0 +1,148 @@
+"""The numbers, distributions and records of all rows that the page shows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+
+from ..figures.plotting import iso_levels, log_limits, read_scored_rows, series_style
+from ..tables import arrays
+from ..tables.records import read_records
+from ..teachers.dataset_rsr import DatasetRSR, dataset_rsr, summarize_metrics
+from .rows import ReportRows, counts, rounded, shown
+
+FloatArray = npt.NDArray[np.float64]
+
+# Colours of token-level ratios saturate at these multiples of the ratio without a colour. A token of rank r has a
+# surprisal of at least ln r, which bounds its ratio from below; the ratio of a sure guess goes to infinity.
+_RATIO_RANGE = (1 / 4, 40.0)
+_LONGEST_RECORD = 20_000
+_BINS = 48
+_TREND_BINS = 24
+_TREND_LEAST = 5
+
+
+def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
+    """Summarizes all rows, and the rows that were selected from them."""
+    scores, has_score = rows.scores, rows.scores.has_score
+    overall = _rsr(rows, rows.dataset)
+    neutral = overall.value if math.isfinite(overall.value) else 1.0
+    rsr_limits, token_limits = log_limits(scores.rsr[has_score]), log_limits(scores.num_tokens[has_score])
+    statuses = counts(arrays.read_categories(rows.dataset, rows.columns.status))
+    return {
+        "rankClip": scores.rank_clip,
+        "tokenScale": {"low": neutral * _RATIO_RANGE[0], "neutral": neutral, "high": neutral * _RATIO_RANGE[1]},
+        "overview": {
+            "rows": len(rows.dataset),
+            "scored": int(has_score.sum()),
+            "problems": None if rows.problem_column is None else int(rows.problems.count),
+            "problemColumn": rows.problem_column,
+            "teachers": None if rows.teacher_column is None else len(rows.teacher_names),
+            "tokens": int(scores.num_tokens.sum()),
+            "truncated": int((has_score & scores.truncated).sum()),
+            "statuses": [(shown(name), n) for name, n in sorted(statuses.items(), key=lambda item: -item[1])],
+            "settings": shown(scores.settings[0]) if scores.settings else None,
+            "rsr": _interval(overall),
+            "metrics": summarize_metrics(rows.dataset, rows.columns),
+            "selected": None if selected is None else _selected(rows, selected),
+        },
+        "provenance": [_record(record) for record in read_records(rows.dataset if selected is None else selected)],
+        "teachers": _teachers(rows, selected, rsr_limits, token_limits),
+        "plane": {
+            "surprisal": log_limits(scores.avg_surprisal[has_score]),
+            "rank": log_limits(scores.avg_rank[has_score]),
+            "levels": iso_levels(scores.rsr[has_score]),
+        },
+        "axes": {"rsr": rsr_limits, "tokens": token_limits},
+        "trend": _trend(scores.num_tokens[has_score], scores.rsr[has_score], token_limits),
+    }
+
+
+def _rsr(rows: ReportRows, dataset: Dataset) -> DatasetRSR:
+    return dataset_rsr(dataset, seed=rows.seed, column_prefix=rows.columns.prefix)
+
+
+def _teacher_rsr(rows: ReportRows, dataset: Dataset) -> dict[Any, DatasetRSR]:
+    if rows.teacher_column is None:
+        return {None: _rsr(rows, dataset)}
+    return dataset_rsr(dataset, rows.teacher_column, seed=rows.seed, column_prefix=rows.columns.prefix)
+
+
+def _selected(rows: ReportRows, selected: Dataset) -> dict[str, Any]:
+    scores = read_scored_rows(selected, rows.columns, "selected")
+    arrays.require_one_setting(rows.columns, list(dict.fromkeys([*rows.scores.settings, *scores.settings])))
+    return {"rows": len(selected), "rsr": _interval(_rsr(rows, selected)), "tokens": int(scores.num_tokens.sum())}
+
+
+def _teachers(
+    rows: ReportRows, selected: Dataset | None, rsr_limits: tuple[float, float], token_limits: tuple[float, float]
+) -> list[dict[str, Any]]:
+    scores, column = rows.scores, rows.teacher_column
+    before = _teacher_rsr(rows, rows.dataset)
+    kept: dict[Any, int] = {}
+    if selected is not None:
+        kept = {None: len(selected)}
+        if column is not None:
+            arrays.require_columns(selected, [column], rows.columns)
+            kept = counts(arrays.read_categories(selected, column))
+        if foreign := [name for name in kept if name not in before]:
+            raise ValueError(f"selected: the teacher {foreign[0]!r} is not among those of the scored rows")
+        after = _teacher_rsr(rows, selected)
+    teachers = []
+    for code, name in enumerate(rows.teacher_names):
+        of_teacher = rows.teacher_codes == code
+        scored = of_teacher & scores.has_score
+        teacher = {
+            "name": "all rows" if column is None else shown(name),
+            "style": series_style(code),
+            "rows": int(of_teacher.sum()),
+            "scored": before[name].num_trajectories,
+            "rsr": _interval(before[name]),
+            "distributions": {
+                "rsr": _distribution(scores.rsr[scored], rsr_limits),
+                "tokens": _distribution(scores.num_tokens[scored], token_limits),
+            },
+        }
+        if selected is not None:
+            rsr = _interval(after[name]) if name in after else None
+            teacher["selected"] = {"rows": kept.get(name, 0), "rsr": rsr}
+        teachers.append(teacher)
+    return teachers
+
+
+def _trend(lengths: FloatArray, rsr: FloatArray, limits: tuple[float, float]) -> list[list[float | None]]:
+    """Median and quartiles of RSR by length: (tokens, lower, median, upper) of each bin."""
+    bins = np.digitize(lengths, np.geomspace(*limits, _TREND_BINS + 1))
+    groups = [bins == number for number in np.unique(bins)]
+    return [
+        [rounded(float(np.median(lengths[group])), 4), *_quartiles(rsr[group])]
+        for group in groups
+        if group.sum() >= _TREND_LEAST
+    ]
+
+
+def _distribution(values: FloatArray, limits: tuple[float, float]) -> dict[str, Any] | None:
+    """Share of the values in each bin of a logarithmic axis, and their quartiles; the ends hold what lies beyond."""
+    if not values.size:
+        return None
+    found, _ = np.histogram(np.clip(values, *limits), np.geomspace(*limits, _BINS + 1))
+    return {"bins": [round(float(share), 4) for share in found / values.size], "quartiles": _quartiles(values)}
+
+
+def _quartiles(values: FloatArray) -> list[float | None]:
+    return [rounded(quartile, 4) for quartile in np.quantile(values, [0.25, 0.5, 0.75])]
+
+
+def _interval(result: DatasetRSR) -> list[float | None]:
+    return [rounded(value) for value in (result.value, result.low, result.high)]
+
+
+def _record(record: Mapping[str, Any]) -> dict[str, str]:
+    text = json.dumps(record, ensure_ascii=False, indent=2)
+    return {"step": shown(record.get("step")), "text": shown(text, _LONGEST_RECORD)}

@@ -1,0 +1,34 @@
+"""Tokens as text: the parts put together are the text, whatever the tokens."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from rsr_datasets.reading.token_texts import split_text
+
+
+@given(text=st.text(max_size=40))
+def test_parts_of_a_text_put_together_are_the_text(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    ids = tokenizer(text)["input_ids"]
+    parts = split_text(tokenizer, ids)
+    assert len(parts) == len(ids) and "".join(parts) == tokenizer.decode(ids)
+
+
+@given(data=st.data())
+def test_parts_of_any_tokens_put_together_are_their_text(
+    tokenizer: PreTrainedTokenizerFast, data: st.DataObject
+) -> None:
+    ids = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=40))
+    assert "".join(split_text(tokenizer, ids)) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def test_a_character_of_several_tokens_belongs_to_the_last(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert split_text(tokenizer, tokenizer("x🎉")["input_ids"]) == ["x", "", "", "", "🎉"]
+
+
+def test_a_tokenizer_of_another_student_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="token id 49152 is not one of the"):
+        split_text(tokenizer, [1, 49152])
