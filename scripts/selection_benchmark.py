@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from rsr_datasets.curation.selection import select_subset, select_trajectories
+from rsr_datasets import select_subset, select_trajectories
 from rsr_datasets.tables.columns import SCORED, SKIPPED_TOO_LONG, TRUNCATED, ScoreColumns
 
 CANDIDATES = 10

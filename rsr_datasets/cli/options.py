@@ -33,12 +33,9 @@ def options_of(path: str, skip: Sequence[str] = ()) -> list[inspect.Parameter]:
         skip: Arguments that get no option.
     """
     module, node = _find(*path.rsplit(".", 1))
-    function = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), node)
-    given, texts = function.args, _argument_docs(ast.get_docstring(node) or "")
-    defaults = [*[None] * (len(given.args) - len(given.defaults)), *given.defaults, *given.kw_defaults]
+    texts = _argument_docs(ast.get_docstring(node) or "")
     options = []
-    for argument, default in zip([*given.args, *given.kwonlyargs], defaults, strict=True):
-        name, annotation = argument.arg, argument.annotation
+    for name, annotation, default in _arguments(node):
         if name == "self" or name in skip:
             continue
         kinds, choices = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", ast.unparse(annotation)))), ()
@@ -147,6 +144,17 @@ def _find(module: str, name: str) -> tuple[str, Any]:
                 package = module if is_package else module.rpartition(".")[0]
                 return _find(resolve_name("." * level + (node.module or ""), package), name)
     return module, None
+
+
+def _arguments(node: Any) -> list[tuple[str, Any, ast.expr | None]]:
+    """Name, annotation and default of each argument of a function or a class; those of a dataclass are its fields."""
+    function = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), node)
+    if isinstance(function, ast.ClassDef):
+        return [(n.target.id, n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
+    given = function.args
+    defaults = [*[None] * (len(given.args) - len(given.defaults)), *given.defaults, *given.kw_defaults]
+    arguments = [*given.args, *given.kwonlyargs]
+    return [(each.arg, each.annotation, default) for each, default in zip(arguments, defaults, strict=True)]
 
 
 def _value(module: str, node: ast.expr) -> Any:

@@ -17,25 +17,38 @@ PROMPT = "prompt"
 _CONVERSATIONS_PER_BATCH = 1_000
 
 
-def group_rows(
-    dataset: Dataset, keys: Sequence[str], turns: Turns = "all", columns: Mapping[str, str] | None = None
-) -> Groups:
-    """Groups rows by columns, or by their prompts where that is what ``["prompt"]`` means.
+def key_columns(dataset: Dataset, group_by: str | Sequence[str]) -> list[str]:
+    """Finds the columns that tell problems apart.
 
     Args:
         dataset: The rows.
-        keys: Columns; ``["prompt"]``, where there is no such column, is the conversation before the first scored turn.
-        turns: For a prompt without such a column: which assistant turns were scored.
-        columns: For the same: standard column name to actual name, where they differ.
+        group_by: A column, or several. ``"prompt"``, where there is no such column, is the conversation before the
+            first scored turn.
+
+    Returns:
+        Names; none where the conversations tell problems apart.
+
+    Raises:
+        ValueError: If ``group_by`` is empty.
     """
-    if groups_by_conversation(dataset, keys):
-        return group_by_prompt(dataset, turns, columns)
-    return group_by_columns(dataset, keys)
+    keys = [group_by] if isinstance(group_by, str) else list(group_by)
+    if not keys:
+        raise ValueError("group_by=[]: name at least one column")
+    return [] if keys == [PROMPT] and PROMPT not in dataset.column_names else keys
 
 
-def groups_by_conversation(dataset: Dataset, keys: Sequence[str]) -> bool:
-    """Whether keys mean the conversation before the first scored turn, and no column."""
-    return list(keys) == [PROMPT] and PROMPT not in dataset.column_names
+def group_rows(
+    dataset: Dataset, keys: Sequence[str], turns: Turns = "all", columns: Mapping[str, str] | None = None
+) -> Groups:
+    """Groups rows by columns, or by their prompts.
+
+    Args:
+        dataset: The rows.
+        keys: From :func:`key_columns`.
+        turns: For prompts: which assistant turns were scored.
+        columns: For prompts: standard column name to actual name, where they differ.
+    """
+    return group_by_columns(dataset, keys) if keys else group_by_prompt(dataset, turns, columns)
 
 
 def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str, str] | None = None) -> Groups:

@@ -24,7 +24,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..curation import selection
+from ..curation.pool import RANDOM
+from ..curation.subset import select_subset
+from ..curation.trajectories import select_trajectories
 from ..figures.plots import plot_teachers
 from ..metrics import DEFAULT_METRICS, available_metrics, ratio_of_means
 from ..reading.formats import RowFormat, find_format
@@ -324,7 +326,7 @@ def _step_view(split: str | None, record: Mapping[str, Any], name_split: bool) -
         "seed": "seed",
     }
     for name, meaning in conditions.items():
-        if rule.get(name) is not None and (name != "seed" or rule.get("by") == selection.RANDOM):
+        if rule.get(name) is not None and (name != "seed" or _metric_of(rule) == RANDOM):
             lines.append(f"{meaning} {code(rule[name])}")
     flags = {
         "keep_unscored": "rows without a score could be kept",
@@ -342,9 +344,14 @@ def _step_view(split: str | None, record: Mapping[str, Any], name_split: bool) -
     return {"sentence": sentence, "lines": lines}
 
 
+def _metric_of(rule: Mapping[str, Any]) -> Any:
+    """The column that a selection compared, ``by`` in records of earlier versions."""
+    return rule.get("metric", rule.get("by"))
+
+
 def _rule_sentence(rule: Mapping[str, Any]) -> str:
-    which = f"the {'greatest' if rule.get('largest') else 'lowest'} {code(rule.get('by'))}"
-    if rule.get("by") == selection.RANDOM:
+    which = f"the {'greatest' if rule.get('largest') else 'lowest'} {code(_metric_of(rule))}"
+    if _metric_of(rule) == RANDOM:
         which = "a random draw"
     if (keys := rule.get("group_by")) is not None:
         names = ", ".join(map(code, keys if isinstance(keys, list) else [keys]))
@@ -599,19 +606,19 @@ def _selection_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(rule, Mapping):
         return {}
     prefix = rule.get("column_prefix")
+    metric = _metric_of(rule)
     given = {name: value for name, value in rule.items() if name in defaults}
-    if given.get("by") == prefix:
-        given["by"] = None
+    given["metric"] = None if metric == prefix else metric
     if given.get("largest") is False:  # what it is for every column but those of metrics of which more is better
         metrics = available_metrics().items()
         higher = [ScoreColumns(str(prefix)).metric(name) for name, metric in metrics if metric.direction == "higher"]
-        given["largest"] = False if given.get("by") in higher else None
+        given["largest"] = False if metric in higher else None
     return {name: value for name, value in given.items() if not _same(value, defaults[name])}
 
 
 _SELECTIONS: dict[str, Callable[..., Any]] = {
-    "select_trajectories": selection.select_trajectories,
-    "select_subset": selection.select_subset,
+    "select_trajectories": select_trajectories,
+    "select_subset": select_subset,
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from ..curation.prompts import group_rows, groups_by_conversation
+from ..curation.prompts import group_rows, key_columns
 from ..figures.plotting import read_scored_rows
 from ..reading.formats import find_format
 from ..reading.messages import Turns
@@ -54,9 +54,9 @@ class ReportRows:
         self.problem_column = problem_column or ("problem_id" if "problem_id" in names else None)
         self.problems = Groups(np.arange(len(dataset)), len(dataset))
         if self.problem_column is not None:
-            if not groups_by_conversation(dataset, [self.problem_column]):
-                arrays.require_columns(dataset, [self.problem_column], columns)
-            self.problems = group_rows(dataset, [self.problem_column], turns, text_columns)
+            keys = key_columns(dataset, self.problem_column)
+            arrays.require_columns(dataset, keys, columns)
+            self.problems = group_rows(dataset, keys, turns, text_columns)
         try:
             self.row_format = find_format(names, text_columns)
         except ValueError:

@@ -135,3 +135,17 @@ class ScoreColumns:
             if any("entropies" in metric.needs for metric in metrics):
                 types[self.token_entropies] = pa.list_(pa.float32())
         return types
+
+
+def score_prefixes(names: Iterable[str]) -> list[str]:
+    """Finds the prefixes of score columns: those with a status and a settings column.
+
+    Args:
+        names: Column names.
+
+    Returns:
+        The prefixes, sorted.
+    """
+    present = set(names)
+    found = [ScoreColumns(name.removesuffix("_status")) for name in sorted(present) if name.endswith("_status")]
+    return [columns.prefix for columns in found if columns.settings in present]

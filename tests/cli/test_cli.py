@@ -333,7 +333,7 @@ EVERY_FLAG = {
     ],
     "select": [
         *("--group-by", "problem_id", "--group-by", "category", "--keep", "2", "--correct", "right", "--seed", "1"),
-        *("--max-tokens", "2000", "--min-tokens", "3", "--by", "rsr_avg_surprisal", "--largest", "--keep-unscored"),
+        *("--max-tokens", "2000", "--min-tokens", "3", "--metric", "rsr_avg_surprisal", "--largest", "--keep-unscored"),
         *("--keep-truncated", "--sort", "--allow-mixed-settings", "--column-prefix", "rsr"),
         *("--teacher-column", "category", "--turns", "last", "--columns", '{"messages": "messages"}'),
         *("--output", "kept", "--json", "--overwrite", "--split", "train"),
@@ -380,7 +380,7 @@ def test_every_flag_is_taken(
             group_by=["problem_id", "category"],
             keep=2,
             correct="right",
-            by="rsr_avg_surprisal",
+            metric="rsr_avg_surprisal",
             largest=True,
             sort=True,
             keep_truncated=True,

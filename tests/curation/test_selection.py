@@ -7,7 +7,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsr_datasets.curation.selection import explode_candidates, select_subset, select_trajectories
+from rsr_datasets import explode_candidates, select_subset, select_trajectories
 from rsr_datasets.scoring.scorer import RSRScorer
 from rsr_datasets.tables.columns import ScoreColumns
 from rsr_datasets.tables.records import read_records
@@ -187,28 +187,28 @@ class TestCorrect:
 class TestBaselines:
     def test_lowest_surprisal(self):
         ds = scored_dataset([3.0, 2.0], rsr_avg_surprisal=[0.2, 0.4], problem=["p", "p"])
-        assert kept(select_trajectories(ds, "problem", by="rsr_avg_surprisal")) == [0]
+        assert kept(select_trajectories(ds, "problem", metric="rsr_avg_surprisal")) == [0]
 
     def test_longest(self):
         ds = scored_dataset([3.0, 2.0], rsr_num_tokens=[20, 10], problem=["p", "p"])
-        assert kept(select_trajectories(ds, "problem", by="rsr_num_tokens", largest=True)) == [0]
+        assert kept(select_trajectories(ds, "problem", metric="rsr_num_tokens", largest=True)) == [0]
 
     def test_a_column_of_ones_own(self):
         ds = scored_dataset([3.0, 2.0], quality=[1, 9], problem=["p", "p"])
-        assert kept(select_trajectories(ds, "problem", by="quality")) == [0]
+        assert kept(select_trajectories(ds, "problem", metric="quality")) == [0]
 
     def test_random_is_the_same_for_the_same_seed_only(self):
         ds = scored_dataset([1.0] * 100, problem=["p"] * 100)
-        first, again, other = (kept(select_subset(ds, 0.5, by="random", seed=seed)) for seed in (1, 1, 2))
+        first, again, other = (kept(select_subset(ds, 0.5, metric="random", seed=seed)) for seed in (1, 1, 2))
         assert first == again != other
 
     def test_random_draws_from_the_rows_that_can_be_kept(self):
         ds = scored_dataset([None, 2.0] * 50, problem=["p"] * 100)
-        assert all(row % 2 for row in kept(select_subset(ds, n=50, by="random")))
+        assert all(row % 2 for row in kept(select_subset(ds, n=50, metric="random")))
 
     def test_random_needs_no_scores(self):
         ds = Dataset.from_dict({"problem": ["p", "p", "q"]})
-        assert len(select_trajectories(ds, "problem", by="random")) == 2
+        assert len(select_trajectories(ds, "problem", metric="random")) == 2
 
     def test_another_scorers_column_counts_with_its_own_status(self):
         ds = scored_dataset([1.0, 2.0], problem=["p", "p"])
@@ -216,7 +216,7 @@ class TestBaselines:
         ds = Dataset(
             pa.table({**{c: ds.data[c] for c in ds.column_names}, **{c: other.data[c] for c in other.column_names}})
         )
-        assert kept(select_trajectories(ds, "problem", by="big")) == [1]
+        assert kept(select_trajectories(ds, "problem", metric="big")) == [1]
         assert kept(select_trajectories(ds, "problem", column_prefix="big")) == [1]
         assert kept(select_trajectories(ds, "problem")) == [0]
 
@@ -359,7 +359,7 @@ class TestReport:
 
     def test_ratios_of_different_settings_are_not_averaged(self):
         ds = scored_dataset([1.0, 2.0], rsr_settings=["a1", "b2"])
-        _, report = select_subset(ds, n=1, by="random", return_report=True)
+        _, report = select_subset(ds, n=1, metric="random", return_report=True)
         assert report.rsr_before is None
 
 
@@ -441,7 +441,7 @@ class TestBadInput:
 
     def test_a_score_column_must_be_numeric(self):
         with pytest.raises(ValueError, match="column 'label' is string, not numeric"):
-            select_trajectories(self.ds, "problem", by="label")
+            select_trajectories(self.ds, "problem", metric="label")
 
     @pytest.mark.parametrize("keep", [0, -1, 1.5, True])
     def test_keep_must_be_a_positive_whole_number(self, keep):
@@ -470,7 +470,7 @@ class TestBadInput:
 
     def test_a_threshold_on_the_ratio_compares_nothing_else(self):
         with pytest.raises(ValueError, match="max_rsr= compares the ratio itself"):
-            select_subset(self.ds, max_rsr=2.0, by="rsr_avg_surprisal")
+            select_subset(self.ds, max_rsr=2.0, metric="rsr_avg_surprisal")
 
     def test_token_limits_that_exclude_everything(self):
         with pytest.raises(ValueError, match="min_tokens=9 is more than max_tokens=3"):
@@ -486,7 +486,7 @@ class TestBadInput:
             select_subset(self.ds, n=1, column_prefix="big")
 
     def test_something_else_than_a_dataset(self):
-        with pytest.raises(TypeError, match="expected a Dataset or DatasetDict, found IterableDataset"):
+        with pytest.raises(TypeError, match="expected a Dataset, found IterableDataset"):
             select_trajectories(self.ds.to_iterable_dataset(), "problem")
 
     def test_no_group_column(self):

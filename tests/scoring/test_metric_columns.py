@@ -233,13 +233,13 @@ def test_selecting_and_ranking_by_a_metric(two_teachers: Dataset, name: str) -> 
     values = np.array(two_teachers[ScoreColumns().metric(name)])
     higher = available_metrics()[name].direction == "higher"
     sign = -1 if higher else 1
-    best = select_trajectories(two_teachers, "problem", by=name)
+    best = select_trajectories(two_teachers, "problem", metric=name)
     wanted = [int(i + np.argmin(sign * values[i : i + 2])) for i in (0, 2, 4)]
     assert best["messages"][:] == two_teachers.select(wanted)["messages"][:]
     assert (
-        select_subset(two_teachers, n=1, by=name)["messages"][0] == two_teachers["messages"][np.argmin(sign * values)]
+        select_subset(two_teachers, n=1, metric=name)["messages"][0] == two_teachers["messages"][np.argmin(sign * values)]
     )
-    other = select_subset(two_teachers, n=1, by=ScoreColumns().metric(name), largest=not higher)
+    other = select_subset(two_teachers, n=1, metric=ScoreColumns().metric(name), largest=not higher)
     assert other["messages"][0] == two_teachers["messages"][np.argmax(sign * values)]
 
     found = dataset_rsr(two_teachers, group_by="teacher", metric=name)
@@ -281,7 +281,7 @@ def test_the_card_and_the_report_say_what_each_metric_is_over_all_rows(
 def test_the_cards_code_asks_for_the_metrics_again(student_folder: str, dataset: Dataset, tmp_path: Path) -> None:
     scorer = RSRScorer(student_folder, metrics=["top1_share", "perplexity"])
     scored = score_dataset(dataset, scorer, tmp_path / "run")
-    card = preview_card(select_subset(scored, n=2, by="top1_share")).text
+    card = preview_card(select_subset(scored, n=2, metric="top1_share")).text
     assert "metrics=['top1_share', 'perplexity']" in card.replace('"', "'")
     assert "the greatest `rsr_top1_share`" in card
 
@@ -290,7 +290,7 @@ def test_a_metric_that_was_not_asked_for_is_named(two_teachers: Dataset) -> None
     without = two_teachers.remove_columns("rsr_perplexity")
     message = r"metric 'perplexity': no column 'rsr_perplexity'; RSRScorer\(student, metrics=\['perplexity'\]\) adds"
     for use in (
-        lambda: select_trajectories(without, "problem", by="perplexity"),
+        lambda: select_trajectories(without, "problem", metric="perplexity"),
         lambda: dataset_rsr(without, metric="perplexity"),
         lambda: rank_teachers(without, metric="perplexity"),
     ):
@@ -304,7 +304,7 @@ def test_scores_of_two_students_are_not_compared_by_a_metric_either(two_teachers
     other = [f"other-{i % 2}" for i in range(len(two_teachers))]
     mixed = two_teachers.remove_columns("rsr_settings").add_column("rsr_settings", other)
     with pytest.raises(ValueError, match="2 different students or settings"):
-        select_subset(mixed, n=1, by="rsr_perplexity")
+        select_subset(mixed, n=1, metric="rsr_perplexity")
 
 
 def test_adaptive_ranking_needs_positive_values_of_which_lower_is_better(two_teachers: Dataset) -> None:

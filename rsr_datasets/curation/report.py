@@ -1,0 +1,169 @@
+"""What a selection did, in numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..metrics import ratio_of_means
+from ..tables import arrays
+from ..tables.columns import DEFAULT_TEACHER_COLUMN
+from ..tables.groups import Groups
+from .pool import REASONS, WORSE, IntArray, Pool, groups_with
+
+_EXAMPLES = 5
+_MAX_TEACHERS = 100
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """What a selection did. Every row that came in is in ``rows_out`` or, once, in ``dropped``.
+
+    Attributes:
+        rows_in: Rows before.
+        rows_out: Rows kept.
+        groups_in: Groups before: problems, or those of ``balance_by``; ``None`` where nothing was grouped.
+        groups_out: Groups of which at least one row was kept.
+        groups_without_score: Groups in which no row is scored.
+        lost_groups: A few of the groups of which no row was kept, as text.
+        dropped: Rows not kept by reason: ``no_group`` (the key is null or the prompt cannot be read), ``incorrect``,
+            ``unscored``, ``truncated``, ``outside_token_limits``, ``worse`` (others had better scores).
+        unscored: Rows that came in without a score, kept or not, by status; ``no_value`` for those whose status says
+            scored and whose value is null, NaN or infinite.
+        teacher_share: Share of each teacher among the kept rows (the paper's Table 17), the greatest first.
+        mean_tokens_before: Mean number of scored tokens of the rows with a score; ``None`` where it is not defined.
+        mean_tokens_after: The same of the kept rows.
+        rsr_before: Rank-Surprisal Ratio of the rows with a score (Eq. 9); ``None`` where it is not defined or the
+            rows were not all scored with the same settings.
+        rsr_after: The same of the kept rows.
+        teacher_share_before: Share of each teacher among the rows that came in, the greatest first. This and the next
+            two leave out all but the hundred teachers with the most rows.
+        teacher_rsr_before: The ratio of each teacher's rows with a score, as in ``rsr_before``, where it is defined.
+        teacher_rsr_after: The same of the kept rows.
+    """
+
+    rows_in: int
+    rows_out: int
+    groups_in: int | None
+    groups_out: int | None
+    groups_without_score: int | None
+    lost_groups: tuple[str, ...]
+    dropped: dict[str, int]
+    unscored: dict[str, int]
+    teacher_share: dict[str, float]
+    mean_tokens_before: float | None
+    mean_tokens_after: float | None
+    rsr_before: float | None
+    rsr_after: float | None
+    teacher_share_before: dict[str, float] = field(default_factory=dict)
+    teacher_rsr_before: dict[str, float] = field(default_factory=dict)
+    teacher_rsr_after: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return asdict(self) | {"lost_groups": list(self.lost_groups)}
+
+    def __str__(self) -> str:
+        lines = [f"rows    {self.rows_in:,} -> {self.rows_out:,}"]
+        if self.groups_in is not None:
+            lines.append(f"groups  {self.groups_in:,} -> {self.groups_out:,}")
+            if self.groups_without_score:
+                lines.append(f"  {self.groups_without_score:,} without a scored row")
+            if self.lost_groups:
+                lines.append(f"  lost, for example: {'; '.join(self.lost_groups)}")
+        for title, counts in (("not kept", self.dropped), ("came in without a score", self.unscored)):
+            if counts:
+                lines += [title, *(f"  {reason:<22}{count:>12,}" for reason, count in counts.items())]
+        before, after = _number(self.mean_tokens_before, 1), _number(self.mean_tokens_after, 1)
+        lines.append(f"tokens  {before} -> {after} on average")
+        lines.append(f"RSR     {_number(self.rsr_before, 3)} -> {_number(self.rsr_after, 3)}")
+        if self.teacher_share:
+            lines.append("share of the kept rows")
+            lines += [f"  {teacher:<22}{share:>12.1%}" for teacher, share in self.teacher_share.items()]
+        return "\n".join(lines)
+
+
+def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequence[str]) -> SelectionReport:
+    """Counts what a selection did.
+
+    Args:
+        pool: The rows, after all were dropped that may not be kept.
+        kept: The rows that are kept, by number.
+        groups: The groups among which the selection chose; ``None`` for none.
+        keys: The columns that tell the groups apart; none where their prompts do.
+    """
+    dataset = pool.dataset
+    scored = np.flatnonzero(pool.scored)
+    scored_kept = kept[pool.scored[kept]]
+    column = pool.rule.teacher_column or DEFAULT_TEACHER_COLUMN
+    teachers = arrays.read_categories(dataset, column) if column in dataset.column_names else None
+    codes = {str(value): code for code, value in enumerate([None, *teachers.values], start=-1)} if teachers else {}
+    names = [name for name in (pool.columns.avg_rank, pool.columns.avg_surprisal) if name in dataset.column_names]
+    parts = [arrays.read_numbers(dataset, name) for name in names]
+    worse = int(pool.open.sum()) - kept.size
+    dropped = pool.dropped | ({WORSE: worse} if worse else {})
+
+    def shares(rows: IntArray) -> dict[str, float]:
+        if teachers is None or not rows.size:
+            return {}
+        counts = np.bincount(teachers.codes[rows] + 1, minlength=len(teachers.values) + 1)
+        found = {name: int(counts[code + 1]) / rows.size for name, code in codes.items() if counts[code + 1]}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def ratio(rows: IntArray) -> float | None:
+        if len(parts) < 2 or len(pool.settings(rows)) > 1:
+            return None
+        found = ratio_of_means(*(part[rows] for part in parts))
+        return found if math.isfinite(found) else None
+
+    def ratios(rows: IntArray) -> dict[str, float]:
+        of = {} if teachers is None else {name: rows[teachers.codes[rows] == codes[name]] for name in share_before}
+        return {name: found for name, some in of.items() if (found := ratio(some)) is not None}
+
+    def mean_tokens(rows: IntArray) -> float | None:
+        mean = float(pool.num_tokens[rows].mean()) if pool.num_tokens is not None and rows.size else math.nan
+        return mean if math.isfinite(mean) else None
+
+    groups_out = without_score = None
+    lost: tuple[str, ...] = ()
+    if groups:
+        has_kept = groups_with(groups, kept)
+        groups_out = int(has_kept.sum())
+        has_score = groups_with(groups, np.flatnonzero(pool.scored & (groups.codes >= 0)))
+        without_score = int((~has_score).sum())
+        lost = tuple(_describe(pool, groups, keys, group) for group in np.flatnonzero(~has_kept)[:_EXAMPLES])
+    share_before = dict(list(shares(np.arange(len(dataset))).items())[:_MAX_TEACHERS])
+    return SelectionReport(
+        rows_in=len(dataset),
+        rows_out=kept.size,
+        groups_in=groups.count if groups else None,
+        groups_out=groups_out,
+        groups_without_score=without_score,
+        lost_groups=lost,
+        dropped={reason: dropped[reason] for reason in REASONS if reason in dropped},
+        unscored=pool.unscored,
+        teacher_share=shares(kept),
+        mean_tokens_before=mean_tokens(scored),
+        mean_tokens_after=mean_tokens(scored_kept),
+        rsr_before=ratio(scored),
+        rsr_after=ratio(scored_kept),
+        teacher_share_before=share_before,
+        teacher_rsr_before=ratios(scored),
+        teacher_rsr_after=ratios(scored_kept),
+    )
+
+
+def _describe(pool: Pool, groups: Groups, keys: Sequence[str], group: int) -> str:
+    row = int(np.argmax(groups.codes == group))
+    if not keys:
+        return f"the prompt of row {row}"
+    values = pool.dataset.select_columns(list(keys)).with_format(None)[row]
+    return ", ".join(f"{key}={value!r:.60}" for key, value in values.items())
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
