@@ -163,7 +163,6 @@ def teachers(
 @with_options(
     options_of("rsr_datasets.select_subset", skip=["return_report"]),
     options_of("rsr_datasets.select_trajectories", skip=["return_report"]),
-    options_of("rsr_datasets.curation.pool.PoolRule"),
 )
 def select(
     dataset: Names,

@@ -38,6 +38,9 @@ def options_of(path: str, skip: Sequence[str] = ()) -> list[inspect.Parameter]:
     for name, annotation, default in _arguments(node):
         if name == "self" or name in skip:
             continue
+        if name == "options":  # as in a selection rule, whose public function takes each of its fields by name
+            options += options_of(f"{module}.{annotation.id}", skip)
+            continue
         kinds, choices = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", ast.unparse(annotation)))), ()
         if not kinds & _FROM_A_SHELL and not (choices := _choices(module, annotation)):
             continue

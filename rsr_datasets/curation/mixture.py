@@ -17,7 +17,7 @@ from ..tables.arrays import metric_column
 from ..tables.columns import ScoreColumns
 from ..tables.records import append_record
 from ..tables.splits import map_splits
-from .pool import NO_GROUP, Pool, PoolRule
+from .pool import NO_GROUP, Pool, SelectionOptions
 from .prompts import group_rows, key_columns
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,13 @@ def mixture_weights(
         there = split.features.get(weight_column)
         if weight_column in read or names.is_score(weight_column) or (there and there != Value("float64")):
             raise ValueError(f"weight_column={weight_column!r}: a column of something else; give another name")
-        pool_rule = PoolRule(
+        options = SelectionOptions(
             metric=metric_column(split, chosen.name, names),
             keep_truncated=keep_truncated,
             allow_mixed_settings=allow_mixed_settings,
             column_prefix=column_prefix,
         )
-        pool = Pool(split, pool_rule, keys)
+        pool = Pool(split, options, keys)
         groups = group_rows(split, keys, turns, columns)
         pool.drop(groups.codes < 0, NO_GROUP)
         pool.drop_by_score()

@@ -14,7 +14,6 @@ from datasets import Dataset
 from ..metrics import available_metrics
 from ..tables import arrays
 from ..tables.columns import ScoreColumns, score_prefixes
-from ..tables.groups import Groups
 from ..tables.status import read_status
 
 RANDOM = "random"
@@ -33,7 +32,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class PoolRule:
+class SelectionOptions:
     """The arguments that all selections share: the column to compare, and the rows that may be kept.
 
     Args:
@@ -53,6 +52,7 @@ class PoolRule:
         column_prefix: The scorer's ``column_prefix``. Where ``metric`` is a score column of another prefix, that
             prefix counts.
         teacher_column: Column for the report's shares; ``None`` for ``"teacher"`` where there is one.
+        return_report: Return ``(dataset, report)``; for a ``DatasetDict`` the second is a dict of split to report.
     """
 
     max_tokens: int | None = None
@@ -67,18 +67,14 @@ class PoolRule:
     allow_mixed_settings: bool = False
     column_prefix: str = "rsr"
     teacher_column: str | None = None
+    return_report: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("min_tokens", "max_tokens"):
-            if (value := getattr(self, name)) is not None:
+        for name, value in (("min_tokens", self.min_tokens), ("max_tokens", self.max_tokens)):
+            if value is not None:
                 positive_int(name, value)
         if self.min_tokens and self.max_tokens and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}")
-
-    @property
-    def limits_tokens(self) -> bool:
-        """Whether the length of a trajectory matters."""
-        return self.min_tokens is not None or self.max_tokens is not None
 
 
 class Pool:
@@ -86,46 +82,45 @@ class Pool:
 
     Args:
         dataset: The rows.
-        rule: What is compared, and which rows may be kept.
+        options: The column to compare, and which rows may be kept.
         needed: Other columns that the selection reads.
 
     Attributes:
         metric: The column that is compared.
-        largest: Whether greater values of it are better.
+        largest: Whether greater values of ``metric`` are better.
         columns: The score columns that ``metric`` belongs to.
-        scored: Which rows have a score, bool, shape ``(rows,)``.
-        unscored: Rows without a score by status.
-        scores: The score of each row, lower is better, infinite where there is none, shape ``(rows,)``.
-        num_tokens: Scored tokens of each row, shape ``(rows,)``; ``None`` where there is no such column.
+        status: Which rows have a score.
+        scores: The score of each row, lower is better, infinite where there is none, float64, shape ``(rows,)``.
+        num_tokens: Scored tokens of each row, float64, shape ``(rows,)``; ``None`` where there is no such column.
         open: Which rows may still be kept, bool, shape ``(rows,)``.
-        dropped: Rows that may not, by reason.
+        dropped: Number of rows that may not be kept, by reason.
 
     Raises:
         ValueError: If a column is missing or of the wrong type.
     """
 
-    def __init__(self, dataset: Dataset, rule: PoolRule, needed: Sequence[str] = ()) -> None:
+    def __init__(self, dataset: Dataset, options: SelectionOptions, needed: Sequence[str] = ()) -> None:
         present = set(dataset.column_names)
-        self.dataset, self.rule = dataset, rule
-        self.columns = ScoreColumns(_prefix_of(rule, present))
-        self.metric = rule.metric or self.columns.rsr
+        self.dataset, self.options = dataset, options
+        self.columns = columns = ScoreColumns(_prefix_of(options, present))
+        self.metric = options.metric or columns.rsr
         if self.metric not in present and self.metric in available_metrics():
-            self.metric = arrays.metric_column(dataset, self.metric, self.columns)
-        directions = {self.columns.metric(name): known.direction for name, known in available_metrics().items()}
-        self.largest = directions.get(self.metric) == "higher" if rule.largest is None else rule.largest
+            self.metric = arrays.metric_column(dataset, self.metric, columns)
+        directions = {columns.metric(name): known.direction for name, known in available_metrics().items()}
+        self.largest = directions.get(self.metric) == "higher" if options.largest is None else options.largest
+        self.limits_tokens = options.min_tokens is not None or options.max_tokens is not None
         draws = self.metric == RANDOM and RANDOM not in present
-        names = [None if draws else self.metric, self.columns.num_tokens if rule.limits_tokens else None]
-        wanted = [*needed, *names, rule.teacher_column]
-        arrays.require_columns(dataset, [name for name in wanted if name is not None], self.columns)
+        names = [None if draws else self.metric, columns.num_tokens if self.limits_tokens else None]
+        wanted = [*needed, *names, options.teacher_column]
+        arrays.require_columns(dataset, [name for name in wanted if name is not None], columns)
 
-        random = np.random.default_rng(rule.seed)
+        random = np.random.default_rng(options.seed)
         values = random.random(len(dataset)) if draws else arrays.read_numbers(dataset, self.metric)
-        status = read_status(dataset, self.columns, values)
-        self.scored, self.unscored, self._truncated = status.scored, status.unscored, status.truncated
-        self.scores = np.where(self.scored, -values if self.largest else values, np.inf)
-        settings, num_tokens = self.columns.settings, self.columns.num_tokens
-        self._settings = arrays.read_categories(dataset, settings) if settings in present else None
-        self.num_tokens = arrays.read_numbers(dataset, num_tokens) if num_tokens in present else None
+        self.status = read_status(dataset, columns, values)
+        self.scores = np.where(self.status.scored, -values if self.largest else values, np.inf)
+        has_settings, has_length = columns.settings in present, columns.num_tokens in present
+        self._settings = arrays.read_categories(dataset, columns.settings) if has_settings else None
+        self.num_tokens = arrays.read_numbers(dataset, columns.num_tokens) if has_length else None
         self.open: BoolArray = np.ones(len(dataset), dtype=bool)
         self.dropped: dict[str, int] = {}
 
@@ -134,42 +129,37 @@ class Pool:
         return self._settings.present(rows) if self._settings else []
 
     def drop(self, rows: BoolArray, reason: str) -> None:
-        """Excludes rows.
-
-        Args:
-            rows: Bool, shape ``(rows,)``; those that were excluded before are not counted again.
-            reason: One of :data:`REASONS`.
-        """
+        """Excludes rows, given as bool of shape ``(rows,)``, for one of :data:`REASONS`."""
         if count := int((rows & self.open).sum()):
             self.dropped[reason] = count
             self.open &= ~rows
 
     def drop_by_score(self) -> None:
-        """Excludes the rows that the rule excludes, for want of a score, for their status or for their length.
+        """Excludes the rows that the options exclude, for their score, status or length.
 
         Raises:
             ValueError: If the rows to compare were scored with different settings.
         """
-        if not self.rule.keep_unscored:
-            self.drop(~self.scored, UNSCORED)
-        if not self.rule.keep_truncated:
-            self.drop(self._truncated & self.scored, TRUNCATED_ROW)
-        if self.rule.limits_tokens and self.num_tokens is not None:
-            low, high = self.rule.min_tokens or 0, self.rule.max_tokens or math.inf
-            self.drop(self.scored & ((self.num_tokens < low) | (self.num_tokens > high)), OUTSIDE_TOKEN_LIMITS)
-        compares_scores = self.columns.is_score(self.metric) or self.rule.limits_tokens
-        if compares_scores and not self.rule.allow_mixed_settings:
-            arrays.require_one_setting(self.columns, self.settings(self.open & self.scored))
+        options, scored = self.options, self.status.scored
+        if not options.keep_unscored:
+            self.drop(~scored, UNSCORED)
+        if not options.keep_truncated:
+            self.drop(self.status.truncated & scored, TRUNCATED_ROW)
+        if self.limits_tokens and self.num_tokens is not None:
+            low, high = options.min_tokens or 0, options.max_tokens or math.inf
+            self.drop(scored & ((self.num_tokens < low) | (self.num_tokens > high)), OUTSIDE_TOKEN_LIMITS)
+        compares_scores = self.columns.is_score(self.metric) or self.limits_tokens
+        if compares_scores and not options.allow_mixed_settings:
+            arrays.require_one_setting(self.columns, self.settings(self.open & scored))
 
     def order(self, codes: IntArray) -> tuple[IntArray, IntArray]:
-        """Orders the rows that may be kept.
+        """Orders the rows that may be kept, group after group, the best first, equal ones in row order.
 
         Args:
             codes: Group of each row, int64, shape ``(rows,)``.
 
         Returns:
-            The rows, group after group, the best first, equal ones in row order; and the place of each in its group,
-            from 0.
+            The rows by number, and the place of each in its group, from 0.
         """
         rows = np.flatnonzero(self.open)
         order = rows[np.lexsort((self.scores[rows], codes[rows]))]
@@ -178,35 +168,15 @@ class Pool:
         return order, np.arange(order.size) - np.repeat(starts, sizes)
 
 
-def groups_with(groups: Groups, rows: IntArray) -> BoolArray:
-    """Tells which groups some rows belong to.
-
-    Args:
-        groups: The groups.
-        rows: Rows that have a group each, by number.
-
-    Returns:
-        Bool, shape ``(groups,)``.
-    """
-    found = np.zeros(groups.count, dtype=bool)
-    found[groups.codes[rows]] = True
-    return found
-
-
 def positive_int(name: str, value: Any) -> int:
-    """Checks an argument.
-
-    Raises:
-        ValueError: If it is no positive whole number.
-    """
+    """Checks that an argument is a positive whole number."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: must be a positive whole number")
     return int(value)
 
 
-def _prefix_of(rule: PoolRule, present: set[str]) -> str:
+def _prefix_of(options: SelectionOptions, present: set[str]) -> str:
     """The prefix whose score column ``metric`` is, so that the status beside it counts."""
-    if rule.metric is None or ScoreColumns(rule.column_prefix).is_score(rule.metric):
-        return rule.column_prefix
-    owners = (prefix for prefix in score_prefixes(present) if ScoreColumns(prefix).is_score(rule.metric))
-    return next(owners, rule.column_prefix)
+    prefixes = [options.column_prefix, *score_prefixes(present)] if options.metric else []
+    owners = (prefix for prefix in prefixes if ScoreColumns(prefix).is_score(options.metric or ""))
+    return next(owners, options.column_prefix)

@@ -13,7 +13,7 @@ from ..metrics import ratio_of_means
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN
 from ..tables.groups import Groups
-from .pool import REASONS, WORSE, IntArray, Pool, groups_with
+from .pool import REASONS, WORSE, IntArray, Pool
 
 _EXAMPLES = 5
 _MAX_TEACHERS = 100
@@ -97,9 +97,9 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
         keys: The columns that tell the groups apart; none where their prompts do.
     """
     dataset = pool.dataset
-    scored = np.flatnonzero(pool.scored)
-    scored_kept = kept[pool.scored[kept]]
-    column = pool.rule.teacher_column or DEFAULT_TEACHER_COLUMN
+    scored = np.flatnonzero(pool.status.scored)
+    scored_kept = kept[pool.status.scored[kept]]
+    column = pool.options.teacher_column or DEFAULT_TEACHER_COLUMN
     teachers = arrays.read_categories(dataset, column) if column in dataset.column_names else None
     codes = {str(value): code for code, value in enumerate([None, *teachers.values], start=-1)} if teachers else {}
     names = [name for name in (pool.columns.avg_rank, pool.columns.avg_surprisal) if name in dataset.column_names]
@@ -131,9 +131,9 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
     groups_out = without_score = None
     lost: tuple[str, ...] = ()
     if groups:
-        has_kept = groups_with(groups, kept)
+        has_kept = groups.present(kept)
         groups_out = int(has_kept.sum())
-        has_score = groups_with(groups, np.flatnonzero(pool.scored & (groups.codes >= 0)))
+        has_score = groups.present(scored)
         without_score = int((~has_score).sum())
         lost = tuple(_describe(pool, groups, keys, group) for group in np.flatnonzero(~has_kept)[:_EXAMPLES])
     share_before = dict(list(shares(np.arange(len(dataset))).items())[:_MAX_TEACHERS])
@@ -145,7 +145,7 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
         groups_without_score=without_score,
         lost_groups=lost,
         dropped={reason: dropped[reason] for reason in REASONS if reason in dropped},
-        unscored=pool.unscored,
+        unscored=pool.status.unscored,
         teacher_share=shares(kept),
         mean_tokens_before=mean_tokens(scored),
         mean_tokens_after=mean_tokens(scored_kept),

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ..tables.groups import group_by_columns
 from ..utils.deprecation import renamed_arguments
-from .pool import NO_GROUP, Pool, PoolRule, positive_int
+from .pool import NO_GROUP, Pool, SelectionOptions, positive_int
 from .report import SelectionReport
 from .rules import finish, selection_rule
 
@@ -26,7 +26,7 @@ def select_subset(
     n: int | None = None,
     max_rsr: float | None = None,
     balance_by: str | None = None,
-    rule: PoolRule,
+    options: SelectionOptions,
 ) -> tuple[Dataset, SelectionReport]:
     """Keeps the best rows across problems: those with the lowest RSR (paper, section 7).
 
@@ -40,7 +40,7 @@ def select_subset(
         max_rsr: Keep the rows whose ratio is at most this; nothing else can be compared then.
         balance_by: Column such as ``"teacher"``: with ``fraction`` take that share of each of its groups, with ``n``
             the same number from each, where a group with fewer rows leaves its places to the others.
-        rule: The arguments of :class:`~rsr_datasets.curation.pool.PoolRule`, each given by name.
+        options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.
 
     Returns:
         The kept rows in their original order, their rule and report added to the provenance records.
@@ -61,12 +61,12 @@ def select_subset(
     if max_rsr is not None:
         if not (math.isfinite(max_rsr) and max_rsr > 0):
             raise ValueError(f"max_rsr={max_rsr}: must be a positive number")
-        if rule.metric is not None or rule.largest or balance_by is not None:
+        if options.metric is not None or options.largest or balance_by is not None:
             raise ValueError(
                 "max_rsr= compares the ratio itself; metric=, largest= and balance_by= need fraction= or n="
             )
     keys = [balance_by] if balance_by else []
-    pool = Pool(dataset, rule, keys)
+    pool = Pool(dataset, options, keys)
     groups = group_by_columns(dataset, keys) if keys else None
     codes = groups.codes if groups else np.zeros(len(dataset), dtype=np.int64)
     pool.drop(codes < 0, NO_GROUP)
@@ -80,5 +80,5 @@ def select_subset(
             logger.warning("n=%d: only %d of %d rows can be kept", n, order.size, len(dataset))
         kept = order[np.lexsort((order, pool.scores[order], place))[:n]]
     elif max_rsr is not None:
-        kept = order[(pool.scores[order] <= max_rsr) | ~pool.scored[order]]
+        kept = order[(pool.scores[order] <= max_rsr) | ~pool.status.scored[order]]
     return finish(pool, kept, "select_subset", own, groups, keys)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from ..reading.messages import Turns
 from ..tables.arrays import read_flags
 from ..utils.deprecation import renamed_arguments
-from .pool import INCORRECT, NO_GROUP, Pool, PoolRule, groups_with, positive_int
+from .pool import INCORRECT, NO_GROUP, Pool, SelectionOptions, positive_int
 from .prompts import group_rows, key_columns
 from .report import SelectionReport
 from .rules import finish, selection_rule
@@ -29,7 +29,7 @@ def select_trajectories(
     *,
     turns: Turns = "all",
     columns: Mapping[str, str] | None = None,
-    rule: PoolRule,
+    options: SelectionOptions,
 ) -> tuple[Dataset, SelectionReport]:
     """Keeps the best trajectories of each problem: those with the lowest RSR (paper, section 5.1).
 
@@ -46,7 +46,7 @@ def select_trajectories(
             (paper, section E.3.1). Null is unverified: it counts as not correct, no better and no worse than false.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
         columns: For the same: standard column name to actual name, as given to the scorer.
-        rule: The arguments of :class:`~rsr_datasets.curation.pool.PoolRule`, each given by name.
+        options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.
 
     Returns:
         The kept rows in their original order, their rule and report added to the provenance records.
@@ -64,7 +64,7 @@ def select_trajectories(
         "columns": dict(columns) if columns else None,
     }
     keys = key_columns(dataset, group_by)
-    pool = Pool(dataset, rule, [*keys, correct] if correct else keys)
+    pool = Pool(dataset, options, [*keys, correct] if correct else keys)
     groups = group_rows(dataset, keys, turns, columns)
     if without_group := int((groups.codes < 0).sum()):
         named = keys or ["prompt"]
@@ -72,7 +72,7 @@ def select_trajectories(
     pool.drop(groups.codes < 0, NO_GROUP)
     if correct:
         is_correct = read_flags(dataset, correct)
-        has_correct = groups_with(groups, np.flatnonzero(is_correct & (groups.codes >= 0)))
+        has_correct = groups.present(np.flatnonzero(is_correct))
         pool.drop(~is_correct & np.append(has_correct, False)[groups.codes], INCORRECT)
     pool.drop_by_score()
     order, place = pool.order(groups.codes)

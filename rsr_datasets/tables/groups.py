@@ -34,6 +34,12 @@ class Groups:
     codes: npt.NDArray[np.int64]
     count: int
 
+    def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which groups some rows, given by number, belong to, bool, shape ``(count,)``."""
+        found = np.zeros(self.count, dtype=bool)
+        found[self.codes[rows[self.codes[rows] >= 0]]] = True
+        return found
+
 
 def group_by_columns(dataset: Dataset, names: Sequence[str]) -> Groups:
     """Groups rows by the values of one or several columns, nested ones too.
