@@ -82,7 +82,8 @@ def score(
 ) -> None:
     """Score a dataset, in checkpoints that a second call resumes; the result is in OUTPUT_DIR/scored."""
     from ..runs.estimate import estimate_run
-    from ..runs.score import CONFIG_FILE, process_state
+    from ..runs.folder import CONFIG_FILE
+    from ..runs.score import process_state
     from ..tables.columns import STATUSES_WITH_SCORE
 
     # A row that cannot be scored must not end the run here: its status is in the result, and in the exit code.
@@ -291,7 +292,7 @@ def _refusal(error: Exception) -> str:
     """What to say of a usage mistake, a folder in use, or a Hub that refuses; any other error is raised again."""
     if hasattr(error, "format_message"):  # all usage mistakes have this; typer has no public base class for them
         return str(error.format_message())
-    from ..runs.score import FolderInUseError
+    from ..runs.workers import FolderInUseError
 
     if isinstance(error, rsr.HubError | FolderInUseError):
         return str(error)

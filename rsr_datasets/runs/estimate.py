@@ -17,7 +17,7 @@ from ..engines.transformers.speedups.products import with_faster_products
 from ..reading.rows import UnscorableRowError
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
-from .score import plan_units
+from .folder import plan_units
 
 _SAMPLE_ROWS = 200
 _PROBE_SIZE = 2048

@@ -544,7 +544,7 @@ def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
         (["score", "part0.jsonl", "--rank-clip", "0"], "rank_clip=0"),
         (["score", "part0.jsonl", "--rank-clip", "many"], "'--rank-clip'"),
         (["score", "part0.jsonl", "--unit-rows", "0"], "unit_rows=0"),
-        (["score", "part0.jsonl", "--dead-after", "0"], "dead_after=0"),
+        (["score", "part0.jsonl", "--heartbeat-timeout", "0"], "heartbeat_timeout=0"),
         (["score", "part0.jsonl", "--turns", "first"], "first"),
         (["score", "part0.jsonl", "--model-kwargs", "{"], "is not JSON"),
         (["score", "part0.jsonl", "--model-kwargs", "[]"], "is not a JSON object"),

@@ -1,0 +1,260 @@
+"""A run folder: what is scored and how, the files of finished units, and the joined result.
+
+``run.json`` says what is scored, how, and in which units. ``units/`` holds an Arrow file of new columns a unit and a
+note beside the file. ``scored/`` is the dataset with its columns, and ``manifest.json`` the whole account. A unit is
+done when its note is there and fits its file. The batches of a unit depend on its rows and the settings alone, so
+that any number of processes gives the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import torch
+from datasets import Dataset, Features, concatenate_datasets, load_from_disk
+
+from ..engines.base import BatchAccount
+from ..reading.formats import RowFormat
+from ..reading.rows import EncodedRow, UnscorableRowError
+from ..scoring.scorer import RSRScorer, ScoredRow
+from ..tables.arrays import read_rows
+from ..tables.content_hash import content_hash
+from ..tables.records import append_record, package_versions, student_name
+from ..utils.files import hash_file, read_json, write_json, written_aside
+from .workers import LAUNCH
+
+logger = logging.getLogger(__name__)
+
+RUN_FORMAT = 3
+CONFIG_FILE = "config.yaml"
+
+
+class Unit(NamedTuple):
+    """The rows from ``start`` to before ``end``, scored together; ``cost`` is bytes of text."""
+
+    number: int
+    start: int
+    end: int
+    cost: int
+
+
+class PreparedUnit(NamedTuple):
+    """A unit's encoded rows, the hash of their text, and how many tokens the student reads of them."""
+
+    unit: Unit
+    content: str
+    rows: list[EncodedRow | UnscorableRowError]
+    tokens: int
+
+
+def plan_units(dataset: Dataset, row_format: RowFormat, unit_rows: int) -> list[Unit]:
+    """Cuts a dataset into units of ``unit_rows`` consecutive rows and estimates their work, without tokenizing."""
+    text = dataset.select_columns(row_format.names).with_format("arrow")
+    starts = range(0, len(dataset), unit_rows)
+    bounds = [(start, min(start + unit_rows, len(dataset))) for start in starts]
+    return [Unit(number, *rows, text[slice(*rows)].nbytes) for number, rows in enumerate(bounds)]
+
+
+class RunFolder:
+    """One process's view of a run folder; after :meth:`load`, ``scorer`` has the options that the run records."""
+
+    def __init__(self, path: Path, dataset: Dataset, scorer: RSRScorer) -> None:
+        self.path, self.dataset, self.scorer = path, dataset, scorer
+        self.row_format = scorer.find_format(dataset.column_names)
+        self._text = dataset.select_columns(self.row_format.names).with_format("arrow")
+        if path.exists() and not (path / "run.json").exists():
+            found = {item.name for item in path.iterdir()} - {"lock", "units", CONFIG_FILE}
+            if foreign := [name for name in sorted(found) if not name.endswith(".aside") and LAUNCH not in name]:
+                raise ValueError(f"{path} is not a run folder and not empty ({foreign[0]!r}): nothing is touched")
+
+    def open(self, unit_rows: int, device: torch.device) -> dict[str, Any]:
+        """Begins the run, or checks that the folder is this run's; one process of a launch does so.
+
+        Returns:
+            Numbers of the units that are not done, as ``"todo"``; ``"tokens"`` and ``"cost"`` of those that are.
+
+        Raises:
+            ValueError: If the folder belongs to another run, or a unit was scored from other rows.
+        """
+        for item in (*self.path.glob("*.aside"), *self.path.glob("units/*.aside")):  # left by processes that died
+            shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink()
+        wanted = self._describe()
+        file = self.path / "run.json"
+        if file.exists() and any(self.path.glob("units/*.json")):
+            _require_same_run(_read_settings(file), wanted, self.path)
+        else:
+            units = plan_units(self.dataset, self.row_format, unit_rows)
+            options = self.scorer.resolve_options(self.scorer.device or device)
+            (self.path / "units").mkdir(exist_ok=True)
+            write_json(file, wanted | {"options": options, "units": units})
+        self.load()
+        accounts = {unit: self._whole(unit) for unit in self.units}
+        done = {unit: account for unit, account in accounts.items() if account}
+        for unit, account in done.items():
+            if content_hash(self._text[unit.start : unit.end]) != account["content"]:
+                raise ValueError(
+                    f"{self.path} holds scores of another dataset: rows {unit.start} to {unit.end - 1} of the "
+                    f"columns {self.row_format.names} are not those that were scored; give another output_dir"
+                )
+        if done:
+            logger.info("resuming: %d of %d units are done", len(done), len(self.units))
+        todo = [unit.number for unit in self.units if unit not in done]
+        tokens = sum(account["tokens"] for account in done.values())
+        return {"todo": todo, "tokens": tokens, "cost": sum(unit.cost for unit in done)}
+
+    def load(self) -> None:
+        """Reads what the run records: its units, and the engine's options, which are the same in every process."""
+        self.settings = _read_settings(self.path / "run.json")
+        self.units = [Unit(*unit) for unit in self.settings["units"]]
+        self.scorer = self.scorer.with_options(self.settings["options"])
+
+    def is_done(self, number: int) -> bool:
+        """Whether a unit has its note."""
+        return self._files(number)[1].exists()
+
+    def prepare(self, number: int) -> PreparedUnit:
+        """Reads and encodes a unit's rows."""
+        unit = self.units[number]
+        text = self._text[unit.start : unit.end]
+        rows = read_rows(text, self.dataset.features)
+        encoded = self.scorer.encode(rows, self.row_format, range(unit.start, unit.end))
+        tokens = sum(row.input_ids.size - 1 for row in encoded if isinstance(row, EncodedRow))
+        return PreparedUnit(unit, content_hash(text), encoded, tokens)
+
+    def save(
+        self, prepared: PreparedUnit, outcomes: Sequence[ScoredRow], batches: Sequence[BatchAccount], **more: Any
+    ) -> None:
+        """Writes a unit's columns, then the note with its account and ``more``: now the unit is done."""
+        unit = prepared.unit
+        data, note = self._files(unit.number)
+        table = pa.table(self.scorer.to_columns(outcomes))
+        with written_aside(data) as aside, pa.ipc.new_stream(str(aside), table.schema) as writer:
+            writer.write_table(table)
+        account = {
+            "unit": unit.number,
+            "rows": unit.end - unit.start,
+            "statuses": Counter(outcome.status for outcome in outcomes),
+            "content": prepared.content,
+            "checksum": hash_file(data),
+            "tokens": prepared.tokens,
+            "scored_tokens": sum(table[self.scorer.score_columns.num_tokens].to_pylist()),
+            "forward_tokens": sum(batch.tokens for batch in batches),
+            "padded_tokens": sum(batch.padded_tokens for batch in batches),
+            "batches": len(batches),
+            "batches_split_for_memory": sum(batch.split for batch in batches),
+        }
+        write_json(note, account | more)
+
+    def join(self) -> dict[str, int]:
+        """Checks every unit, joins the columns to the dataset, and saves it with its account; counts the statuses.
+
+        Raises:
+            OSError: If a unit's file is damaged.
+        """
+        accounts = [account for unit in self.units if (account := self._whole(unit))]
+        if damaged := {unit.number for unit in self.units} - {account["unit"] for account in accounts}:
+            raise OSError(f"units {sorted(damaged)} of {self.path} are damaged: run again to score them")
+        about = {"fingerprint": self.dataset._fingerprint, "split": self.dataset.split and str(self.dataset.split)}
+        manifest = {**self.settings, **about, "accounts": accounts, "totals": _totals(accounts)}
+        file, saved = self.path / "manifest.json", self.path / "scored"
+        if not (saved.exists() and file.exists() and read_json(file) == json.loads(json.dumps(manifest))):
+            aside = self.path / f"scored.{uuid.uuid4().hex}.aside"
+            file.unlink(missing_ok=True)
+            self._joined().save_to_disk(aside)
+            shutil.rmtree(saved, ignore_errors=True)
+            aside.rename(saved)
+            write_json(file, manifest)
+        return dict(manifest["totals"]["statuses"])
+
+    def result(self) -> Dataset:
+        """The dataset that :meth:`join` saved."""
+        # `datasets` 5.2 saves a dataset without rows but cannot load it.
+        return load_from_disk(self.path / "scored") if self.units else self._joined()
+
+    def _joined(self) -> Dataset:
+        columns = self.scorer.column_types
+        if self.units:
+            scores = concatenate_datasets([Dataset.from_file(str(self._files(u.number)[0])) for u in self.units])
+        else:
+            scores = Dataset(pa.table({name: pa.array([], kind) for name, kind in columns.items()}))
+        kept = self.dataset.remove_columns([name for name in columns if name in self.dataset.column_names])
+        joined = concatenate_datasets([kept.with_format(None), scores], axis=1)
+        joined._info, joined._split = self.dataset.info.copy(), self.dataset.split
+        joined._info.features = Features(kept.features | scores.features)
+        account = {part: self.settings[part] for part in ("settings", "output", "versions")}
+        return append_record(joined, {"step": "score", "student": student_name(self.scorer.source.name), **account})
+
+    def _describe(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed (other versions are a warning), as JSON gives it back."""
+        scorer, versions = self.scorer, package_versions()
+        run = {"format": RUN_FORMAT, "settings": scorer.settings, "output": scorer.output, "rows": len(self.dataset)}
+        return dict(json.loads(json.dumps(run | {"versions": versions})))
+
+    def _whole(self, unit: Unit) -> dict[str, Any] | None:
+        """A unit's account if its file is whole; the note of a damaged file is removed."""
+        data, note = self._files(unit.number)
+        if not note.exists():
+            return None
+        account = read_json(note)
+        if data.exists() and hash_file(data) == account.get("checksum"):
+            return account
+        logger.warning("%s is damaged: its rows are scored again", data)
+        note.unlink()
+        return None
+
+    def _files(self, number: int) -> tuple[Path, Path]:
+        stem = self.path / "units" / f"{number:07d}"
+        return stem.with_suffix(".arrow"), stem.with_suffix(".json")
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    """A run's settings, also of a run that an earlier version of this package began."""
+    settings = read_json(file)
+    if settings["format"] == 2:
+        if settings.pop("torch_compile"):
+            raise ValueError(f"{file.parent} was begun with torch_compile, which is gone: give another output_dir")
+        names = {"tokens_per_batch": "tokens_per_batch", "share_prompts": "share_prefixes"}
+        settings |= {"format": RUN_FORMAT, "options": {new: settings.pop(old) for old, new in names.items()}}
+    return settings
+
+
+def _require_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    pairs = [({p: found.get(p) for p in ("format", "rows")}, {p: wanted[p] for p in ("format", "rows")})]
+    pairs += [(found.get(part, {}), wanted[part]) for part in ("settings", "output")]
+    differences = [
+        f"{name} {before.get(name)!r}, now {now.get(name)!r}"
+        for before, now in pairs
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ValueError(f"{folder} belongs to another run: {'; '.join(differences)}; give another output_dir")
+    if found.get("versions") != wanted["versions"]:
+        logger.warning("%s was begun with %s; now %s", folder, found.get("versions"), wanted["versions"])
+
+
+def _totals(accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    statuses: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    processes: dict[str, Counter[str]] = {}
+    for account in accounts:
+        statuses.update(account["statuses"])
+        totals.update({name: value for name, value in account.items() if isinstance(value, int | float)})
+        parts = {part: account[part] for part in ("rows", "tokens", "seconds", "seconds_waiting_for_text")}
+        processes.setdefault(str(account["process"]), Counter()).update(parts)
+    padded, busy = totals["padded_tokens"], totals["seconds"]
+    return {
+        "statuses": dict(statuses.most_common()),
+        **{name: totals[name] for name in ("tokens", "scored_tokens", "batches_split_for_memory")},
+        "padding_share": round(1 - totals["forward_tokens"] / padded, 5) if padded else None,
+        "tokens_per_second_and_process": round(totals["tokens"] / busy, 1) if busy else None,
+        "processes": {p: {k: round(v, 3) for k, v in parts.items()} for p, parts in sorted(processes.items())},
+    }

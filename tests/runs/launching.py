@@ -1,0 +1,154 @@
+"""Runs in real processes, and their results, for the tests of this folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from conftest import ROOT, conversation
+from datasets import Dataset, load_from_disk
+
+WORDS = ("to solve the problem let x be the number of strings then f(n) = 2 f(n-1) + 3 so the answer is 42").split()  # noqa: SIM905
+ROWS = 160
+UNIT_ROWS = 4
+COLUMNS = ["rsr", "rsr_avg_rank", "rsr_avg_surprisal", "rsr_num_tokens", "rsr_settings", "rsr_status"]
+
+SCRIPT = """
+import json, sys, time, torch
+from datasets import load_from_disk
+from accelerate import PartialState
+from rsr_datasets import RSRScorer, score_dataset
+
+torch.set_num_threads(1)
+source, student, output, options, heartbeat_timeout, pause, unit_rows = sys.argv[1:]
+score_encoded = RSRScorer.score_encoded
+
+def score_slowly(*arguments):
+    time.sleep(float(pause))
+    return score_encoded(*arguments)
+
+RSRScorer.score_encoded = score_slowly
+scorer = RSRScorer(student, **json.loads(options))
+run = {"unit_rows": int(unit_rows), "heartbeat_timeout": float(heartbeat_timeout)}
+scored = score_dataset(load_from_disk(source), scorer, output, **run)
+state = PartialState()
+print(json.dumps({"world": state.num_processes, "rank": state.process_index, "rows": len(scored)}), flush=True)
+"""
+
+
+def make_source(folder: Path) -> Path:
+    """Rows of different lengths, two of them without a response."""
+    rows = []
+    for i in range(ROWS):
+        answer = " ".join(WORDS[(i * 7 + k) % len(WORDS)] for k in range(3 + (i * 11) % 60))
+        rows.append({"id": i, "messages": conversation(f"Problem {i}?", "" if i in (5, 6) else answer)})
+    Dataset.from_list(rows).save_to_disk(folder)
+    return folder
+
+
+def launch(
+    source: Path,
+    student: str,
+    output: Path,
+    processes: int = 1,
+    options: Mapping[str, object] = {},
+    machine: tuple[int, int] | None = None,
+    prefix: tuple[str, ...] = (),
+    heartbeat_timeout: float = 600,
+    pause: float = 0.05,
+) -> subprocess.Popen[str]:
+    """Starts a run; ``machine`` is (rank, port) of one of two machines with a process each.
+
+    A process pauses for ``pause`` seconds before each unit, so that none is done before the others begin.
+    """
+    script = source.with_name("score.py")
+    if not script.exists():
+        script.write_text(SCRIPT)
+    command = [*prefix, sys.executable]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if processes > 1 or machine:
+        environment["ACCELERATE_USE_CPU"] = "true"
+        command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no"]
+        command += ["--dynamo_backend", "no"]
+        if machine:
+            rank, port = machine
+            command += ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank)]
+            command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+        else:
+            command += ["--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"]
+    command += [str(script), str(source), student, str(output), json.dumps(options), str(heartbeat_timeout)]
+    command += [str(pause), str(UNIT_ROWS)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> list[dict]:
+    """Waits for a run and returns what each of its processes printed."""
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-3000:]
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def kill_when(
+    process: subprocess.Popen[str], folder: Path, notes: int = 0, victim: str = "all", taken_by: str = ""
+) -> set[str]:
+    """Kills (-9) all processes of a run, or one rank, once so many units are done or a process has taken a unit.
+
+    Returns:
+        The notes of the units that are done.
+    """
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("units/*.json"))) < notes or (
+        taken_by and taken_by not in {file.read_text() for file in folder.glob("launch-*/unit-*")}
+    ):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    launched = psutil.Process(process.pid)
+    members = [launched, *launched.children(recursive=True)]
+    chosen = members if victim == "all" else [m for m in members[1:] if m.environ().get("RANK") == victim]
+    assert chosen
+    for member in chosen:
+        member.kill()
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    return {file.name for file in folder.glob("units/*.json")}
+
+
+def times(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    return {name: (folder / "units" / name).stat().st_mtime_ns for name in names}
+
+
+def columns(folder: Path) -> pa.Table:
+    return load_from_disk(folder / "scored").data.table.select(COLUMNS).combine_chunks()
+
+
+def accounts(folder: Path) -> list[dict]:
+    return json.loads((folder / "manifest.json").read_text())["accounts"]
+
+
+def assert_same_bits(found: Path, expected: Path) -> None:
+    left, right = columns(found), columns(expected)
+    assert left.schema.remove_metadata() == right.schema.remove_metadata()
+    for name in COLUMNS:
+        for ours, theirs in zip(left[name].chunk(0).buffers(), right[name].chunk(0).buffers(), strict=True):
+            assert (ours and ours.to_pybytes()) == (theirs and theirs.to_pybytes()), name
+
+
+def assert_close(found: list[float | None], expected: list[float | None]) -> None:
+    np.testing.assert_allclose(np.array(found, dtype=float), np.array(expected, dtype=float), rtol=1e-5)
