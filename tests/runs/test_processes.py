@@ -26,7 +26,7 @@ from launching import (
 from rsr_datasets import RSRScorer, score_dataset
 from rsr_datasets.runs import workers as workers_module
 from rsr_datasets.runs.folder import Unit
-from rsr_datasets.runs.score import order_of_work
+from rsr_datasets.runs.score import order_of_work, process_state
 from rsr_datasets.runs.workers import FolderInUseError, Workers, refuse_other_launches
 
 
@@ -143,6 +143,7 @@ def test_every_process_is_refused(source: Path, student_folder: str, undisturbed
 def test_processes_that_accelerate_does_not_see_are_an_error(
     source: Path, student_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert process_state().num_processes == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="WORLD_SIZE=2, but accelerate sees 1"):
         score_dataset(load_from_disk(source), RSRScorer(student_folder), tmp_path / "run")
