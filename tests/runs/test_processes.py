@@ -168,7 +168,7 @@ def test_a_job_belongs_to_one_process_until_that_process_is_dead(tmp_path: Path)
         (tmp_path / "launch-x" / "half.0").touch()  # whose owner died before its number was written
         assert not second.claim("half")
         time.sleep(0.4)
-        assert third.claim("half") and not second.claim("half")
+        assert second.claim("half") and not third.claim("half")
 
 
 def test_what_one_process_does_for_all_is_taken_over_if_it_dies(tmp_path: Path) -> None:
