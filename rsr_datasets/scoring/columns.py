@@ -59,14 +59,6 @@ def make_columns(
 ) -> dict[str, pa.Array]:
     """Computes the scores of rows.
 
-    Args:
-        outcomes: The rows.
-        names: Names of the columns.
-        rank_clip: ``r_max``.
-        settings: The text of the settings column.
-        token_columns: Whether to add the per-token lists.
-        metrics: The metrics beside the default ones.
-
     Returns:
         Column name to array, one value a row, with the types of ``names.types(token_columns, metrics)``.
     """
@@ -79,33 +71,23 @@ def make_columns(
     lengths = [0 if row.ranks is None else row.ranks.size for row in outcomes]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     scores = trajectory_scores(ranks, surprisals, offsets, rank_clip)
-    types = names.types(token_columns, metrics)
+    row_values = (scores.rsr, scores.avg_rank, scores.avg_surprisal, scores.num_tokens)
+    texts = ([settings] * len(outcomes), [row.status for row in outcomes])
+    masks = (unscored, unscored, unscored, None, None, None)
+    tokens = [row.tokens(rank_clip) for row in outcomes] if metrics else []
     columns = {
-        names.rsr: pa.array(scores.rsr, types[names.rsr], mask=unscored),
-        names.avg_rank: pa.array(scores.avg_rank, types[names.avg_rank], mask=unscored),
-        names.avg_surprisal: pa.array(scores.avg_surprisal, types[names.avg_surprisal], mask=unscored),
-        names.num_tokens: pa.array(scores.num_tokens, types[names.num_tokens]),
-        names.settings: pa.array([settings] * len(outcomes), types[names.settings]),
-        names.status: pa.array([row.status for row in outcomes], types[names.status]),
+        name: pa.array(values, kind, mask=mask)
+        for (name, kind), values, mask in zip(names.row_types.items(), (*row_values, *texts), masks, strict=True)
     }
-    if metrics:
-        tokens = [row.tokens(rank_clip) for row in outcomes]
-        for metric in metrics:
-            values = metric_values(metric, tokens)
-            columns[names.metric(metric.name)] = pa.array(values, pa.float64(), mask=np.isnan(values))
-    lists = {
-        names.token_ids: ids,
-        names.token_ranks: ranks,
-        names.token_surprisals: surprisals,
-        names.token_entropies: entropies,
-    }
-    for name in (name for name in types if name in lists):
-        columns[name] = pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()),
-            pa.array(lists[name], types[name].value_type),
-            type=types[name],
-            mask=pa.array(unscored),
-        )
+    for metric in metrics:
+        values = metric_values(metric, tokens)
+        columns[names.metric(metric.name)] = pa.array(values, pa.float64(), mask=np.isnan(values))
+    lists = dict(zip((*names.token_types, names.token_entropies), (ids, ranks, surprisals, entropies), strict=True))
+    for name, kind in names.types(token_columns, metrics).items():
+        if name in lists:
+            values = pa.array(lists[name], kind.value_type)
+            mask = pa.array(unscored)
+            columns[name] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=kind, mask=mask)
     return columns
 
 

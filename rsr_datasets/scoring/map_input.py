@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import multiprocess.process
 import pyarrow as pa
@@ -17,28 +16,17 @@ from ..reading.formats import FORMATS, RowFormat
 from ..tables.arrays import read_rows
 from .columns import append_columns
 
-Columns = Mapping[str, pa.Array]
-
 _FOREIGN_MODULES = ("numpy", "torch", "pandas", "polars", "jax", "jaxlib", "tensorflow")
 
 
-@dataclass(frozen=True)
-class MapInput:
-    """Rows to score.
-
-    Attributes:
-        rows: The rows as dicts of the columns that are read.
-        row_format: The columns that are read.
-        indices: Row numbers, if they were given.
-        rank: The rank of this process, if it was given.
-        give_back: Turns the new columns into what the caller takes.
-    """
+class MapInput(NamedTuple):
+    """Rows to score, with what was given beside them; ``give_back`` turns the new columns into the call's result."""
 
     rows: list[dict[str, Any]]
     row_format: RowFormat
     indices: Sequence[int] | None
     rank: int | None
-    give_back: Callable[[Columns], pa.Table | dict[str, Any]]
+    give_back: Callable[[Mapping[str, pa.Array]], pa.Table | dict[str, Any]]
 
 
 def read_input(
@@ -64,28 +52,22 @@ def read_input(
         table = read_rows(rows.select(row_format.names), Features.from_arrow_schema(rows.schema))
         return read(table, give_back=partial(append_columns, rows))
     values = {name: rows[name] for name in row_format.names}
-    if isinstance(rows, LazyDict):
-        batch = values if isinstance(rows, LazyBatch) else {name: [value] for name, value in values.items()}
-        return read(_as_rows(batch), give_back=partial(_update, rows))
     # A streamed row whose only column is an empty list looks like an empty batch: there the stream itself knows.
     stream = caller.f_locals.get("self") if module == "datasets.iterable_dataset" else None
-    if getattr(stream, "batched", None) if stream is not None else _is_batch(values, row_format):
-        return read(_as_rows(values), give_back=lambda new: {name: new[name].to_pylist() for name in new})
-    return read([values], give_back=lambda new: {name: new[name][0].as_py() for name in new})
-
-
-def _as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _update(rows: LazyDict, columns: Columns) -> dict[str, Any]:
-    """Updates the lazy batch in place, and leaves nothing for ``map`` to merge.
-
-    Arrow arrays that ``map`` finds in its own batch keep their types, also when every value is null. Lists that are
-    returned lose their types, and a table that is returned would make ``map`` forget ``remove_columns``.
-    """
-    rows.update(columns)
-    return {}
+    if isinstance(rows, LazyDict):
+        batched = isinstance(rows, LazyBatch)
+    else:
+        batched = _is_batch(values, row_format) if stream is None else getattr(stream, "batched", False)
+    as_rows = (
+        [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)] if batched else [values]
+    )
+    if isinstance(rows, LazyDict):
+        # Arrow arrays that map finds in its own batch keep their types, also when every value is null. Lists that are
+        # returned lose their types, and a table that is returned would make map forget remove_columns.
+        return read(as_rows, give_back=lambda new: rows.update(new) or {})
+    if batched:
+        return read(as_rows, give_back=lambda new: {name: new[name].to_pylist() for name in new})
+    return read(as_rows, give_back=lambda new: {name: new[name][0].as_py() for name in new})
 
 
 def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:
@@ -112,11 +94,9 @@ def _check_input(rows: Any, extra: tuple[Any, ...], from_map: bool) -> None:
     ``Dataset.map`` hands a plain dict only for a formatted dataset. In the torch format texts stay plain, so that
     such a dict can look like one of a streamed dataset: the caller tells the two apart.
     """
-    if isinstance(rows, Mapping) and not isinstance(rows, LazyDict):
-        formatted = from_map or any(_is_foreign(value) for value in rows.values())
-    else:
-        formatted = _is_foreign(rows)
-    if formatted:
+    plain = isinstance(rows, Mapping) and not isinstance(rows, LazyDict)
+    modules = {type(value).__module__.split(".")[0] for value in (rows.values() if plain else [rows])}
+    if (plain and from_map) or not modules.isdisjoint(_FOREIGN_MODULES):
         raise ValueError(
             "the dataset has a format (numpy, torch, pandas, ...) that loses the types of the columns: score "
             'dataset.reset_format() (or with_format("arrow")) and set the format afterwards'
@@ -126,10 +106,6 @@ def _check_input(rows: Any, extra: tuple[Any, ...], from_map: bool) -> None:
             f"expected rows as a dict or a pa.Table, found {type(rows).__name__}: call map without input_columns=; "
             "columns of other names are given with RSRScorer(..., columns={...})"
         )
-
-
-def _is_foreign(value: Any) -> bool:
-    return type(value).__module__.split(".")[0] in _FOREIGN_MODULES
 
 
 def _split_extra(extra: tuple[Any, ...], caller: FrameType) -> tuple[Sequence[int] | None, int | None]:

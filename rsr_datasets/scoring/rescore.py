@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy.typing as npt
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Value
 
@@ -14,7 +12,7 @@ from ..tables.arrays import read_categories
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 from ..tables.splits import map_splits
 from .columns import ScoredRow, make_columns
-from .settings import check_rank_clip
+from .settings import check_whole_number
 
 _OF_ANSWER_CONFIDENCE = ("confidence_gain", "ascending_share")
 
@@ -43,7 +41,7 @@ def rescore(
             changes and the dataset has a column of a metric that is not known.
         TypeError: For a streamed dataset; score it again instead.
     """
-    check_rank_clip(rank_clip)
+    check_whole_number("rank_clip", rank_clip)
     return map_splits(dataset, lambda split: _rescore_split(split, rank_clip, column_prefix, metrics))
 
 
@@ -99,7 +97,6 @@ def _refuse_old_clip(dataset: Dataset, columns: ScoreColumns, rank_clip: int, ri
 
 def _rescore_table(table: pa.Table, rank_clip: int, prefix: str, metrics: Sequence[Metric]) -> pa.Table:
     columns = ScoreColumns(prefix)
-    settings = [_with_rank_clip(value, rank_clip) for value in table[columns.settings].to_pylist()]
     statuses = table[columns.status].to_pylist()
     for i, status in enumerate(statuses):
         if status in STATUSES_WITH_SCORE and not table[columns.token_ranks][i].is_valid:
@@ -108,20 +105,17 @@ def _rescore_table(table: pa.Table, rank_clip: int, prefix: str, metrics: Sequen
                 "rows scored without token_columns=True cannot be rescored; drop them or score them again"
             )
     names = [name for name in (*columns.token_types, columns.token_entropies) if name in table.column_names]
-    outcomes = [ScoredRow(status, *(_numpy(table[name][i]) for name in names)) for i, status in enumerate(statuses)]
+    lists = (table[name] for name in names)
+    arrays = [[one.values.to_numpy(zero_copy_only=False) if one.is_valid else None for one in each] for each in lists]
+    outcomes = [ScoredRow(*values) for values in zip(statuses, *arrays, strict=True)]
     scored = make_columns(outcomes, columns, rank_clip, "", token_columns=False, metrics=metrics)
-    scored[columns.settings] = pa.array(settings, pa.string())
+    before = table[columns.settings].to_pylist()
+    scored[columns.settings] = pa.array(
+        [text and f"{text.rpartition('-')[0]}-{rank_clip}" for text in before], pa.string()
+    )
     for name, column in scored.items():
         if name in table.column_names:
             table = table.set_column(table.column_names.index(name), name, column)
         else:
             table = table.append_column(name, column)
     return table
-
-
-def _with_rank_clip(settings: str | None, rank_clip: int) -> str | None:
-    return settings if settings is None else f"{settings.rpartition('-')[0]}-{rank_clip}"
-
-
-def _numpy(values: pa.ListScalar) -> npt.NDArray[Any] | None:
-    return values.values.to_numpy(zero_copy_only=False) if values.is_valid else None

@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -29,10 +30,10 @@ from ..utils.deprecation import renamed_arguments
 from .columns import ScoredRow, add_features, make_columns
 from .map_input import read_input
 from .session import Session
-from .settings import Settings, abbreviate, as_json, check_device
+from .settings import Settings, as_json, check_whole_number, shorten
 
 _PROCESS_OF_IMPORT = os.getpid()
-_MADE_ANEW = ("source", "device", "score_columns", "_settings", "_session")
+_MADE_ANEW = ("source", "metrics", "strict", "output", "device", "score_columns", "_settings", "_session")
 
 
 class RSRScorer:
@@ -112,8 +113,8 @@ class RSRScorer:
         strict: bool = False,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        if tokens_per_batch is not None and (not isinstance(tokens_per_batch, int) or tokens_per_batch < 1):
-            raise ValueError(f"tokens_per_batch={tokens_per_batch!r}: must be a positive whole number")
+        if tokens_per_batch is not None:
+            check_whole_number("tokens_per_batch", tokens_per_batch)
         self._options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "share_prefixes": share_prefixes}
         loading = inspect.signature(TransformersStudent).parameters.keys() & self._arguments.keys() - {"student"}
         if isinstance(student, StudentSource):
@@ -123,23 +124,20 @@ class RSRScorer:
         else:
             given = {name: self._arguments[name] for name in loading} | {"model_kwargs": dict(model_kwargs or {})}
             self.source = TransformersStudent(student, **given)
+        checked = {
+            "source": self.source,
+            "chat_template": resolve_chat_template(None if chat_template is None else os.fspath(chat_template)),
+            "chat_template_kwargs": as_json("chat_template_kwargs", chat_template_kwargs or {}),
+            "metrics": find_metrics(metrics),
+            "columns": check_columns(columns),
+        }
         self._settings = Settings(
-            source=self.source,
-            chat_template=resolve_chat_template(None if chat_template is None else os.fspath(chat_template)),
-            chat_template_kwargs=as_json("chat_template_kwargs", chat_template_kwargs),
-            rank_clip=rank_clip,
-            max_length=max_length,
-            on_overflow=on_overflow,
-            turns=turns,
-            token_columns=token_columns,
-            metrics=find_metrics(metrics),
-            column_prefix=column_prefix,
-            columns=check_columns(columns),
-            strict=strict,
+            **{field.name: {**self._arguments, **checked}[field.name] for field in fields(Settings)}
         )
+        self.metrics, self.strict, self.output = self._settings.metrics, strict, self._settings.output
         if metrics is not None:  # another process may not know what was registered here
             self._arguments["metrics"] = [metric.name if is_built_in(metric) else metric for metric in self.metrics]
-        self.device = check_device(device)
+        self.device = _check_device(device)
         self.score_columns = ScoreColumns(column_prefix)
         self._session = Session(self._settings)
 
@@ -148,28 +146,14 @@ class RSRScorer:
         pklregister(cls)(_save_for_hashing)
 
     def __repr__(self) -> str:
-        arguments = [repr(self.source.name), *(f"{name}={value}" for name, value in self._changed_arguments().items())]
-        return f"RSRScorer({', '.join(arguments)})"
+        changed = [f"{name}={shorten(value)}" for name, value in self._changed_arguments().items()]
+        return f"RSRScorer({', '.join([repr(self.source.name), *changed])})"
 
-    def _changed_arguments(self) -> dict[str, str]:
-        """Arguments that differ from their defaults, but for the student, each as short text."""
+    def _changed_arguments(self) -> dict[str, Any]:
+        """The arguments that differ from their defaults, but for the student."""
         parameters = inspect.signature(RSRScorer).parameters
-        changed = {}
-        for name, value in self._arguments.items():
-            default = parameters[name].default
-            if name != "student" and not (type(value) is type(default) and value == default):
-                changed[name] = abbreviate(value)
-        return changed
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that are computed beside the default ones."""
-        return self._settings.metrics
-
-    @property
-    def strict(self) -> bool:
-        """Whether the first row that cannot be scored is an error."""
-        return self._settings.strict
+        given = {name: value for name, value in self._arguments.items() if name != "student"}
+        return {name: value for name, value in given.items() if repr(value) != repr(parameters[name].default)}
 
     @property
     def placement(self) -> torch.device:
@@ -192,11 +176,6 @@ class RSRScorer:
         if isinstance(self.source, TransformersStudent) and self.source.is_loaded:
             self.source.identity(fresh=True)
         return self._settings.fingerprint(self._session.identity)
-
-    @property
-    def output(self) -> dict[str, Any]:
-        """What decides which columns come out and not what the scores are, JSON-serialisable; metrics by formula."""
-        return self._settings.output
 
     @property
     def column_types(self) -> dict[str, pa.DataType]:
@@ -240,7 +219,7 @@ class RSRScorer:
             )
         given = read_input(rows, extra, sys._getframe(1), self.find_format)
         if isinstance(rows, LazyDict) and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-            self._session.said.warn(
+            self._session.warn_once(
                 "idle",
                 "dataset.map under a launch of %d processes: each of them does all the work; "
                 "rsr_datasets.score_dataset divides it among them",
@@ -288,7 +267,7 @@ class RSRScorer:
         Raises:
             ValueError: With ``strict`` for an unscorable row, with ``on_overflow="error"`` for one too long.
         """
-        return self._session.encode(rows, row_format, indices)
+        return self._session.encode(rows, row_format, _places(len(rows), indices))
 
     def score_encoded(
         self,
@@ -308,7 +287,9 @@ class RSRScorer:
         Returns:
             One outcome a row, in the order of the rows.
         """
-        return self._session.score(encoded, indices, self._options, device or self.placement, on_batch)
+        return self._session.score(
+            encoded, _places(len(encoded), indices), self._options, device or self.placement, on_batch
+        )
 
     def to_columns(self, outcomes: Sequence[ScoredRow]) -> dict[str, pa.Array]:
         """Turns outcomes into the columns of the contract, with their Arrow types.
@@ -327,7 +308,7 @@ class RSRScorer:
         for metric in self.metrics:
             undefined = columns[self.score_columns.metric(metric.name)].null_count - (len(outcomes) - scored)
             if undefined:
-                self._session.said.warn(
+                self._session.warn_once(
                     f"metric {metric.name}",
                     "metric %r (%s) is not defined for %d of %d scored rows: null there (said once)",
                     metric.name,
@@ -409,3 +390,18 @@ def _hash_of_subclass(scorer: RSRScorer) -> str:
     codes = [(name, getattr(getattr(member, "fget", member), "__code__", None)) for name, member in members]
     code = [(name, code.replace(co_filename="")) for name, code in codes if code is not None]
     return Hasher.hash([type(scorer).__qualname__, own, code])
+
+
+def _places(count: int, indices: Sequence[int] | None) -> list[str]:
+    """Names of rows in messages: by their numbers in the dataset where these are known, else in their batch."""
+    return [f"row {i} of its batch" for i in range(count)] if indices is None else [f"row {i}" for i in indices]
+
+
+def _check_device(device: str | torch.device | None) -> torch.device | None:
+    try:
+        found = None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r}: {str(error).splitlines()[0]}") from error
+    if found is not None and found.type == "meta":
+        raise ValueError(f"device={device!r}: holds no numbers, so that nothing can be scored on it")
+    return found

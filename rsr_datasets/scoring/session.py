@@ -15,11 +15,12 @@ from ..reading.formats import RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError, fit
 from ..tables.columns import BAD_ROW, NONFINITE
 from .columns import ScoredRow
-from .said_once import SaidOnce, place_of
 from .second_pass import read_again
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Encoded = EncodedRow | UnscorableRowError
 
 
 class Session:
@@ -27,47 +28,48 @@ class Session:
 
     Args:
         settings: The scorer's settings.
-
-    Attributes:
-        engine: The loaded student, if it is loaded.
-        said: The warnings that were said.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.engine: Engine | None = None
-        self.said = SaidOnce(settings.strict)
+        self.encoder: ConversationEncoder | None = None
         self._settings = settings
-        self._encoder: ConversationEncoder | None = None
         self._length_limit: int | None = None
         self._chosen: dict[str, Any] = {}
         self._identity: dict[str, Any] | None = None
         self._needs = {need for metric in settings.metrics for need in metric.needs}
+        self._warned: set[str] = set()
 
     @property
     def identity(self) -> dict[str, Any]:
         """The identity of the student that is loaded, else of the one that would be."""
         return self._identity or self._settings.source.identity()
 
+    def warn_once(self, key: str, message: str, *values: object) -> None:
+        """Logs a warning, unless one of the same key was logged before."""
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning(message, *values)
+
     def load_encoder(self) -> ConversationEncoder:
         """Loads the student's tokenizer and reads its chat template, not its weights."""
-        if self._encoder is None:
+        if self.encoder is None:
             settings = self._settings
             trained = getattr(settings.source.load_config().get_text_config(), "max_position_embeddings", None)
-            self._length_limit = trained if settings.max_length is None else settings.max_length
-            if trained is not None and settings.max_length is not None and settings.max_length > trained:
+            self._length_limit = settings.max_length or trained
+            if trained is not None and self._length_limit > trained:
                 logger.warning(
                     "max_length=%d: the student was made for %d positions (max_position_embeddings); "
                     "tokens beyond them are scored out of its range",
-                    settings.max_length,
+                    self._length_limit,
                     trained,
                 )
-            self._encoder = ConversationEncoder(
-                settings.source.load_tokenizer(),
-                chat_template=settings.chat_template,
-                chat_template_kwargs=settings.chat_template_kwargs,
-                turns=settings.turns,
+            tokenizer, template = settings.source.load_tokenizer(), settings.chat_template
+            kwargs = settings.chat_template_kwargs
+            self.encoder = ConversationEncoder(
+                tokenizer, chat_template=template, chat_template_kwargs=kwargs, turns=settings.turns
             )
-        return self._encoder
+        return self.encoder
 
     def load_engine(self, options: Mapping[str, Any], device: torch.device) -> tuple[Engine, dict[str, Any]]:
         """Loads the student, or sets the options of the loaded one.
@@ -94,26 +96,23 @@ class Session:
         _set_options(self.engine, used)
         return self.engine, used
 
-    def encode(
-        self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, indices: Sequence[int] | None
-    ) -> list[EncodedRow | UnscorableRowError]:
-        """Encodes rows and applies the length limit; see :meth:`rsr_datasets.RSRScorer.encode`."""
+    def encode(self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, places: Sequence[str]) -> list[Encoded]:
+        """Encodes rows and applies the length limit; ``places`` name the rows in messages."""
         encoded = self.load_encoder().encode(rows, row_format)
-        return [self._fit(row, self._length_limit, place_of(i, indices)) for i, row in enumerate(encoded)]
+        return [self._fit(row, self._length_limit, place) for row, place in zip(encoded, places, strict=True)]
 
     def score(
         self,
-        encoded: Sequence[EncodedRow | UnscorableRowError],
-        indices: Sequence[int] | None,
+        encoded: Sequence[Encoded],
+        places: Sequence[str],
         options: Mapping[str, Any],
         device: torch.device,
         on_batch: OnBatch | None,
     ) -> list[ScoredRow]:
-        """Runs the student over encoded rows; see :meth:`rsr_datasets.RSRScorer.score_encoded`."""
+        """Runs the student over encoded rows; ``places`` name the rows in messages."""
         if not any(isinstance(row, EncodedRow) for row in encoded):
             return [ScoredRow(row.status) for row in encoded]
         engine, _ = self.load_engine(options, device)
-        places = [place_of(i, indices) for i in range(len(encoded))]
         readable = [self._check(row, engine, place) for row, place in zip(encoded, places, strict=True)]
         wanted = [row for row in readable if isinstance(row, EncodedRow)]
         entropies = ENTROPIES in self._needs
@@ -124,7 +123,7 @@ class Session:
         ]
         if self._needs <= {ENTROPIES}:
             return outcomes
-        _set_options(engine, {"share_prefixes": False})  # parts of a row would share much, and then round otherwise
+        _set_options(engine, {"share_prefixes": False})  # the scores of this version were not rounded as if shared
         return read_again(outcomes, readable, self._needs, engine, self.load_encoder().tokenizer, on_batch)
 
     def _refuse_unfit(self, engine: Engine) -> None:
@@ -141,24 +140,19 @@ class Session:
                 "leave them out"
             )
 
-    def _check(
-        self, row: EncodedRow | UnscorableRowError, engine: Engine, place: str
-    ) -> EncodedRow | UnscorableRowError:
+    def _check(self, row: Encoded, engine: Engine, place: str) -> Encoded:
         """Applies the limits of the loaded student, its longest row and its vocabulary."""
-        if engine.max_positions is not None:
+        if isinstance(row, EncodedRow) and engine.max_positions is not None:
             row = self._fit(row, engine.max_positions + 1, place)
         if isinstance(row, EncodedRow) and (largest := row.input_ids.max()) >= engine.vocab_size:
             reason = (
                 f"token id {largest} lies outside the {engine.vocab_size} entries of student {engine.name!r}: "
                 "is the tokenizer this student's?"
             )
-            self.said.status(BAD_ROW, reason, place)
-            return UnscorableRowError(BAD_ROW, reason)
+            row = self._said(BAD_ROW, reason, place)
         return row
 
-    def _fit(
-        self, row: EncodedRow | UnscorableRowError, limit: int | None, place: str
-    ) -> EncodedRow | UnscorableRowError:
+    def _fit(self, row: Encoded, limit: int | None, place: str) -> Encoded:
         try:
             if isinstance(row, EncodedRow):
                 return fit(row, limit, self._settings.on_overflow)
@@ -166,16 +160,24 @@ class Session:
             raise ValueError(f"{place}: {error}") from error
         except UnscorableRowError as error:
             row = error
-        self.said.status(row.status, str(row), place)
-        return row
+        return self._said(row.status, str(row), place)
 
     def _outcome(self, row: EncodedRow, scores: TokenScores, place: str) -> ScoredRow:
         total = float(scores.surprisals.sum(dtype=np.float64))
         if not np.isfinite(total) or total == 0:
-            self.said.status(NONFINITE, f"the surprisals sum to {total}, which gives no ratio", place)
-            return ScoredRow(NONFINITE)
+            return ScoredRow(
+                self._said(NONFINITE, f"the surprisals sum to {total}, which gives no ratio", place).status
+            )
         ids = row.input_ids[row.positions]
         return ScoredRow(row.status, ids, scores.ranks, scores.surprisals, scores.entropies)
+
+    def _said(self, status: str, reason: str, place: str) -> UnscorableRowError:
+        """Says why a row has no score, once for each status; raises ``ValueError`` if the scorer is strict."""
+        if self._settings.strict:
+            raise ValueError(f"{place}: {status}: {reason}")
+        message = "%s: %s: %s (said once; the status column has them all)"
+        self.warn_once(f"status {status}", message, place, status, reason)
+        return UnscorableRowError(status, reason)
 
 
 def _set_options(engine: Engine, options: Mapping[str, Any]) -> None:

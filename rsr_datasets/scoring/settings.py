@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,7 @@ _LONGEST_SHOWN = 60
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the columns of a row, from the arguments of :class:`rsr_datasets.RSRScorer` of the same names.
-
-    Attributes:
-        source: The student.
-        chat_template: Jinja text.
+    """What decides the columns of a row: the student's source, and arguments of :class:`rsr_datasets.RSRScorer`.
 
     Raises:
         ValueError: For a value that cannot be right; the message names the argument.
@@ -50,24 +46,18 @@ class Settings:
     strict: bool
 
     def __post_init__(self) -> None:
-        check_rank_clip(self.rank_clip)
-        if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
-            raise ValueError(
-                f"max_length={self.max_length!r}: must be at least 2 tokens, one of context and one to score"
-            )
-        for name, allowed in (("on_overflow", ("truncate", "skip", "error")), ("turns", ("all", "last"))):
+        check_whole_number("rank_clip", self.rank_clip)
+        if self.max_length is not None:
+            check_whole_number("max_length", self.max_length, 2, " tokens, one of context and one to score")
+        for name, allowed in (("on_overflow", ["truncate", "skip", "error"]), ("turns", ["all", "last"])):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {list(allowed)}")
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
         if not isinstance(self.column_prefix, str) or not self.column_prefix:
             raise ValueError(f"column_prefix={self.column_prefix!r}: must be text, and not empty")
         self._model_kwargs()
 
     def to_dict(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Everything that decides a row's scores, JSON-serialisable.
-
-        Args:
-            identity: The student's, from its ``identity()``.
-        """
+        """Everything that decides a row's scores, JSON-serialisable; ``identity`` is the student's."""
         return {
             "student": dict(identity),
             "chat_template": None if self.chat_template is None else hash_text(self.chat_template),
@@ -86,79 +76,52 @@ class Settings:
 
     @property
     def output(self) -> dict[str, Any]:
-        """What decides which columns come out and not what the scores are, JSON-serialisable; metrics by formula."""
+        """What decides which columns come out, but not the scores, JSON-serialisable; metrics by formula."""
         output = {"column_prefix": self.column_prefix, "token_columns": self.token_columns}
         metrics = {"metrics": {metric.name: metric.formula for metric in self.metrics}} if self.metrics else {}
         return output | {"columns": self.columns} | metrics
 
     def fingerprint(self, identity: Mapping[str, Any]) -> str:
-        """A hash of the settings and of the arguments that decide which columns come out.
-
-        Args:
-            identity: The student's, from its ``identity()``.
-        """
+        """A hash of all settings; ``identity`` is the student's."""
         computed = ["" if is_built_in(metric) else Hasher.hash(metric.compute) for metric in self.metrics]
         return hash_text(json.dumps([self.to_dict(identity), self.output, self.strict, computed], sort_keys=True))
 
     def _model_kwargs(self) -> dict[str, Any]:
         given = getattr(self.source, "model_kwargs", {}).items()
-        return {key: _plain(f"model_kwargs[{key!r}]", value) for key, value in given if key not in _LOADING_KWARGS}
+        return {key: as_json(f"model_kwargs[{key!r}]", value) for key, value in given if key not in _LOADING_KWARGS}
 
 
-def check_rank_clip(rank_clip: int) -> None:
-    """Raises ``ValueError`` unless ``r_max`` is a positive whole number."""
-    if isinstance(rank_clip, bool) or not isinstance(rank_clip, int) or rank_clip < 1:
-        raise ValueError(f"rank_clip={rank_clip!r}: must be a positive whole number")
+def check_whole_number(name: str, value: Any, least: int = 1, of: str = "") -> None:
+    """Raises ``ValueError`` unless an argument is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: must be a positive whole number, at least {least}{of}")
 
 
-def check_device(device: str | torch.device | None) -> torch.device | None:
-    """Reads the ``device`` argument.
-
-    Raises:
-        ValueError: If torch does not know the device, or the device holds no numbers.
-    """
-    try:
-        found = None if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device={device!r}: {str(error).splitlines()[0]}") from error
-    if found is not None and found.type == "meta":
-        raise ValueError(f"device={device!r}: holds no numbers, so that nothing can be scored on it")
-    return found
-
-
-def as_json(name: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
-    """An argument as a JSON file would give it back: a run that is resumed compares the two.
+def as_json(name: str, value: Any) -> Any:
+    """An argument as a JSON file gives it back, the same in every process: a run that is resumed compares the two.
 
     Raises:
         ValueError: If JSON cannot hold the argument.
     """
+
+    def plain(inner: Any) -> Any:
+        if hasattr(inner, "to_dict"):
+            return inner.to_dict()
+        if isinstance(inner, Mapping):
+            return dict(inner)
+        if isinstance(inner, torch.dtype | torch.device | os.PathLike):
+            return str(inner)
+        raise TypeError(f"a {type(inner).__name__} has no text that says in every process what it is")
+
     try:
-        return dict(json.loads(json.dumps(dict(values or {}))))
+        return json.loads(json.dumps(value, default=plain))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name}={abbreviate(values)}: must be a mapping that JSON can hold: {error}") from error
+        raise ValueError(
+            f"{name}={shorten(value)}: JSON cannot hold it: {error}; pass plain values or an object with to_dict()"
+        ) from error
 
 
-def abbreviate(value: Any) -> str:
-    """A value as text that fits beside others: long texts by their beginning, objects by their class."""
-    if isinstance(value, str | int | float | bool | os.PathLike | Mapping | Sequence | torch.dtype | torch.device):
-        text = repr(value)
-        return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
-    return f"<{type(value).__name__}>"
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A JSON-serialisable form of an argument, for hashing: the same in every process."""
-    if hasattr(value, "to_dict"):
-        value = value.to_dict()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(f"{name}[{key!r}]", inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(f"{name}[{i}]", inner) for i, inner in enumerate(value)]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, torch.dtype | torch.device | os.PathLike):
-        return repr(value) if isinstance(value, torch.dtype) else str(value)
-    raise ValueError(
-        f"{name}: a {type(value).__name__} has no text that says in every process what it is, so that the settings "
-        "cannot record it; pass plain values or a configuration object with to_dict()"
-    )
+def shorten(value: Any) -> str:
+    """A value as text that fits beside others."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
