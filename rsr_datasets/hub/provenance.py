@@ -23,7 +23,7 @@ def score_record(scorer: RSRScorer) -> dict[str, Any]:
     Returns:
         A record without the versions of the packages, which only the scoring itself knows.
     """
-    name = student_name(scorer.spec.name)
+    name = student_name(scorer.source.name)
     return {"step": SCORE, "student": name, "settings": scorer.settings, "output": scorer.output}
 
 
