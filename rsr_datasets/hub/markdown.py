@@ -1,12 +1,15 @@
-"""Text from data, written so that Markdown, HTML and Python show it and never obey it."""
+"""Values from data, written so that Markdown, HTML and Python show them and never obey them."""
 
 from __future__ import annotations
 
+import math
 import re
 import string
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 _LONGEST = 200
 _TAME_CODE = re.compile(r"(?!.*(?:\]\(|\{[{%#]))[\w.,:;=/+*@%!?()\[\]{}'\" -]*", re.ASCII)
@@ -20,8 +23,7 @@ _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 def text(value: Any) -> str:
     """A value as running text or a table's cell, on one line.
 
-    Every punctuation mark becomes a character reference, which is text wherever it stands: no emphasis, link, table,
-    tag or comment comes of it.
+    Every punctuation mark becomes a character reference, so that it makes no emphasis, link, table, tag or comment.
 
     Args:
         value: Anything; its ``str``, shortened where it is long.
@@ -56,6 +58,29 @@ def python(value: Any) -> str:
         quoted = ascii(value).replace("`", "\\x60").replace("<", "\\x3c")
         return f'"{quoted[1:-1]}"' if quoted[0] == "'" and '"' not in quoted and "\\'" not in quoted else quoted
     return ascii(value)
+
+
+def finite(value: Any) -> float | None:
+    """A finite number as a float; ``None`` for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def number(value: Any) -> str:
+    """A number with separators, a float with one digit; ``-`` for ``None`` and text for anything else."""
+    if finite(value) is None:
+        return "-" if value is None else text(value)
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def ratio(value: Any) -> str:
+    """A number with three digits; ``-`` for ``None`` and text for anything else."""
+    return number(value) if finite(value) is None else f"{value:.3f}"
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is, ``None`` as an empty one, and any other value alone in one."""
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _one_line(value: Any) -> str:

@@ -1,15 +1,18 @@
-"""Provenance records from outside the data: of a scorer, a run folder, or a file."""
+"""Provenance records, of the data and from outside, held against the settings columns of the scores."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..scoring.scorer import RSRScorer
-from ..tables.records import SCORE, student_name
+from ..tables import arrays
+from ..tables.columns import ScoreColumns
+from ..tables.records import SCORE, read_records, settings_hash, student_name
+from .facts import Facts, Record, Scoring, Splits, as_mapping, score_prefixes
 
 RUN_FILES = ("manifest.json", "run.json")
 
@@ -47,6 +50,89 @@ def load_records(provenance: str | os.PathLike[str] | Mapping[str, Any] | Sequen
     if not isinstance(items, Sequence) or not items or not all(isinstance(item, Mapping) for item in items):
         raise ValueError(f"provenance={provenance!r:.80}: expected a record, a list of records, or the path of one")
     return [_as_record(item) for item in items]
+
+
+def read_facts(splits: Splits, given: Sequence[Record], hide: Callable[[Any], Any]) -> Facts:
+    """Reads how rows came about from the records that they carry and from given ones.
+
+    Args:
+        splits: Split to rows.
+        given: Further records, which must fit the rows.
+        hide: Takes secrets out of a record.
+
+    Raises:
+        ValueError: If scores have no record, or a given record belongs to no scores.
+    """
+    own = {split: read_records(part) for split, part in splits.items()}
+    carried = [record for records in own.values() for record in records if _is_score(record)]
+    scores = _match(splits, carried, [record for record in given if _is_score(record)])
+    steps: list[tuple[str, Record]] = []
+    parallel = False
+    for split, part in splits.items():
+        of_split: list[Record] = [record for record in own[split] if record.get("step") != SCORE]
+        of_split += [r for r in given if r.get("step") != SCORE and r not in of_split]
+        parallel |= not _is_chain(of_split, len(part))
+        steps += [(split, hide(record)) for record in of_split]
+    hidden = [Scoring(hide(score.record), score.settings_hash, score.prefix, score.in_data) for score in scores]
+    return Facts(splits, hidden, steps, parallel)
+
+
+def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -> list[Scoring]:
+    """Finds for each setting in the data the record that explains it.
+
+    Rescoring changes the rank clip alone, so a record that the data carries may have another one; the rank clip of a
+    given record must agree.
+    """
+    found: dict[tuple[str, str], int] = {}
+    for part in splits.values():
+        for prefix in score_prefixes(part):
+            settings = arrays.read_categories(part, ScoreColumns(prefix).settings)
+            for i, value in enumerate(settings.values):
+                found[prefix, value] = found.get((prefix, value), 0) + int((settings.codes == i).sum())
+    values = [value for _, value in found]
+    for record in given if found else ():
+        if (name := settings_hash(record["settings"])) not in values:
+            raise ValueError(
+                f"scorer= or provenance= does not fit the data: its settings give {name!r}, but the settings "
+                f"column of the scores holds {', '.join(map(repr, values))}; give what the rows were scored with"
+            )
+    exact = {settings_hash(record["settings"]): record for record in (*carried, *given)}
+    by_stem = {name.rpartition("-")[0]: record for name, record in exact.items()}
+    scores: list[Scoring] = []
+    for (prefix, value), count in found.items():
+        match = exact.get(value) or by_stem.get(value.rpartition("-")[0])
+        if match is None:
+            raise ValueError(
+                f"nothing says how {count:,} rows with the settings {value!r} were scored (Dataset.map and plain "
+                "Parquet do not keep it): pass scorer= with the RSRScorer that scored them, or provenance= with the "
+                "run folder, its manifest.json, or the records"
+            )
+        scores.append(Scoring(match, value, prefix, in_data=True))
+    present = {prefix for prefix, _ in found}
+    for name, record in exact.items():
+        prefix = str(as_mapping(record.get("output")).get("column_prefix", ScoreColumns().prefix))
+        if prefix not in present:
+            scores.append(Scoring(record, name, prefix, in_data=False))
+    if not scores:
+        raise ValueError(
+            "the dataset has neither score columns nor a record of how it was scored: score it first, or pass "
+            "scorer= or provenance="
+        )
+    return scores
+
+
+def _is_score(record: Record) -> bool:
+    return record.get("step") == SCORE and "rank_clip" in as_mapping(record.get("settings"))
+
+
+def _is_chain(steps: Sequence[Record], rows: int) -> bool:
+    """Whether selections followed each other; else they were made side by side on parts that were concatenated."""
+    reports = [report for record in steps if (report := as_mapping(record.get("report")))]
+    before = [report.get("rows_in") for report in reports]
+    after = [report.get("rows_out") for report in reports]
+    if not all(isinstance(count, int) for count in (*before, *after)):
+        return True
+    return all(later <= earlier for earlier, later in zip(after, [*before[1:], rows], strict=False))
 
 
 def _record_files(path: Path) -> list[Path]:

@@ -365,7 +365,7 @@ class TestText:
 def test_splits_are_told_apart(best: Dataset, scored: Dataset) -> None:
     card = body(preview_card(DatasetDict(train=best, test=scored)))
     assert "| `train` | `rsr` | 12 |" in card and "| `test` | `rsr` | 36 |" in card
-    assert "(`select_trajectories`, split `train`)" in card and "Of the split `test`." in card
+    assert "(`select_trajectories`, split `train`)" in card and "Rows of the split `test`." in card
 
 
 def test_real_trajectories(champ_scores: Dataset) -> None:

@@ -1,0 +1,126 @@
+"""The facts that the sections of a card are made from: the rows, and how they were scored and selected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from datasets import Dataset
+
+from ..reading.formats import RowFormat, find_format
+from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
+from .markdown import HUB_ID, code
+
+Record = Mapping[str, Any]
+Splits = dict[str, Dataset]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One way in which rows were scored.
+
+    Attributes:
+        record: The provenance record.
+        settings_hash: The settings as their column says them, or as the record gives them where there is no column.
+        prefix: The ``column_prefix`` of the score columns.
+        in_data: Whether the dataset has these columns.
+    """
+
+    record: Record
+    settings_hash: str
+    prefix: str
+    in_data: bool
+
+    @property
+    def rank_clip(self) -> str:
+        """The rank clip of the scores as they are, rescored or not."""
+        return self.settings_hash.rpartition("-")[2]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The facts that tell the student from others."""
+        return as_mapping(self.record["settings"].get("student"))
+
+    @property
+    def student(self) -> str | None:
+        """The student's Hub id, or else its name."""
+        name = self.identity.get("hub") or self.record.get("student")
+        return str(name) if name else None
+
+    @property
+    def label(self) -> str:
+        """The student in Markdown, with its revision or content hash."""
+        shown = code(self.student) if self.student else "a local model"
+        if not self.identity.get("hub"):
+            content = next(iter(self.identity.values()), None)
+            return f"{shown} (content hash {code(content)})" if content else shown
+        linked = f"[{shown}](https://huggingface.co/{self.student})" if HUB_ID.fullmatch(str(self.student)) else shown
+        revision = self.identity.get("revision")
+        return f"{linked} at revision {code(revision)}" if revision else linked
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known of a dataset on its way to the Hub.
+
+    Attributes:
+        splits: Split to rows.
+        scores: The ways in which the rows were scored.
+        steps: Split and record of every other step, in order.
+        parallel: Whether selections were made on parts that were concatenated afterwards.
+    """
+
+    splits: Splits
+    scores: list[Scoring]
+    steps: list[tuple[str, Record]]
+    parallel: bool
+
+    @property
+    def records(self) -> list[Record]:
+        """All records, each once, those of scoring first."""
+        records = [*(score.record for score in self.scores), *(record for _, record in self.steps)]
+        return [record for i, record in enumerate(records) if record not in records[:i]]
+
+    @property
+    def main_split(self) -> str:
+        """The split to train on."""
+        return "train" if "train" in self.splits else next(iter(self.splits))
+
+    @property
+    def teacher_column(self) -> str:
+        """The column with the teachers' names."""
+        return next(iter(self.said_by_rules("teacher_column")), DEFAULT_TEACHER_COLUMN)
+
+    @cached_property
+    def row_format(self) -> RowFormat | None:
+        """The columns that the student read, if the dataset still has them."""
+        columns = [as_mapping(as_mapping(score.record.get("output")).get("columns")) for score in self.scores]
+        named = {str(standard): str(name) for standard, name in next(filter(None, columns), {}).items()}
+        try:
+            return find_format(next(iter(self.splits.values())).column_names, named)
+        except ValueError:
+            return None
+
+    def said_by_rules(self, name: str) -> list[str]:
+        """The texts that the rules of selections have under a name, the last selection first."""
+        said = [read_rule(record).get(name) for _, record in reversed(self.steps)]
+        return [value for value in said if isinstance(value, str)]
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is, and an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def read_rule(record: Record) -> dict[str, Any]:
+    """The rule of a selection's record, empty where there is none; the older key ``by`` becomes ``metric``."""
+    return {"metric" if name == "by" else name: value for name, value in as_mapping(record.get("rule")).items()}
+
+
+def score_prefixes(dataset: Dataset) -> list[str]:
+    """Prefixes of the score columns of a dataset, in column order."""
+    names = set(dataset.column_names)
+    candidates = [name.removesuffix("_settings") for name in dataset.column_names if name.endswith("_settings")]
+    return [prefix for prefix in candidates if prefix and set(ScoreColumns(prefix).row_types) <= names]

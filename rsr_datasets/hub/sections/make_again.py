@@ -1,0 +1,101 @@
+"""Make it again: code that scores and selects the rows once more."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from ...curation.selection import select_subset, select_trajectories
+from ...metrics import available_metrics
+from ...scoring.scorer import RSRScorer
+from ...tables.columns import ScoreColumns
+from ..facts import Facts, Record, Scoring, as_mapping, read_rule
+from ..markdown import python
+
+_SELECTIONS: dict[str, Callable[..., Any]] = {
+    "select_trajectories": select_trajectories,
+    "select_subset": select_subset,
+}
+
+
+def make_again(facts: Facts) -> dict[str, Any]:
+    """The calls: every student scores, then each split goes through its own selections."""
+    records: dict[str, list[Record]] = {split: [] for split in facts.splits}
+    for split, record in facts.steps:
+        if str(record.get("step")) in _SELECTIONS:
+            records[split].append(record)
+    chains = {split: [_selection(record) for record in of_split] for split, of_split in records.items()}
+    first, *others = records.values()
+    # Equal records, counts among them: the rows were selected before they were split.
+    is_one = not others or (bool(first) and all(other == first for other in others))
+    is_alike = is_one or all(chain == chains[facts.main_split] for chain in chains.values())
+    selections = []
+    for split in [facts.main_split] if is_alike else list(chains):
+        target, source = ("best", "scored") if is_alike else (f"best[{python(split)}]", f"scored[{python(split)}]")
+        for step, *arguments in chains[split]:
+            selections.append((target, _call(step, [source, *arguments])))
+            source = source if facts.parallel else target
+    by_prefix = {score.prefix: score for score in reversed(facts.scores)}
+    return {
+        "scorers": [
+            (_call("RSRScorer", _scorer_arguments(score)), score.record["settings"].get("chat_template"))
+            for score in reversed(by_prefix.values())
+        ],
+        "other_settings": len(by_prefix) < len(facts.scores),
+        "selections": selections,
+        "selectors": sorted({step for chain in chains.values() for step, *_ in chain}),
+        "further_steps": sorted({str(record.get("step")) for _, record in facts.steps} - set(_SELECTIONS)),
+        "files": None if is_one else {split: f"{split}.jsonl" for split in facts.splits},
+        "by_split": not is_alike,
+    }
+
+
+def _scorer_arguments(score: Scoring) -> list[str]:
+    settings, output = score.record["settings"], as_mapping(score.record.get("output"))
+    clip = int(score.rank_clip) if score.rank_clip.isdigit() else score.rank_clip
+    own = {"rank_clip": clip, "column_prefix": score.prefix}
+    arguments = {"revision": score.identity.get("revision"), **settings, **output, **own}
+    if isinstance(metrics := arguments.get("metrics"), Mapping):
+        arguments["metrics"] = list(metrics)
+    written = [python(score.student or "path/to/the/student")]
+    written += ["chat_template=chat_template"] * (arguments.pop("chat_template", None) is not None)
+    return written + _changed(arguments, RSRScorer)
+
+
+def _selection(record: Record) -> list[str]:
+    """The name of a selection, then its arguments."""
+    rule = read_rule(record)
+    columns = ScoreColumns(str(rule.get("column_prefix")))
+    if rule.get("largest") is False:  # the default, except for columns of metrics of which more is better
+        metrics = available_metrics().items()
+        higher = [columns.metric(name) for name, metric in metrics if metric.direction == "higher"]
+        rule["largest"] = False if rule.get("metric") in higher else None
+    if rule.get("metric") == columns.rsr:
+        rule["metric"] = None
+    return [record["step"], *_changed(rule | {"by": rule.get("metric")}, _SELECTIONS[record["step"]])]
+
+
+def _changed(arguments: Mapping[str, Any], function: Callable[..., Any]) -> list[str]:
+    """The keyword arguments that a function has and that are not its defaults."""
+    defaults = _defaults(function)
+    return [
+        f"{name}={python(value)}"
+        for name, value in arguments.items()
+        if name != "student" and name in defaults and not _same(value, defaults[name])
+    ]
+
+
+@cache
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
+def _same(value: Any, default: Any) -> bool:
+    return str(value) == str(default) or (value in (None, {}, []) and default in (None, {}, []))
+
+
+def _call(function: str, arguments: Sequence[str]) -> str:
+    line = ", ".join(arguments)
+    return f"{function}({line})" if len(line) <= 80 else f"{function}(\n    " + ",\n    ".join(arguments) + ",\n)"

@@ -1,0 +1,106 @@
+"""The teachers: rows, shares and dataset-level RSR before and after the selections, as a table and a figure."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ...figures.plots import plot_teachers
+from ...tables import arrays
+from ...teachers.ranking import DatasetRSR, dataset_rsr
+from ..facts import Facts, score_prefixes
+from ..markdown import finite
+
+logger = logging.getLogger(__name__)
+
+_MAX_TEACHERS = 50
+_MAX_FIGURE_TEACHERS = 40
+
+
+def teachers(facts: Facts) -> dict[str, Any]:
+    """The teachers of the largest split; ``None`` where no column names them."""
+    split, part = max(facts.splits.items(), key=lambda item: len(item[1]))
+    column = facts.teacher_column
+    if column not in part.column_names:
+        return {"teachers": None}
+    categories = arrays.read_categories(part, column)
+    counts = np.bincount(categories.codes + 1, minlength=len(categories.values) + 1)
+    rows = {str(name): int(n) for name, n in zip([None, *categories.values], counts, strict=True) if n}
+    reports = [record.get("report") for where, record in facts.steps if where == split]
+    reports = [report for report in reports if isinstance(report, Mapping)]
+    first = reports if facts.parallel else reports[:1]
+    before = _said(first, "teacher_rsr_before")
+    share_before = {} if facts.parallel else _said(first, "teacher_share_before")
+    after = _ratios(facts, part, reports)
+    names = sorted(dict.fromkeys([*rows, *share_before, *before]), key=lambda name: -rows.get(name, 0))
+    shown = [
+        {
+            "teacher": name,
+            "rows": rows.get(name, 0),
+            "share": rows.get(name, 0) / len(part),
+            "share_before": share_before.get(name),
+            "before": before.get(name),
+            "after": _ratio(after.get(name)),
+            "result": after.get(name),
+        }
+        for name in names[:_MAX_TEACHERS]
+    ]
+    left_out = len(names) - len(shown)
+    several = split if len(facts.splits) > 1 else None
+    return {"teachers": {"split": several, "rows": shown, "names": len(rows), "left_out": left_out}}
+
+
+def draw(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """The figure of the largest teachers as PNG; ``None`` without any ratio, or without matplotlib.
+
+    Args:
+        rows: The table's rows, the largest teacher first.
+    """
+    largest = rows[:_MAX_FIGURE_TEACHERS]
+    before = {row["teacher"]: row["before"] for row in largest if row["before"] is not None}
+    after = {row["teacher"]: row["result"] for row in largest if row["after"] is not None}
+    if not before and not after:
+        return None
+    try:
+        figure = plot_teachers(before, after) if before else plot_teachers(after)
+    except ImportError:
+        logger.warning("the card has no figure, which needs matplotlib: pip install 'rsr_datasets[report]'")
+        return None
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    return image.getvalue()
+
+
+def _ratios(facts: Facts, part: Dataset, reports: Sequence[Mapping[str, Any]]) -> Mapping[str, DatasetRSR | float]:
+    """The ratio of each teacher now: computed from the scores that were selected by, or as the last report says."""
+    present = score_prefixes(part)
+    prefix = next((prefix for prefix in (*facts.said_by_rules("column_prefix"), *present) if prefix in present), None)
+    if prefix is None:
+        return _said(reports[-1:], "teacher_rsr_after")
+    try:
+        results = dataset_rsr(part, facts.teacher_column, column_prefix=prefix)
+    except ValueError as error:
+        logger.warning("the card has no ratio of each teacher: %s", error)
+        return {}
+    return {str(name): result for name, result in results.items()}
+
+
+def _ratio(result: DatasetRSR | float | None) -> float | None:
+    return finite(result.rsr if isinstance(result, DatasetRSR) else result)
+
+
+def _said(reports: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+    """Numbers by teacher, of the teachers that only one report knows: parallel reports may contradict each other."""
+    said = [report[name] for report in reports if isinstance(report.get(name), Mapping)]
+    numbers = [{str(teacher): finite(value) for teacher, value in values.items()} for values in said]
+    return {
+        teacher: value
+        for i, values in enumerate(numbers)
+        for teacher, value in values.items()
+        if value is not None and not any(teacher in others for others in numbers[:i] + numbers[i + 1 :])
+    }
