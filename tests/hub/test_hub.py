@@ -161,7 +161,7 @@ class TestRoundTrip:
         run(hub_client.push, curated, "me/how", token=TOKEN)
         text = readme(hub, "me/how")
         assert f"`{scorer.settings_hash}`" in text and "`tiny-student`" in text
-        assert "Of the rows with the same `problem_id`, the 2 rows with the lowest `rsr`" in text
+        assert "The 2 rows with the lowest `rsr` for each `problem_id` (`select_trajectories`)" in text
         assert json.loads(hub.dataset("me/how").files()[RECORDS_FILE].content) == read_records(best)
 
     def test_splits_stay_splits(self, hub: Hub, run: Any, best: Dataset, tmp_path: Path) -> None:
