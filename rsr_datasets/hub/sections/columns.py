@@ -28,7 +28,8 @@ def columns(facts: Facts) -> dict[str, Any]:
     """The columns of the first split."""
     part = next(iter(facts.splits.values()))
     meanings = {facts.teacher_column: "who wrote the trajectory"}
-    meanings |= dict.fromkeys(facts.row_format.names if facts.row_format else (), "the trajectory, as scored")
+    if facts.row_format:
+        meanings |= dict.fromkeys(facts.row_format.names, "the trajectory, as the student read it")
     for prefix in score_prefixes(part):
         names = ScoreColumns(prefix)
         meanings |= {getattr(names, attribute): meaning for attribute, meaning in _SCORE_MEANINGS.items()}

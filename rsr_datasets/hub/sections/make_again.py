@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from ...curation.selection import select_subset, select_trajectories
+from ...curation.subset import select_subset
+from ...curation.trajectories import select_trajectories
 from ...metrics import available_metrics
 from ...scoring.scorer import RSRScorer
 from ...tables.columns import ScoreColumns
@@ -74,7 +75,7 @@ def _selection(record: Record) -> list[str]:
         rule["largest"] = False if rule.get("metric") in higher else None
     if rule.get("metric") == columns.rsr:
         rule["metric"] = None
-    return [record["step"], *_changed(rule | {"by": rule.get("metric")}, _SELECTIONS[record["step"]])]
+    return [record["step"], *_changed(rule, _SELECTIONS[record["step"]])]
 
 
 def _changed(arguments: Mapping[str, Any], function: Callable[..., Any]) -> list[str]:

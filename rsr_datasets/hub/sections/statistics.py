@@ -10,7 +10,7 @@ from datasets import Dataset
 from ...metrics import ratio_of_means
 from ...tables import arrays
 from ...tables.columns import SCORED, STATUSES_WITH_SCORE, ScoreColumns
-from ...teachers.ranking import summarize_metrics
+from ...teachers.dataset_rsr import summarize_metrics
 from ..facts import Facts, score_prefixes
 from ..markdown import finite
 

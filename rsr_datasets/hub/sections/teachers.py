@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ...figures.plots import plot_teachers
 from ...tables import arrays
-from ...teachers.ranking import DatasetRSR, dataset_rsr
+from ...teachers.dataset_rsr import DatasetRSR, dataset_rsr
 from ..facts import Facts, score_prefixes
 from ..markdown import finite
 
@@ -91,7 +91,7 @@ def _ratios(facts: Facts, part: Dataset, reports: Sequence[Mapping[str, Any]]) -
 
 
 def _ratio(result: DatasetRSR | float | None) -> float | None:
-    return finite(result.rsr if isinstance(result, DatasetRSR) else result)
+    return finite(result.value if isinstance(result, DatasetRSR) else result)
 
 
 def _said(reports: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
