@@ -16,16 +16,16 @@ from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One row's outcome: its token-level arrays, or why it has none.
+    """One row's outcome.
 
     Attributes:
-        status: A status of :mod:`rsr_datasets.tables.columns`.
-        token_ids: Ids of the scored tokens, int64, shape ``(tokens,)``; ``None`` where the row was not scored.
-        ranks: Exact ranks, int32, shape ``(tokens,)``.
-        surprisals: Surprisals in nats, float32, shape ``(tokens,)``.
-        entropies: Entropies in nats, float32, shape ``(tokens,)``, where a metric needs them.
-        local_surprisals: Surprisals in nats given few steps of context, likewise.
-        surprisals_without_prompt: Surprisals in nats given the response alone, likewise.
+        status: A status of :mod:`rsr_datasets.tables.columns`. Without a score all arrays are ``None``.
+        token_ids: Ids of the scored tokens, int64, shape ``(tokens,)``, as all arrays here.
+        ranks: Exact ranks, int32.
+        surprisals: Surprisals in nats, float32.
+        entropies: Entropies in nats, float32, where a metric needs them.
+        local_surprisals: Surprisals in nats given few steps of context, float32, where a metric needs them.
+        surprisals_without_prompt: Surprisals in nats given the response alone, float32, where a metric needs them.
     """
 
     status: str
@@ -37,11 +37,7 @@ class ScoredRow:
     surprisals_without_prompt: npt.NDArray[np.float32] | None = None
 
     def tokens(self, rank_clip: int) -> TrajectoryTokens | None:
-        """The values from which metrics are computed; ``None`` for a row that was not scored.
-
-        Args:
-            rank_clip: ``r_max``.
-        """
+        """The values from which metrics are computed, under the given ``r_max``; ``None`` without a score."""
         if self.ranks is None or self.surprisals is None:
             return None
         further = (self.entropies, self.local_surprisals, self.surprisals_without_prompt)
@@ -71,14 +67,15 @@ def make_columns(
     lengths = [0 if row.ranks is None else row.ranks.size for row in outcomes]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     scores = trajectory_scores(ranks, surprisals, offsets, rank_clip)
-    row_values = (scores.rsr, scores.avg_rank, scores.avg_surprisal, scores.num_tokens)
-    texts = ([settings] * len(outcomes), [row.status for row in outcomes])
-    masks = (unscored, unscored, unscored, None, None, None)
-    tokens = [row.tokens(rank_clip) for row in outcomes] if metrics else []
     columns = {
-        name: pa.array(values, kind, mask=mask)
-        for (name, kind), values, mask in zip(names.row_types.items(), (*row_values, *texts), masks, strict=True)
+        names.rsr: pa.array(scores.rsr, mask=unscored),
+        names.avg_rank: pa.array(scores.avg_rank, mask=unscored),
+        names.avg_surprisal: pa.array(scores.avg_surprisal, mask=unscored),
+        names.num_tokens: pa.array(scores.num_tokens, pa.int32()),
+        names.settings: pa.array([settings] * len(outcomes), pa.string()),
+        names.status: pa.array([row.status for row in outcomes], pa.string()),
     }
+    tokens = [row.tokens(rank_clip) for row in outcomes] if metrics else []
     for metric in metrics:
         values = metric_values(metric, tokens)
         columns[names.metric(metric.name)] = pa.array(values, pa.float64(), mask=np.isnan(values))

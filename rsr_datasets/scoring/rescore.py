@@ -11,7 +11,7 @@ from ..metrics import DEFAULT_RANK_CLIP, Metric, available_metrics, find_metrics
 from ..tables.arrays import read_categories
 from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 from ..tables.splits import map_splits
-from .columns import ScoredRow, make_columns
+from .columns import ScoredRow, append_columns, make_columns
 from .settings import check_whole_number
 
 _OF_ANSWER_CONFIDENCE = ("confidence_gain", "ascending_share")
@@ -27,11 +27,10 @@ def rescore(
 
     Args:
         dataset: Scored with ``token_columns=True``.
-        rank_clip: ``r_max`` of the new scores; the one that was used gives the same bits again.
+        rank_clip: ``r_max`` of the new scores; the old one gives the same bits again.
         column_prefix: The prefix of the columns.
-        metrics: Metrics to add a column for, names or objects, as in :class:`RSRScorer`. Columns of known metrics that
-            are there are recomputed too. Built-in metrics of a second pass of the student do not depend on the clip;
-            their columns stay as they are.
+        metrics: Metrics to add a column for, as in :class:`RSRScorer`. Columns of known metrics are recomputed too.
+            Built-in metrics of a second pass of the student do not depend on the clip; their columns stay.
 
     Returns:
         The dataset with the same columns and those of ``metrics``; ``rsr_settings`` says the new rank clip.
@@ -65,10 +64,19 @@ def _rescore_split(
             )
     there = [m for name, m in available_metrics().items() if columns.metric(name) in dataset.column_names]
     again = tuple({m.name: m for m in (*find_metrics(m for m in there if set(m.needs) <= known), *asked)}.values())
-    unclipped = [*_OF_ANSWER_CONFIDENCE, *(m.name for m in there if is_built_in(m))]
-    _refuse_old_clip(
-        dataset, columns, rank_clip, {columns.metric(name) for name in unclipped + [m.name for m in again]}
-    )
+    unclipped = [m.name for m in there if is_built_in(m) and "entropies" not in m.needs]  # these need a second pass
+    right = {columns.metric(name) for name in (*_OF_ANSWER_CONFIDENCE, *unclipped, *(m.name for m in again))}
+    right |= {*columns.row_types}
+    floats = [name for name, kind in dataset.features.items() if kind == Value("float64")]
+    stale = [
+        name for name in floats if name.startswith(f"{column_prefix}_") and name not in right | {*columns.row_types}
+    ]
+    before = read_categories(dataset, columns.settings).values if stale else []
+    if any(not settings.endswith(f"-{rank_clip}") for settings in before):
+        raise ValueError(
+            f"columns {stale}: their metrics cannot be computed here, so that they would keep the old clip; register "
+            "the metrics, pass them in metrics=, or remove the columns"
+        )
     rescored: Dataset = dataset.with_format("arrow").map(
         _rescore_table,
         batched=True,
@@ -76,23 +84,6 @@ def _rescore_split(
         desc="Rescoring",
     )
     return rescored.with_format(**dataset.format)
-
-
-def _refuse_old_clip(dataset: Dataset, columns: ScoreColumns, rank_clip: int, right: set[str]) -> None:
-    """Refuses columns that would stay at the old clip under settings that say the new one."""
-    stale = [
-        name
-        for name, kind in dataset.features.items()
-        if name.startswith(f"{columns.prefix}_")
-        and kind == Value("float64")
-        and name not in right | {*columns.row_types}
-    ]
-    before = read_categories(dataset, columns.settings).values if stale else []
-    if any(not settings.endswith(f"-{rank_clip}") for settings in before):
-        raise ValueError(
-            f"columns {stale}: their metrics are not known here, so that they would keep the old clip; register the "
-            "metrics, pass them in metrics=, or remove the columns"
-        )
 
 
 def _rescore_table(table: pa.Table, rank_clip: int, prefix: str, metrics: Sequence[Metric]) -> pa.Table:
@@ -109,13 +100,7 @@ def _rescore_table(table: pa.Table, rank_clip: int, prefix: str, metrics: Sequen
     arrays = [[one.values.to_numpy(zero_copy_only=False) if one.is_valid else None for one in each] for each in lists]
     outcomes = [ScoredRow(*values) for values in zip(statuses, *arrays, strict=True)]
     scored = make_columns(outcomes, columns, rank_clip, "", token_columns=False, metrics=metrics)
-    before = table[columns.settings].to_pylist()
-    scored[columns.settings] = pa.array(
-        [text and f"{text.rpartition('-')[0]}-{rank_clip}" for text in before], pa.string()
-    )
-    for name, column in scored.items():
-        if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, column)
-        else:
-            table = table.append_column(name, column)
-    return table
+    settings = [text and f"{text.rpartition('-')[0]}-{rank_clip}" for text in table[columns.settings].to_pylist()]
+    scored[columns.settings] = pa.array(settings, pa.string())
+    order = dict.fromkeys([*table.column_names, *scored])
+    return append_columns(table, scored).select(list(order))

@@ -124,16 +124,14 @@ class RSRScorer:
         else:
             given = {name: self._arguments[name] for name in loading} | {"model_kwargs": dict(model_kwargs or {})}
             self.source = TransformersStudent(student, **given)
-        checked = {
+        checked = self._arguments | {
             "source": self.source,
             "chat_template": resolve_chat_template(None if chat_template is None else os.fspath(chat_template)),
             "chat_template_kwargs": as_json("chat_template_kwargs", chat_template_kwargs or {}),
             "metrics": find_metrics(metrics),
             "columns": check_columns(columns),
         }
-        self._settings = Settings(
-            **{field.name: {**self._arguments, **checked}[field.name] for field in fields(Settings)}
-        )
+        self._settings = Settings(**{field.name: checked[field.name] for field in fields(Settings)})
         self.metrics, self.strict, self.output = self._settings.metrics, strict, self._settings.output
         if metrics is not None:  # another process may not know what was registered here
             self._arguments["metrics"] = [metric.name if is_built_in(metric) else metric for metric in self.metrics]
@@ -183,10 +181,7 @@ class RSRScorer:
         return self.score_columns.types(self._settings.token_columns, self.metrics)
 
     def features(self, features: Features | None) -> Features:
-        """Features of a dataset after scoring, for ``IterableDataset.map(scorer, features=...)``.
-
-        Args:
-            features: The features before it.
+        """Features of a dataset after scoring from those before, for ``IterableDataset.map(scorer, features=...)``.
 
         Raises:
             ValueError: If they are not known (``None``), as for streamed JSON: give them to ``load_dataset``.
@@ -203,9 +198,8 @@ class RSRScorer:
             extra: Indices and rank, in the order in which ``map(with_indices=True, with_rank=True)`` gives them.
 
         Returns:
-            For a table, the table with the columns appended (columns of the same names are replaced); for a dict, the
-            new columns alone. The lazy batch or row that ``Dataset.map`` hands over is updated in place, as Arrow
-            arrays, and the result is empty: nothing is left for ``map`` to merge.
+            For a table, the table with the columns appended or replaced; for a dict, the new columns alone. What
+            ``Dataset.map`` hands over is updated in place with Arrow arrays, and the result is empty.
 
         Raises:
             ValueError: For rows in another format, no column to read, or with ``strict`` an unscorable row.
@@ -230,10 +224,7 @@ class RSRScorer:
         return given.give_back(self.to_columns(outcomes))
 
     def find_format(self, column_names: Iterable[str]) -> RowFormat:
-        """Says which columns are read.
-
-        Args:
-            column_names: The columns that there are.
+        """Says which of a dataset's columns are read.
 
         Raises:
             ValueError: If no format fits them, or the scores would overwrite a column that is read.
@@ -292,14 +283,7 @@ class RSRScorer:
         )
 
     def to_columns(self, outcomes: Sequence[ScoredRow]) -> dict[str, pa.Array]:
-        """Turns outcomes into the columns of the contract, with their Arrow types.
-
-        Args:
-            outcomes: From :meth:`score_encoded`.
-
-        Returns:
-            Column name to array, one value a row.
-        """
+        """Turns outcomes of :meth:`score_encoded` into columns: name to array, one value a row, in order."""
         settings = self._settings
         columns = make_columns(
             outcomes, self.score_columns, settings.rank_clip, self.settings_hash, settings.token_columns, self.metrics
@@ -319,19 +303,11 @@ class RSRScorer:
         return columns
 
     def resolve_options(self, device: torch.device | None = None) -> dict[str, Any]:
-        """The engine's options as given or, where they were left open, as the engine chose; loads the student.
-
-        Args:
-            device: Where the student goes when it is loaded for this; ``None`` is :attr:`placement`.
-        """
+        """The engine's options as given or, where they were left open, as the engine chose; loads the student."""
         return self._session.load_engine(self._options, device or self.placement)[1]
 
     def with_options(self, options: Mapping[str, Any]) -> RSRScorer:
-        """The same scorer with other options of its engine; the two load one student between them.
-
-        Args:
-            options: Options by name, such as those of :meth:`resolve_options`.
-        """
+        """The same scorer with other options of its engine, by name; the two load one student between them."""
         other = object.__new__(type(self))
         arguments = {name: value for name, value in options.items() if name in self._arguments}
         changed = {"_arguments": self._arguments | arguments, "_options": self._options | dict(options)}

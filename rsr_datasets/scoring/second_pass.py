@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..engines.base import Engine, OnBatch
+from ..engines.base import BatchAccount, Engine, OnBatch
 from ..reading.rows import EncodedRow, UnscorableRowError
 from ..reading.steps import token_steps
 from ..reading.token_texts import split_text
@@ -29,18 +29,17 @@ def read_again(
 ) -> list[ScoredRow]:
     """Adds the surprisals for which the student reads a trajectory again, with less before its tokens.
 
-    Args:
-        outcomes: Outcomes of the first pass.
-        encoded: The rows.
-        needs: What metrics need; ``"local_surprisals"`` and ``"surprisals_without_prompt"`` take a second pass.
-        engine: The student.
-        tokenizer: The student's tokenizer.
-        on_batch: Called after each forward pass, with no row tokens: the first pass counted the rows.
+    ``needs`` are the metrics'; ``on_batch`` hears of no row tokens, since the first pass counted the rows.
     """
     parts: dict[str, Callable[[EncodedRow], list[EncodedRow]]] = {
         "local_surprisals": lambda row: local_rows(row, tokenizer),
         "surprisals_without_prompt": lambda row: [row_without_prompt(row, tokenizer)],
     }
+
+    def count_no_rows(batch: BatchAccount) -> None:
+        if on_batch is not None:
+            on_batch(replace(batch, row_tokens=0))
+
     again = list(outcomes)
     for need in sorted(parts.keys() & set(needs)):
         rows = [
@@ -48,8 +47,7 @@ def read_again(
             for outcome, row in zip(outcomes, encoded, strict=True)
         ]
         flat = [part for some in rows for part in some]
-        account = None if on_batch is None else (lambda batch: on_batch(replace(batch, row_tokens=0)))
-        found = iter(engine.score(flat, on_batch=account) if flat else ())
+        found = iter(engine.score(flat, on_batch=on_batch and count_no_rows) if flat else ())
         for i, some in enumerate(rows):
             if some:
                 added: dict[str, Any] = {need: np.concatenate([next(found).surprisals for _ in some])}
@@ -60,17 +58,11 @@ def read_again(
 def local_rows(
     row: EncodedRow, tokenizer: PreTrainedTokenizerBase, steps_before: int = LOCAL_STEPS
 ) -> list[EncodedRow]:
-    """One row for each step of a trajectory, with only the few steps before it as context (arXiv:2601.14249, Eq. 11).
+    """One row for each step of a trajectory, with only ``steps_before`` steps as context (arXiv:2601.14249, Eq. 11).
 
-    Steps are sentences and lines (:mod:`rsr_datasets.reading.steps`), and a new one begins where scored tokens do
-    not follow each other. What stands before the first of them, the prompt, counts as one more step. Context is all
-    that stands between, also what is not scored itself. Where the whole row begins with the tokenizer's token for the
-    beginning of a text, each of these rows does.
-
-    Args:
-        row: The encoded trajectory.
-        tokenizer: The student's tokenizer.
-        steps_before: Steps of context.
+    Steps are sentences and lines (:mod:`rsr_datasets.reading.steps`). A step also begins where scored tokens do not
+    follow each other. The prompt counts as one more step. Context is all that stands between, also tokens that are
+    not scored. If the row begins with the tokenizer's token for the beginning of a text, so does each of these rows.
 
     Returns:
         Rows whose scored tokens put together are those of ``row``, in order.
@@ -87,17 +79,10 @@ def local_rows(
 
 
 def row_without_prompt(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
-    """The trajectory without what stands before its first scored token (arXiv:2308.12032).
+    """The trajectory without the prompt before its first scored token (arXiv:2308.12032).
 
-    The first token needs one to be predicted from: the tokenizer's token for the beginning of a text, else that for
-    its end, and where there is neither, the token that stood before it.
-
-    Args:
-        row: The encoded trajectory.
-        tokenizer: The student's tokenizer.
-
-    Returns:
-        A row with the same scored tokens.
+    The first token needs one to be predicted from: the tokenizer's token for the beginning of a text, else its token
+    for the end, else the token that stood before.
     """
     start = int(row.positions[0])
     anchors = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(row.input_ids[start - 1]))

@@ -24,11 +24,7 @@ Encoded = EncodedRow | UnscorableRowError
 
 
 class Session:
-    """Loads a scorer's tokenizer and student once each and reads rows with them; copies of a scorer share it.
-
-    Args:
-        settings: The scorer's settings.
-    """
+    """Loads a scorer's tokenizer and student once each and reads rows with them; copies of a scorer share it."""
 
     def __init__(self, settings: Settings) -> None:
         self.engine: Engine | None = None
@@ -57,17 +53,17 @@ class Session:
             settings = self._settings
             trained = getattr(settings.source.load_config().get_text_config(), "max_position_embeddings", None)
             self._length_limit = settings.max_length or trained
-            if trained is not None and self._length_limit > trained:
-                logger.warning(
+            if trained is not None and settings.max_length is not None and settings.max_length > trained:
+                message = (
                     "max_length=%d: the student was made for %d positions (max_position_embeddings); "
-                    "tokens beyond them are scored out of its range",
-                    self._length_limit,
-                    trained,
+                    "tokens beyond them are scored out of its range"
                 )
-            tokenizer, template = settings.source.load_tokenizer(), settings.chat_template
-            kwargs = settings.chat_template_kwargs
+                logger.warning(message, settings.max_length, trained)
             self.encoder = ConversationEncoder(
-                tokenizer, chat_template=template, chat_template_kwargs=kwargs, turns=settings.turns
+                settings.source.load_tokenizer(),
+                chat_template=settings.chat_template,
+                chat_template_kwargs=settings.chat_template_kwargs,
+                turns=settings.turns,
             )
         return self.encoder
 
@@ -113,43 +109,36 @@ class Session:
         if not any(isinstance(row, EncodedRow) for row in encoded):
             return [ScoredRow(row.status) for row in encoded]
         engine, _ = self.load_engine(options, device)
-        readable = [self._check(row, engine, place) for row, place in zip(encoded, places, strict=True)]
-        wanted = [row for row in readable if isinstance(row, EncodedRow)]
-        entropies = ENTROPIES in self._needs
-        found = iter(engine.score(wanted, entropies=entropies, on_batch=on_batch) if wanted else ())
+        checked = [self._check(row, engine, place) for row, place in zip(encoded, places, strict=True)]
+        wanted = [row for row in checked if isinstance(row, EncodedRow)]
+        found = iter(engine.score(wanted, entropies=ENTROPIES in self._needs, on_batch=on_batch) if wanted else ())
         outcomes = [
             self._outcome(row, next(found), place) if isinstance(row, EncodedRow) else ScoredRow(row.status)
-            for row, place in zip(readable, places, strict=True)
+            for row, place in zip(checked, places, strict=True)
         ]
         if self._needs <= {ENTROPIES}:
             return outcomes
-        _set_options(engine, {"share_prefixes": False})  # the scores of this version were not rounded as if shared
-        return read_again(outcomes, readable, self._needs, engine, self.load_encoder().tokenizer, on_batch)
+        _set_options(engine, {"share_prefixes": False})  # sharing would round these scores otherwise than before
+        return read_again(outcomes, checked, self._needs, engine, self.load_encoder().tokenizer, on_batch)
 
     def _refuse_unfit(self, engine: Engine) -> None:
         longest, limit = engine.max_positions, self._settings.max_length
         if longest is not None and limit is not None and limit > longest + 1:
             raise ValueError(
-                f"max_length={limit}: student {engine.name!r} reads at most {longest} tokens "
-                f"at once, of a row all but the last: pass max_length={longest + 1} or less"
+                f"max_length={limit}: student {engine.name!r} reads at most {longest} tokens at once, "
+                f"of a row all but the last: pass max_length={longest + 1} or less"
             )
         needing = [metric.name for metric in self._settings.metrics if ENTROPIES in metric.needs]
         if needing and ENTROPIES not in engine.provides:
-            raise ValueError(
-                f"metrics {needing} need entropies, which the engine of student {engine.name!r} does not give; "
-                "leave them out"
-            )
+            raise ValueError(f"metrics {needing} need entropies, which student {engine.name!r} does not give")
 
     def _check(self, row: Encoded, engine: Engine, place: str) -> Encoded:
-        """Applies the limits of the loaded student, its longest row and its vocabulary."""
+        """Applies the limits of the loaded student: its longest row and its vocabulary."""
         if isinstance(row, EncodedRow) and engine.max_positions is not None:
             row = self._fit(row, engine.max_positions + 1, place)
         if isinstance(row, EncodedRow) and (largest := row.input_ids.max()) >= engine.vocab_size:
-            reason = (
-                f"token id {largest} lies outside the {engine.vocab_size} entries of student {engine.name!r}: "
-                "is the tokenizer this student's?"
-            )
-            row = self._said(BAD_ROW, reason, place)
+            reason = f"token id {largest} lies outside the {engine.vocab_size} entries of student {engine.name!r}"
+            return self._unscorable(BAD_ROW, f"{reason}: is the tokenizer this student's?", place)
         return row
 
     def _fit(self, row: Encoded, limit: int | None, place: str) -> Encoded:
@@ -160,18 +149,17 @@ class Session:
             raise ValueError(f"{place}: {error}") from error
         except UnscorableRowError as error:
             row = error
-        return self._said(row.status, str(row), place)
+        return self._unscorable(row.status, str(row), place)
 
     def _outcome(self, row: EncodedRow, scores: TokenScores, place: str) -> ScoredRow:
         total = float(scores.surprisals.sum(dtype=np.float64))
         if not np.isfinite(total) or total == 0:
-            return ScoredRow(
-                self._said(NONFINITE, f"the surprisals sum to {total}, which gives no ratio", place).status
-            )
+            reason = f"the surprisals sum to {total}, which gives no ratio"
+            return ScoredRow(self._unscorable(NONFINITE, reason, place).status)
         ids = row.input_ids[row.positions]
         return ScoredRow(row.status, ids, scores.ranks, scores.surprisals, scores.entropies)
 
-    def _said(self, status: str, reason: str, place: str) -> UnscorableRowError:
+    def _unscorable(self, status: str, reason: str, place: str) -> UnscorableRowError:
         """Says why a row has no score, once for each status; raises ``ValueError`` if the scorer is strict."""
         if self._settings.strict:
             raise ValueError(f"{place}: {status}: {reason}")
@@ -181,7 +169,6 @@ class Session:
 
 
 def _set_options(engine: Engine, options: Mapping[str, Any]) -> None:
-    """Sets the options that the engine keeps as attributes."""
     for name, value in options.items():
         if hasattr(engine, name):
             setattr(engine, name, value)
