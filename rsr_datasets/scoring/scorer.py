@@ -63,7 +63,7 @@ class RSRScorer:
         chat_template_kwargs: Passed to the chat template for every row; a column of that name wins.
         rank_clip: ``r_max``; greater ranks count as this one.
         max_length: Longest sequence in tokens, counted to the last scored token; ``None`` is the student's
-            ``max_position_embeddings``, and in any case no more than its engine can read.
+            ``max_position_embeddings``, or less if the student cannot read as much.
         on_overflow: ``"truncate"``, ``"skip"`` or ``"error"`` for longer rows.
         turns: ``"all"`` or ``"last"``: which assistant turns count.
         logits_dtype: ``"student"`` (what the published numbers used) or ``"float32"``, which breaks the ties that
@@ -213,12 +213,8 @@ class RSRScorer:
             )
         given = read_input(rows, extra, sys._getframe(1), self.find_format)
         if isinstance(rows, LazyDict) and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-            self._session.warn_once(
-                "idle",
-                "dataset.map under a launch of %d processes: each of them does all the work; "
-                "rsr_datasets.score_dataset divides it among them",
-                processes,
-            )
+            message = "dataset.map under a launch of %d processes: each of them does all the work; "
+            self._session.warn_once("idle", f"{message}rsr_datasets.score_dataset divides it among them", processes)
         encoded = self.encode(given.rows, given.row_format, given.indices)
         outcomes = self.score_encoded(encoded, given.indices, self.device or default_device(given.rank))
         return given.give_back(self.to_columns(outcomes))
@@ -278,9 +274,8 @@ class RSRScorer:
         Returns:
             One outcome a row, in the order of the rows.
         """
-        return self._session.score(
-            encoded, _places(len(encoded), indices), self._options, device or self.placement, on_batch
-        )
+        places = _places(len(encoded), indices)
+        return self._session.score(encoded, places, self._options, device or self.placement, on_batch)
 
     def to_columns(self, outcomes: Sequence[ScoredRow]) -> dict[str, pa.Array]:
         """Turns outcomes of :meth:`score_encoded` into columns: name to array, one value a row, in order."""
@@ -289,17 +284,10 @@ class RSRScorer:
             outcomes, self.score_columns, settings.rank_clip, self.settings_hash, settings.token_columns, self.metrics
         )
         scored = sum(outcome.ranks is not None for outcome in outcomes)
-        for metric in self.metrics:
-            undefined = columns[self.score_columns.metric(metric.name)].null_count - (len(outcomes) - scored)
-            if undefined:
-                self._session.warn_once(
-                    f"metric {metric.name}",
-                    "metric %r (%s) is not defined for %d of %d scored rows: null there (said once)",
-                    metric.name,
-                    metric.formula,
-                    undefined,
-                    scored,
-                )
+        message = "metric %r (%s) is not defined for %d of %d scored rows: null there (said once)"
+        for name, formula in ((metric.name, metric.formula) for metric in self.metrics):
+            if undefined := columns[self.score_columns.metric(name)].null_count - (len(outcomes) - scored):
+                self._session.warn_once(f"metric {name}", message, name, formula, undefined, scored)
         return columns
 
     def resolve_options(self, device: torch.device | None = None) -> dict[str, Any]:
@@ -314,20 +302,7 @@ class RSRScorer:
         other.__dict__.update(self.__dict__ | changed)
         return other
 
-    # ruff: noqa: D102  until runs/ and curation/ use resolve_options and with_options
-    def choose_tokens_per_batch(self, device: Any = None) -> Any:
-        return self.resolve_options(device)["tokens_per_batch"]
-
-    def choose_torch_compile(self, text_bytes: int, device: Any = None) -> bool:
-        return False
-
-    def with_batching(self, tokens_per_batch: int, share_prompts: bool, torch_compile: bool) -> RSRScorer:
-        return self.with_options({"tokens_per_batch": tokens_per_batch, "share_prefixes": share_prompts})
-
-    @property
-    def share_prompts(self) -> bool:
-        return bool(self._options["share_prefixes"])
-
+    # ruff: noqa: D102  until runs/estimate.py reads source and options
     @property
     def tokens_per_batch(self) -> int | None:
         return self._options["tokens_per_batch"]
@@ -361,11 +336,14 @@ def _save_for_hashing(pickler: Pickler, scorer: RSRScorer) -> None:
 def _hash_of_subclass(scorer: RSRScorer) -> str:
     """Hashes what a subclass adds: attributes, and the code of methods, but not where the class stands."""
     own = {k: v for k, v in scorer.__dict__.items() if k not in (*_MADE_ANEW, "_arguments", "_options")}
-    kinds = type(scorer).__mro__
-    members = [item for kind in kinds[: kinds.index(RSRScorer)] for item in vars(kind).items()]
-    codes = [(name, getattr(getattr(member, "fget", member), "__code__", None)) for name, member in members]
-    code = [(name, code.replace(co_filename="")) for name, code in codes if code is not None]
-    return Hasher.hash([type(scorer).__qualname__, own, code])
+    kinds, added = type(scorer).__mro__, []
+    for name, member in (item for kind in kinds[: kinds.index(RSRScorer)] for item in vars(kind).items()):
+        inner = getattr(member, "fget", None) or getattr(member, "__wrapped__", member)
+        if code := getattr(inner, "__code__", None):
+            added.append((name, code.replace(co_filename="")))
+        elif not name.startswith("__"):
+            added.append((name, member))
+    return Hasher.hash([type(scorer).__qualname__, own, added])
 
 
 def _places(count: int, indices: Sequence[int] | None) -> list[str]:

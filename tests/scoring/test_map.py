@@ -410,8 +410,12 @@ def test_a_subclass_is_known_by_its_student_and_its_own_code(tokenizer: object) 
     models = [make_model("llama", 400, seed) for seed in (0, 0, 1)]
     first, same, retrained = map(hashed_as, models)
     assert first == same == hashed_as(models[0], "moved.elsewhere")
-    others = [hashed_as(models[0], bonus=2), hashed_as(models[0], features=lambda self, found: found)]
-    assert len({first, retrained, *others, hashed(student=models[0], tokenizer=tokenizer)}) == 5
+    others = [
+        hashed_as(models[0], bonus=2),
+        hashed_as(models[0], features=lambda self, found: found),
+        hashed_as(models[0], size=3),
+    ]
+    assert len({first, retrained, *others, hashed(student=models[0], tokenizer=tokenizer)}) == 6
 
 
 class Doubling(RSRScorer):
