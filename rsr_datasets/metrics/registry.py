@@ -106,8 +106,8 @@ class Metric:
 
         Args:
             values: The metric of each trajectory, shape ``(n,)``.
-            avg_rank: Average clipped rank of each trajectory, shape ``(n,)``.
-            avg_surprisal: Average surprisal of each trajectory in nats, shape ``(n,)``.
+            avg_rank: Average clipped ranks, shape ``(n,)``.
+            avg_surprisal: Average surprisals in nats, shape ``(n,)``.
 
         Returns:
             Upper and lower parts, both of shape ``(n,)``; for a metric that is no ratio the values and ones.
@@ -158,7 +158,7 @@ def register_metric(metric: Metric, replace: bool = False) -> Metric:
 
     Args:
         metric: The metric.
-        replace: Whether it may take the name of another one that is not built in.
+        replace: Whether the metric may take the name of another metric that is not built in.
 
     Returns:
         The metric.
@@ -180,10 +180,7 @@ def available_metrics() -> Mapping[str, Metric]:
 
 
 def find_metric(metric: str | Metric) -> Metric:
-    """The metric of a name.
-
-    Args:
-        metric: A name, or a metric, which is given back.
+    """The metric of a name; a metric is given back.
 
     Raises:
         ValueError: If no metric has the name.
@@ -199,7 +196,7 @@ def find_metrics(metrics: Iterable[str | Metric] | None) -> tuple[Metric, ...]:
     """The metrics to compute beside the default ones.
 
     Args:
-        metrics: Names or metrics; default ones among them, which are computed anyway, are passed over.
+        metrics: Names or metrics. Default metrics are passed over: they are computed anyway.
 
     Raises:
         ValueError: If a name is unknown, or two different metrics have one name.
@@ -216,13 +213,5 @@ def find_metrics(metrics: Iterable[str | Metric] | None) -> tuple[Metric, ...]:
 
 
 def metric_values(metric: Metric, trajectories: Sequence[TrajectoryTokens | None]) -> FloatArray:
-    """A metric of several trajectories.
-
-    Args:
-        metric: The metric.
-        trajectories: Their tokens; ``None`` for one that was not scored.
-
-    Returns:
-        Float64, shape ``(n,)``; NaN where it is not defined.
-    """
+    """A metric of ``n`` trajectories, float64, shape ``(n,)``; NaN where it is not defined, and for ``None``."""
     return np.array([math.nan if tokens is None else metric.of(tokens) for tokens in trajectories], dtype=np.float64)

@@ -27,10 +27,10 @@ class TrajectoryScores:
         num_tokens: Tokens per trajectory, int64, shape ``(n,)``.
     """
 
-    avg_rank: npt.NDArray[np.float64]
-    avg_surprisal: npt.NDArray[np.float64]
-    rsr: npt.NDArray[np.float64]
-    num_tokens: npt.NDArray[np.int64]
+    avg_rank: FloatArray
+    avg_surprisal: FloatArray
+    rsr: FloatArray
+    num_tokens: IntArray
 
 
 def trajectory_scores(
@@ -44,11 +44,11 @@ def trajectory_scores(
         ranks: Exact ranks, 1 for the student's favourite token, shape ``(tokens,)``.
         surprisals: Surprisals in nats, shape ``(tokens,)``. They are summed in float64.
         offsets: First token of each trajectory and, last, the number of tokens, shape ``(n + 1,)``.
-        rank_clip: ``r_max``; greater ranks count as this one.
+        rank_clip: ``r_max``; greater ranks count as ``r_max``.
 
     Returns:
-        The scores. A trajectory without tokens is NaN throughout, and so is one with a NaN or an infinite surprisal;
-        one whose surprisals sum to zero has no ratio.
+        The scores. A trajectory without tokens is NaN throughout, and so is a trajectory with a NaN or an infinite
+        surprisal; a trajectory whose surprisals sum to zero has no ratio.
 
     Raises:
         ValueError: If ``rank_clip`` is not positive or the shapes do not agree.
@@ -98,9 +98,7 @@ def ratio_of_means(avg_ranks: npt.ArrayLike, avg_surprisals: npt.ArrayLike) -> f
     return float(ranks.mean() / mean_surprisal) if mean_surprisal > 0 else float("nan")
 
 
-def _segment_sums(
-    values: npt.NDArray[np.float64], bounds: npt.NDArray[np.int64], num_tokens: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
+def _segment_sums(values: FloatArray, bounds: IntArray, num_tokens: IntArray) -> FloatArray:
     sums = np.zeros(num_tokens.size, dtype=np.float64)
     filled = num_tokens > 0
     if filled.any():
@@ -110,7 +108,7 @@ def _segment_sums(
 
 @dataclass(frozen=True)
 class TrajectoryTokens:
-    """What is known of the scored tokens of one trajectory; all arrays have the shape ``(tokens,)``.
+    """The scored tokens of one trajectory; all arrays have the shape ``(tokens,)``.
 
     Attributes:
         ranks: Exact ranks, 1 for the student's favourite token, int32.
@@ -135,10 +133,10 @@ class TrajectoryTokens:
         return np.minimum(self.ranks, self.rank_clip).astype(np.float64)
 
     def known(self, need: Need) -> FloatArray:
-        """One of the arrays that exist only where a metric needs them.
+        """An array that exists only where a metric needs it.
 
         Raises:
-            ValueError: If it is not there.
+            ValueError: If the array is not there.
         """
         values: FloatArray | None = getattr(self, need)
         if values is None:

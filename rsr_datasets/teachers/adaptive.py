@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,49 +13,38 @@ import numpy.typing as npt
 from datasets import Dataset
 from scipy import stats
 
-from ..metrics import ratio_of_means
 from ..metrics.trajectory import FloatArray, IntArray
-from .dataset_rsr import ROW
+from .dataset_rsr import ROW, value_of
 
 logger = logging.getLogger(__name__)
 
-# Adaptive sampling looks at the data after this many trajectories of each teacher, then after each growth by a factor.
-_FIRST_LOOK = 20
+_FIRST_LOOK = 20  # trajectories of each teacher
 _GROWTH = 1.4
 
 Stopped = Literal["certain", "budget"]
 
 
+@dataclass(eq=False)
 class Contestant:
-    """A teacher whose trajectories are scored as far as they are needed, in a fixed order.
+    """A teacher whose ``rows`` of a dataset are scored in this order, as far as they are needed, ``budget`` at most.
 
-    Args:
-        teacher: Name of the teacher.
-        dataset: Dataset that holds the teacher's trajectories.
-        rows: Rows of the trajectories in that order, shape ``(n,)``.
-        units: Sampling unit (the problem) of each, shape ``(n,)``.
-        budget: Most trajectories that may be scored.
-        read: Gives the scores of some rows, as :func:`read_scores` does.
+    ``row_units`` holds the sampling unit (the problem) of each row; ``read`` gives the scores of some rows.
     """
 
-    def __init__(
-        self,
-        teacher: str,
-        dataset: Dataset,
-        rows: IntArray,
-        units: IntArray,
-        budget: int,
-        read: Callable[[Dataset], npt.NDArray[Any]],
-    ) -> None:
-        self.teacher, self.budget, self.total = teacher, budget, rows.size
-        self.scores, self.dropped = np.empty(0, ROW), False
-        self._dataset, self._rows, self._units, self._read = dataset, rows, units, read
+    teacher: str
+    dataset: Dataset
+    rows: IntArray
+    row_units: IntArray
+    budget: int
+    read: Callable[[Dataset], npt.NDArray[Any]]
+    scores: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, ROW))
+    dropped: bool = False
 
     def extend(self, size: int) -> None:
         """Scores on until ``size`` trajectories or the budget."""
-        rows = self._rows[self.scores.size : min(size, self.budget)]
+        rows = self.rows[self.scores.size : min(size, self.budget)]
         if rows.size:
-            self.scores = np.append(self.scores, self._read(self._dataset.select(rows)))
+            self.scores = np.append(self.scores, self.read(self.dataset.select(rows)))
 
     @property
     def scored(self) -> npt.NDArray[Any]:
@@ -64,12 +54,12 @@ class Contestant:
     @property
     def units(self) -> IntArray:
         """Sampling unit of each trajectory with a score."""
-        return self._units[: self.scores.size][self.scores["scored"]]
+        return self.row_units[: self.scores.size][self.scores["scored"]]
 
     @property
     def value(self) -> float:
         """The metric over all trajectories so far."""
-        return ratio_of_means(self.scored["upper"], self.scored["lower"])
+        return value_of(self.scores)
 
     @property
     def influence(self) -> FloatArray:
@@ -81,16 +71,9 @@ class Contestant:
 def sample_adaptively(contestants: Sequence[Contestant], confidence: float, tolerance: float) -> Stopped:
     """Scores in growing samples until the leader is surely within ``tolerance`` of the best, or the budget is used up.
 
-    The error probability ``1 - confidence`` is divided evenly among all looks and the opponents of the best teacher: a
+    Teachers that are surely worse than the leader are dropped. The sizes of the looks are fixed beforehand, and the
+    error probability ``1 - confidence`` is divided evenly among the looks and the opponents of the best teacher: a
     union bound, valid however the looks depend on each other.
-
-    Args:
-        contestants: The teachers; those that are surely worse than the leader are marked as dropped.
-        confidence: Probability that the statement with which sampling stops is true.
-        tolerance: Relative difference from the best that is accepted.
-
-    Raises:
-        ValueError: If the leader's value is not positive.
     """
     budget = max(contestant.budget for contestant in contestants)
     looks = [min(_FIRST_LOOK, budget)]
@@ -132,7 +115,7 @@ def _log_ratio_bound(leader: Contestant, rival: Contestant, error: float) -> flo
         return math.inf
     units, index = np.unique(np.concatenate([leader.units, rival.units]), return_inverse=True)
     sums = np.bincount(index, weights=np.concatenate([leader.influence, -rival.influence]))
-    unseen = 1 - min(c.scores.size / c.total for c in (leader, rival))
+    unseen = 1 - min(c.scores.size / c.rows.size for c in (leader, rival))
     variance = float(np.sum(sums**2)) * units.size / (units.size - 1) * unseen
     difference = math.log(leader.value) - math.log(rival.value)
     return difference + float(stats.t.isf(error, units.size - 1)) * math.sqrt(variance)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ..metrics.trajectory import FloatArray
@@ -15,19 +13,10 @@ _CELLS_PER_CHUNK = 4_000_000
 
 
 def bootstrap_ratios(upper: FloatArray, lower: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Ratios of sums over resampled units, the same units for all sets.
+    """Ratios of the sums of ``upper`` and ``lower`` over resampled units; NaN without units.
 
-    More than 10,000 units are first put at random into 10,000 blocks of like size, which are then resampled: the
-    interval is as wide, and the work stays the same.
-
-    Args:
-        upper: Sums over each unit that go above the line, shape ``(units, sets)``.
-        lower: Sums over each unit that go below the line, shape ``(units, sets)``.
-        resamples: How often to draw.
-        seed: Seed of the draws.
-
-    Returns:
-        Shape ``(resamples, sets)``; NaN without units.
+    Both inputs have the shape ``(units, sets)``, the result ``(resamples, sets)``. More than 10,000 units are first
+    put at random into 10,000 blocks of like size, which are then resampled: the interval is as wide for less work.
     """
     rng = np.random.default_rng(seed)
     units, sets = upper.shape
@@ -47,15 +36,3 @@ def bootstrap_ratios(upper: FloatArray, lower: FloatArray, resamples: int, seed:
     totals = np.concatenate(draws)
     with np.errstate(divide="ignore", invalid="ignore"):
         return totals[:, :sets] / totals[:, sets:]
-
-
-def interval(draws: FloatArray, confidence: float) -> tuple[float, float]:
-    """The percentile interval of draws, shape ``(resamples,)``, that covers ``confidence`` of them."""
-    low, high = (float(np.nanquantile(draws, q)) for q in ((1 - confidence) / 2, (1 + confidence) / 2))
-    return low, high
-
-
-def share_below(first: FloatArray, second: FloatArray) -> float:
-    """The share of draws in which the first value lies below the second; NaN where none of them is defined."""
-    defined = np.isfinite(first) & np.isfinite(second)
-    return float((first < second)[defined].mean()) if defined.any() else math.nan

@@ -19,7 +19,7 @@ from ..tables.columns import ScoreColumns
 from ..tables.splits import require_dataset
 from ..tables.status import read_status
 from ..utils.deprecation import renamed_arguments
-from .bootstrap import DEFAULT_RESAMPLES, bootstrap_ratios, interval
+from .bootstrap import DEFAULT_RESAMPLES, bootstrap_ratios
 
 _PARTS = [("upper", float), ("lower", float), ("tokens", float), ("scored", bool), ("truncated", bool)]
 ROW = np.dtype(_PARTS, align=True)
@@ -130,39 +130,24 @@ def dataset_rsr(
 def summarize_metrics(dataset: Dataset, columns: ScoreColumns) -> list[dict[str, Any]]:
     """The known metrics beside the default ones that have a column, each aggregated in its own way.
 
-    Args:
-        dataset: Rows that were scored with one student and settings.
-        columns: Their score columns.
-
-    Returns:
-        For each metric its ``column``, ``formula``, ``direction``, ``value`` over the rows where it is defined
-        (``None`` where there are none), and the number of ``defined`` rows.
+    For each metric the ``column``, ``formula``, ``direction``, the ``value`` over the rows where the metric is defined
+    (``None`` without such rows), and the number of ``defined`` rows.
     """
     rows = []
     for name, metric in available_metrics().items():
         column = columns.metric(name)
         if name not in DEFAULT_METRICS and column in dataset.column_names:
             scores, _ = read_scores(dataset, columns, metric)
-            value = value_of(scores)
-            rows.append(
-                {
-                    "column": column,
-                    "formula": metric.formula,
-                    "direction": metric.direction,
-                    "value": value if math.isfinite(value) else None,
-                    "defined": int(scores["scored"].sum()),
-                }
-            )
+            value, defined = value_of(scores), int(scores["scored"].sum())
+            row = {"column": column, "formula": metric.formula, "direction": metric.direction}
+            rows.append(row | {"value": value if math.isfinite(value) else None, "defined": defined})
     return rows
 
 
 def read_scores(dataset: Dataset, columns: ScoreColumns, metric: Metric) -> tuple[npt.NDArray[Any], list[str]]:
-    """Scores of all rows, and the distinct settings that gave them.
+    """Scores of all rows as an array of ``ROW``, and the distinct settings that gave the scores.
 
-    Returns:
-        A structured array, shape ``(rows,)``: whether a row is ``scored`` and ``truncated``, the ``upper`` and
-        ``lower`` parts of the metric, and the number of ``tokens``. The metric's value over several rows is the mean
-        of ``upper`` over the mean of ``lower``.
+    The metric's value over several rows is the mean of ``upper`` over the mean of ``lower``.
     """
     needed = [columns.avg_rank, columns.avg_surprisal, columns.num_tokens]
     arrays.require_columns(dataset, needed, columns)
@@ -190,7 +175,9 @@ def value_of(scores: npt.NDArray[Any]) -> float:
 def aggregate(scores: npt.NDArray[Any], draws: FloatArray, confidence: float, metric: Metric) -> DatasetRSR:
     """The result for some rows, with the interval of bootstrap draws, shape ``(resamples,)``."""
     scored = scores[scores["scored"]]
-    low, high = interval(draws, confidence) if scored.size > 1 else (math.nan, math.nan)
+    low = high = math.nan
+    if scored.size > 1:
+        low, high = (float(np.nanquantile(draws, q)) for q in ((1 - confidence) / 2, (1 + confidence) / 2))
     return DatasetRSR(
         value=value_of(scores),
         low=low,

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from ..metrics import DEFAULT_METRICS, RSR, Metric, find_metric
-from ..metrics.trajectory import IntArray
+from ..metrics.trajectory import FloatArray, IntArray
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..tables.groups import group_by_columns
 from ..tables.splits import require_dataset
 from .adaptive import Contestant, Stopped, sample_adaptively
-from .bootstrap import DEFAULT_RESAMPLES, bootstrap_ratios, share_below
+from .bootstrap import DEFAULT_RESAMPLES, bootstrap_ratios
 from .dataset_rsr import DatasetRSR, aggregate, read_scores, require_confidence, to_json
 
 if TYPE_CHECKING:
@@ -181,54 +181,54 @@ def rank_teachers(
     sources = _read_sources(dataset_or_datasets, teacher_column, problem_column)
     units = _units_of(sources, problem_column)
     limit = sample or (DEFAULT_SAMPLE if scorer else max(unit.size for unit in units))
+    orders = _sampling_orders(units, np.random.default_rng(seed))
     contestants = [
         Contestant(name, dataset, rows[order], unit[order], min(limit, rows.size), read)
-        for (name, dataset, rows), unit, order in zip(
-            sources, units, _sampling_orders(units, np.random.default_rng(seed)), strict=True
-        )
+        for (name, dataset, rows), unit, order in zip(sources, units, orders, strict=True)
     ]
     stopped = sample_adaptively(contestants, confidence, tolerance) if adaptive else None
     if not adaptive:
         for contestant in contestants:
             contestant.extend(limit)
-    return _ranking(contestants, stopped, confidence, resamples, seed, ranked_by)
+    return _ranking(contestants, stopped, ranked_by, confidence, resamples, seed)
 
 
 def _ranking(
-    contestants: Sequence[Contestant],
+    teachers: Sequence[Contestant],
     stopped: Stopped | None,
+    metric: Metric,
     confidence: float,
     resamples: int,
     seed: int,
-    metric: Metric,
 ) -> TeacherRanking:
-    if unscored := [c.teacher for c in contestants if not math.isfinite(c.value)]:
+    if unscored := [c.teacher for c in teachers if not math.isfinite(c.value)]:
         logger.warning("no sampled trajectory of %s could be scored", ", ".join(unscored))
     sign = 1 if metric.direction == "lower" else -1
-    ordered = sorted(contestants, key=lambda c: (not math.isfinite(c.value), c.dropped, sign * c.value))
+    ordered = sorted(teachers, key=lambda c: (not math.isfinite(c.value), c.dropped, sign * c.value))
     all_units = np.unique(np.concatenate([c.units for c in ordered]))
     sums = np.zeros((2, all_units.size, len(ordered)))
     for i, contestant in enumerate(ordered):
         index = np.searchsorted(all_units, contestant.units)
-        for part, name in zip(sums, ("upper", "lower"), strict=True):
-            np.add.at(part[:, i], index, contestant.scored[name])
-    draws = bootstrap_ratios(*sums, resamples, seed)
+        np.add.at(sums[0, :, i], index, contestant.scored["upper"])
+        np.add.at(sums[1, :, i], index, contestant.scored["lower"])
+    draws = bootstrap_ratios(sums[0], sums[1], resamples, seed)
     losses = sign * draws
     results = [aggregate(c.scores, draws[:, i], confidence, metric) for i, c in enumerate(ordered)]
-    fixed_tokens = [
-        result.num_tokens * c.budget / max(1, c.scores.size) for c, result in zip(ordered, results, strict=True)
-    ]
+    pairs = list(zip(ordered, results, strict=True))
     return TeacherRanking(
-        teachers=tuple(
-            RankedTeacher(c.teacher, result, c.dropped) for c, result in zip(ordered, results, strict=True)
-        ),
-        order_confidence=tuple(share_below(losses[:, i], losses[:, i + 1]) for i in range(len(ordered) - 1)),
+        teachers=tuple(RankedTeacher(c.teacher, result, c.dropped) for c, result in pairs),
+        order_confidence=tuple(_share_below(losses[:, i], losses[:, i + 1]) for i in range(len(ordered) - 1)),
         stopped=stopped,
-        trajectories_scored=sum(c.scores.size for c in contestants),
+        trajectories_scored=sum(c.scores.size for c in ordered),
         tokens_scored=sum(result.num_tokens for result in results),
-        fixed_trajectories=sum(c.budget for c in contestants),
-        fixed_tokens=round(sum(fixed_tokens)),
+        fixed_trajectories=sum(c.budget for c in ordered),
+        fixed_tokens=round(sum(result.num_tokens * c.budget / max(1, c.scores.size) for c, result in pairs)),
     )
+
+
+def _share_below(first: FloatArray, second: FloatArray) -> float:
+    defined = np.isfinite(first) & np.isfinite(second)
+    return float((first < second)[defined].mean()) if defined.any() else math.nan
 
 
 def _read_sources(

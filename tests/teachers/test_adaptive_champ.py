@@ -21,9 +21,9 @@ def scores() -> Dataset:
 
 def test_the_leader_is_found_with_a_fraction_of_the_trajectories(scores: Dataset) -> None:
     result = run(scores, seeds=60, sample=None, confidence=0.95, tolerance=0.01, problem_column="problem_id")
-    assert result["all_trajectories"] == 5 * 270
+    assert result["all_trajectories"] == 5 * 270 and sum(result["chosen"].values()) == 60
     assert result["within_tolerance"] >= 0.95
-    assert result["median_share"] <= 0.6
+    assert 0 < result["median_share"] <= 0.6
 
 
 def test_close_sources_cost_more(scores: Dataset) -> None:

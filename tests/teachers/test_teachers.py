@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import conversation
 from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +84,7 @@ class TestDatasetRSR:
     def test_rows_without_a_score_are_counted_and_left_out(self):
         result = dataset_rsr(scored_dataset([2.0, None], [1.0, None]))
         assert (result.value, result.num_trajectories, result.num_unscored) == (2.0, 1, 1)
+        assert math.isnan(result.low) and math.isnan(result.high)  # of one trajectory
 
     def test_truncated_rows_are_counted_and_stay(self):
         result = dataset_rsr(scored_dataset([2.0, 4.0], [1.0, 1.0], rsr_status=["scored", "truncated"]))
@@ -92,9 +94,6 @@ class TestDatasetRSR:
         result = dataset_rsr(scored_dataset([None], [None]))
         assert math.isnan(result.value)
         assert result.to_dict()["value"] is None
-
-    def test_the_interval_of_one_trajectory_is_unknown(self):
-        assert math.isnan(dataset_rsr(scored_dataset([2.0], [1.0])).low)
 
     def test_the_interval_is_the_same_for_the_same_seed(self):
         ds = teachers_dataset()
@@ -141,9 +140,8 @@ class TestDatasetRSR:
             assert dataset_rsr(ds).rsr == 3.0
 
     def test_it_prints_ratio_and_interval(self):
-        assert (
-            str(dataset_rsr(scored_dataset([2.0, 2.0], [1.0, 1.0]))) == "RSR 2.000 [2.000, 2.000] over 2 trajectories"
-        )
+        result = dataset_rsr(scored_dataset([2.0, 2.0], [1.0, 1.0]))
+        assert str(result) == "RSR 2.000 [2.000, 2.000] over 2 trajectories"
 
 
 class TestRanking:
@@ -165,7 +163,7 @@ class TestRanking:
         assert ranking.tokens_scored == ranking.fixed_tokens == 16_000
 
     def test_a_small_teacher_gives_all_it_has(self):
-        ranking = rank_teachers(scored_dataset([2.0, 3.0, 3.0], [1.0, 1.0, 1.0], teacher=["a", "b", "b"]))
+        ranking = rank_teachers(scored_dataset([2.0, 3.0, 3.0], [1.0, 1.0, 1.0], teacher=["a", "b", "b"]), sample=2)
         assert [ranked.score.num_trajectories for ranked in ranking.teachers] == [1, 2]
 
     def test_the_same_seed_draws_the_same_sample(self):
@@ -283,12 +281,9 @@ class TestAdaptive:
         ranking = rank_teachers(teachers_dataset(), problem_column="problem", sample=None, adaptive=True)
         by_name = {ranked.teacher: ranked for ranked in ranking.teachers}
         assert by_name["worst"].dropped
-        assert not ranking.teachers[0].dropped
+        dropped = [ranked.dropped for ranked in ranking.teachers]
+        assert not dropped[0] and dropped == sorted(dropped)
         assert by_name["worst"].score.num_trajectories < by_name["best"].score.num_trajectories
-
-    def test_dropped_teachers_stand_behind_the_others(self):
-        dropped = [r.dropped for r in rank_teachers(teachers_dataset(), sample=None, adaptive=True).teachers]
-        assert dropped == sorted(dropped)
 
     def test_a_wider_tolerance_needs_less(self):
         ds = teachers_dataset({"a": 2.5, "b": 2.52})
@@ -321,17 +316,6 @@ class TestAdaptive:
         assert hits >= 54
 
 
-class TestExperiment:
-    def test_it_says_how_often_the_choice_is_good_and_what_it_costs(self):
-        from adaptive_experiment import run
-
-        result = run(teachers_dataset(), 5, None, 0.95, 0.01, "problem")
-        assert result["within_tolerance"] == 1
-        assert sum(result["chosen"].values()) == 5
-        assert 0 < result["median_share"] < 1
-        assert result["all_trajectories"] == 600
-
-
 class TestCorrelation:
     def test_coefficients_are_signed_per_student(self):
         result = correlation({"s": [1, 2, 3, 4]}, {"s": [4, 3, 2, 1]})
@@ -353,38 +337,44 @@ class TestCorrelation:
         lines = str(correlation({"s": [1, 2, 3]}, {"s": [1, 2, 3]})).splitlines()
         assert [line.split()[0] for line in lines[1:]] == ["s", "average"]
 
-    def test_students_must_match(self):
-        with pytest.raises(ValueError, match=r"students \['s'\], performance \['t'\]"):
-            correlation({"s": [1, 2, 3]}, {"t": [1, 2, 3]})
+    @pytest.mark.parametrize(
+        ("metric", "performance", "message"),
+        [
+            ({"s": [1, 2, 3]}, {"t": [1, 2, 3]}, r"students \['s'\], performance \['t'\]"),
+            ({"s": {"a": 1, "b": 2, "c": 3}}, {"s": {"a": 1, "b": 2, "d": 3}}, "student 's': metric has the teachers"),
+            ({"s": [1, 2]}, {"s": [1, 2]}, "needs three or more pairs"),
+            ({"s": [1, 1, 1]}, {"s": [1, 2, 3]}, "metric values are all the same or not finite"),
+            ({"s": [1, 2, math.nan]}, {"s": [1, 2, 3]}, "metric values are all the same or not finite"),
+        ],
+    )
+    def test_what_cannot_be_correlated(self, metric, performance, message):
+        with pytest.raises(ValueError, match=message):
+            correlation(metric, performance)
 
-    def test_teachers_must_match(self):
-        with pytest.raises(ValueError, match=r"student 's': metric has the teachers"):
-            correlation({"s": {"a": 1, "b": 2, "c": 3}}, {"s": {"a": 1, "b": 2, "d": 3}})
 
-    def test_two_teachers_are_too_few(self):
-        with pytest.raises(ValueError, match="needs three or more pairs"):
-            correlation({"s": [1, 2]}, {"s": [1, 2]})
-
-    @pytest.mark.parametrize("values", [[1, 1, 1], [1, 2, math.nan]])
-    def test_values_that_do_not_vary_or_are_not_finite(self, values):
-        with pytest.raises(ValueError, match="metric values are all the same or not finite"):
-            correlation({"s": values}, {"s": [1, 2, 3]})
+TWO = scored_dataset([2.0, 3.0], [1.0, 1.0], teacher=["a", "b"])
 
 
 class TestBadInput:
-    ds = scored_dataset([2.0, 3.0], [1.0, 1.0], teacher=["a", "b"])
-
     def test_an_unknown_group_lists_the_columns(self):
         with pytest.raises(ValueError, match=r"no column 'source'; the dataset has \['rsr'"):
-            dataset_rsr(self.ds, "source")
+            dataset_rsr(TWO, "source")
 
-    def test_an_unknown_teacher_column_lists_the_columns(self):
-        with pytest.raises(ValueError, match="no column 'model'; the dataset has"):
-            rank_teachers(self.ds, teacher_column="model")
-
-    def test_an_unknown_problem_column_lists_the_columns(self):
-        with pytest.raises(ValueError, match="no column 'problem'; the dataset has"):
-            rank_teachers({"a": self.ds}, problem_column="problem")
+    @pytest.mark.parametrize(
+        ("teachers", "arguments", "message"),
+        [
+            (TWO, {"teacher_column": "model"}, "no column 'model'; the dataset has"),
+            ({"a": TWO}, {"problem_column": "problem"}, "no column 'problem'; the dataset has"),
+            *((TWO, {"confidence": confidence}, "must be between 0 and 1") for confidence in (0, 1, 95)),
+            *((TWO, {"sample": sample}, f"sample={sample}: must be a positive number") for sample in (0, -1)),
+            (TWO, {"tolerance": -0.1}, r"tolerance=-0\.1: must be at least 0"),
+            ({}, {}, "no teacher to rank"),
+            ({"a": TWO.select([])}, {}, "teacher 'a' has no rows"),
+        ],
+    )
+    def test_what_cannot_be_ranked(self, teachers, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            rank_teachers(teachers, **arguments)
 
     @pytest.mark.parametrize("call", [dataset_rsr, rank_teachers])
     def test_a_dataset_never_scored_names_the_call(self, call):
@@ -398,40 +388,13 @@ class TestBadInput:
             call(ds)
         call(ds, allow_mixed_settings=True)
 
-    @pytest.mark.parametrize("confidence", [0, 1, 95])
-    def test_confidence_out_of_range(self, confidence):
-        with pytest.raises(ValueError, match="must be between 0 and 1"):
-            rank_teachers(self.ds, confidence=confidence)
-
-    @pytest.mark.parametrize("sample", [0, -1])
-    def test_no_sample(self, sample):
-        with pytest.raises(ValueError, match=f"sample={sample}: must be a positive number"):
-            rank_teachers(self.ds, sample=sample)
-
-    def test_a_negative_tolerance(self):
-        with pytest.raises(ValueError, match=r"tolerance=-0\.1: must be at least 0"):
-            rank_teachers(self.ds, tolerance=-0.1)
-
-    def test_no_teachers(self):
-        with pytest.raises(ValueError, match="no teacher to rank"):
-            rank_teachers({})
-
-    def test_a_teacher_without_rows(self):
-        with pytest.raises(ValueError, match="teacher 'a' has no rows"):
-            rank_teachers({"a": self.ds.select([])})
-
     @pytest.mark.parametrize("call", [dataset_rsr, rank_teachers])
     def test_splits_are_not_teachers_unless_said(self, call):
         with pytest.raises(TypeError, match="choose a split"):
-            call(DatasetDict(train=self.ds))
+            call(DatasetDict(train=TWO))
 
 
 def test_a_scorers_own_prefix_is_ranked_by_and_old_scores_are_not(student_folder: str) -> None:
-    from conftest import conversation
-    from datasets import Dataset
-
-    from rsr_datasets import RSRScorer, dataset_rsr, rank_teachers
-
     rows = [{"teacher": t, "messages": conversation("?", f"x = {i} {t * 3}")} for i in range(6) for t in ("a", "b")]
     dataset = Dataset.from_list(rows)
     scored = dataset.map(RSRScorer(student_folder, rank_clip=3), batched=True)
