@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -151,12 +151,11 @@ def test_equals_its_oracle(name: str, tokens: TrajectoryTokens) -> None:
     assert find_metric(name).of(tokens) == pytest.approx(ORACLES[name](tokens), rel=1e-12, abs=1e-300)
 
 
-@pytest.mark.parametrize("name", ORACLES)
-def test_nothing_is_defined_without_tokens_or_with_a_surprisal_that_is_no_number(name: str) -> None:
-    for surprisals in ([], [1.0, math.nan], [math.inf, 1.0]):
-        values = np.array(surprisals)
-        tokens = TrajectoryTokens(np.ones(values.size, np.int32), values, CLIP, values, values, values)
-        assert math.isnan(find_metric(name).of(tokens))
+@pytest.mark.parametrize("surprisals", [[], [1.0, math.nan], [math.inf, 1.0]])
+def test_nothing_is_defined_without_tokens_or_with_a_surprisal_that_is_no_number(surprisals: list[float]) -> None:
+    values = np.array(surprisals)
+    tokens = TrajectoryTokens(np.ones(values.size, np.int32), values, CLIP, values, values, values)
+    assert all(math.isnan(find_metric(name).of(tokens)) for name in ORACLES)
 
 
 def test_what_divides_by_zero_is_not_defined() -> None:
@@ -190,8 +189,8 @@ def test_other_parameters_are_settable_and_change_the_formula() -> None:
     assert metrics.surprisal_percentile(50).of(tokens) == 2.25
     assert metrics.rank_power(2).of(tokens) == pytest.approx(82 / 4.5)
     assert metrics.surprisal_power(2).of(tokens) == pytest.approx(10 / 16.25)
-    assert metrics.surprisal_percentile(50).name == "surprisal_p50"
-    assert metrics.token_top(0.125).name == "token_top12_5"
+    names = metrics.surprisal_percentile(50).name, metrics.token_top(0.125).name
+    assert names == ("surprisal_p50", "token_top12_5")
     changed = [metrics.low_probability_share(0.7), metrics.rank_power(2), metrics.surprisal_power(2)]
     assert all(metric.formula != find_metric(metric.name).formula for metric in changed)
 
@@ -231,11 +230,8 @@ def test_parts_give_back_the_ratio_of_means(several: list[TrajectoryTokens]) -> 
 
 
 @pytest.fixture
-def registry() -> Iterator[None]:
-    before = dict(metrics.registry._registry)
-    yield
-    metrics.registry._registry.clear()
-    metrics.registry._registry.update(before)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics.registry, "_registry", dict(available_metrics()))
 
 
 def greatest(tokens: TrajectoryTokens) -> float:

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,8 @@ def tokens_of(scorer: RSRScorer, row: EncodedRow) -> TrajectoryTokens:
 
 
 @pytest.fixture
-def registry() -> Iterator[None]:
-    before = dict(metrics.registry._registry)
-    yield
-    metrics.registry._registry.clear()
-    metrics.registry._registry.update(before)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics.registry, "_registry", dict(available_metrics()))
 
 
 def test_columns_equal_the_metrics_of_full_logits(student_folder: str, rows: list[dict[str, Any]]) -> None:
