@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable
 
 import torch
 
+logger = logging.getLogger(__name__)
+
+_PROBE_SHAPE = (8, 5000)
 # So many bits below the greatest logit a float32 probability is zero, and so is its part of the entropy.
 _NO_PROBABILITY = -200.0
 # torch computes powers of two by itself. Those of e it leaves to MKL, which takes more than twice as long on AMD's
@@ -37,9 +41,10 @@ def rank_and_surprisal(
         nats, float32, shape ``(tokens,)``: NaN or infinite where the logits do not give a number. Last the entropies
         of the whole distributions in nats, float32, shape ``(tokens,)``, or ``None`` where they were not asked for.
     """
-    if logits.is_cuda and (fused := _fused()):
+    if logits.is_cuda:
         with torch.cuda.device(logits.device):  # Triton launches on the current one
-            return fused(logits, targets, entropy)
+            if fused := _fused():
+                return fused(logits, targets, entropy)
     tokens, vocabulary = logits.shape
     target = logits.gather(1, targets[:, None])
     rows = (
@@ -72,9 +77,20 @@ def rank_and_surprisal(
 
 @functools.cache
 def _fused() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] | None:
-    """The kernel for GPUs; nothing where Triton, which CUDA builds of torch bring along, is not installed."""
+    """The kernel for GPUs; ``None`` where Triton is not installed, or the kernel fails or errs on a probe."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(_PROBE_SHAPE, generator=generator)
+    targets = torch.arange(len(logits))
     try:
         from .triton_reduction import rank_and_surprisal as fused
+
+        ranks, surprisals, _ = fused(logits.cuda(), targets.cuda())
+        expected_ranks, expected, _ = rank_and_surprisal(logits, targets)
+        torch.testing.assert_close(ranks.cpu(), expected_ranks)
+        torch.testing.assert_close(surprisals.cpu(), expected)
     except ImportError:
+        return None
+    except Exception as error:  # a compiler and a driver of the user's machine may raise any error
+        logger.warning("the Triton kernel is not used: %s", error)
         return None
     return fused

@@ -1,7 +1,5 @@
 """The reduction of :mod:`.reduction` for GPUs: each logit is read once, and nothing of its size written."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -11,17 +9,17 @@ _NO_PROBABILITY = tl.constexpr(-200.0)
 
 
 @triton.jit
-def _reduce_row(
-    logits: Any,
-    row_stride: Any,
-    targets: Any,
-    ranks: Any,
-    surprisals: Any,
-    entropies: Any,
-    vocabulary: Any,
+def _reduce_row(  # type: ignore[no-untyped-def]  # the compiler resolves annotations: only those of Triton may stand
+    logits,
+    row_stride,
+    targets,
+    ranks,
+    surprisals,
+    entropies,
+    vocabulary,
     with_entropy: tl.constexpr,
     block: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     start_of_row = logits + row * row_stride
     target = tl.load(start_of_row + tl.load(targets + row)).to(tl.float32)

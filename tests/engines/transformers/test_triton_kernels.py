@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,3 +74,21 @@ def test_rows_that_lie_apart() -> None:
     wide = torch.randn(4, 10_000, device=DEVICE)
     assert_as_plain(wide[::2, :5001], torch.tensor([5, 5000], device=DEVICE))
     assert_as_plain(wide.T[:300], torch.tensor([1] * 300, device=DEVICE))
+
+
+def test_the_kernel_compiles_for_a_gpu() -> None:
+    """The interpreter accepts what Triton's compiler refuses; the compiler needs no GPU."""
+    code = (
+        "from triton.backends.compiler import GPUTarget\n"
+        "from triton.compiler import ASTSource, compile\n"
+        "from rsr_datasets.engines.transformers.triton_reduction import _reduce_row as kernel\n"
+        "types = ['*{}', 'i64', '*i64', '*i32', '*fp32', '*fp32', 'i32', 'constexpr', 'constexpr']\n"
+        "for kind in ('fp32', 'bf16', 'fp16'):\n"
+        "    signature = dict(zip(kernel.arg_names, [each.format(kind) for each in types]))\n"
+        "    source = ASTSource(kernel, signature, constexprs={'with_entropy': True, 'block': 4096})\n"
+        "    assert 'ptx' in compile(source, target=GPUTarget('cuda', 90, 32)).asm\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
