@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from ..figures.plotting import sample_evenly
+from ..figures.plotting import IntArray, sample_evenly
+from ..reading.messages import read_prompt, read_response
+from ..reading.rows import UnscorableRowError
+from ..reading.token_texts import split_text
 from ..tables import arrays
-from .rows import IntArray, ReportRows, json_size, rounded, shown
-from .trajectory_texts import TrajectoryReader
+from .rows import ReportRows, json_size, rounded, shown
+from .trajectory_texts import text_of
 
-MOST_CANDIDATES = 64
+_MOST_CANDIDATES = 64
 _PROBLEMS_WANTED = 12
 _PROBLEMS_AT_ONCE = 64
+_LONGEST_PROMPT = 6_000
 
 # A token takes bytes of the page for its text, and with token columns for its length, rank and surprisal too.
 _BYTES_PER_TOKEN_OF_TEXT = 5
 _BYTES_PER_TOKEN = 16
 _BYTES_PER_ROW = 400
 _BYTES_PER_POINT = 80
+_CHARACTERS_PER_TOKEN = 5
 _TOKENS_OF_UNSCORED = 400
 _TOKEN_LIMITS = (16_000, 8_000, 4_000, 2_000, 1_000, 500)
+
+Message = dict[str, str]
 
 
 def draw_samples(
     rows: ReportRows, max_points: int, tokenizer: PreTrainedTokenizerBase | None, budget: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-    """Draws the points, and the problems whose candidates are shown in full.
+    """Draws the points, and the problems whose candidates are shown in full, within ``budget`` bytes.
 
-    Args:
-        rows: The scored rows.
-        max_points: The most points; scored rows of the drawn problems are points too.
-        tokenizer: Decodes the token columns; ``None`` if the page shows plain text.
-        budget: Bytes that points and problems may take.
+    Scored rows of the drawn problems are points too. Without a tokenizer the page shows plain text.
 
     Returns:
         The points, the problems, and the number of tokens after which a trajectory is cut off.
@@ -49,10 +53,9 @@ def draw_samples(
     limit = 0
     if rows.row_format is not None or tokenizer is not None:
         per_token = _BYTES_PER_TOKEN if tokenizer is not None else _BYTES_PER_TOKEN_OF_TEXT
-        chosen, limit = choose_problems(
-            rows.problems.codes, scores.num_tokens, scores.has_score, budget, per_token, rows.seed
-        )
-        for problem in _problems(rows, chosen, TrajectoryReader(rows, tokenizer, limit)):
+        codes = rows.problems.codes
+        chosen, limit = choose_problems(codes, scores.num_tokens, scores.has_score, budget, per_token, rows.seed)
+        for problem in _Reader(rows, tokenizer, limit).problems(chosen):
             budget -= json_size(problem) + json_size(problem["label"]) + _BYTES_PER_POINT * len(problem["candidates"])
             if budget < 0:
                 break
@@ -75,13 +78,7 @@ def choose_problems(
 ) -> tuple[list[IntArray], int]:
     """Chooses problems that fit in ``budget`` bytes: at random, those with several scored candidates first.
 
-    Args:
-        problems: Problem of each row, -1 for none, shape ``(rows,)``; the next two likewise by row.
-        num_tokens: Scored tokens.
-        has_score: Whether the row has a score.
-        budget: Bytes that the text of the problems may take.
-        bytes_per_token: Bytes of a token.
-        seed: Seed of the choice.
+    The first three arguments are values of each row, shape ``(rows,)``; a row of no problem has -1.
 
     Returns:
         The rows of each chosen problem, and the number of tokens after which a trajectory is cut off, which is
@@ -92,12 +89,13 @@ def choose_problems(
     if not rows.size:
         return [], _TOKEN_LIMITS[0]
     starts = np.flatnonzero(np.diff(problems[rows], prepend=-1))
-    ends = np.append(starts[1:], rows.size)
+    sizes = np.diff(np.append(starts, rows.size))
     scored = np.add.reduceat(has_score[rows].astype(np.int64), starts)
     # Only as many as fill the budget with the shortest texts: each of a million rows can be a problem.
     drawn = np.random.default_rng(seed).permutation(starts.size)
     drawn = drawn[np.argsort(-np.minimum(scored[drawn], 2), kind="stable")][: budget // _BYTES_PER_ROW + 1]
-    candidates = [_spread(rows[starts[i] : ends[i]]) for i in drawn]
+    places = [np.unique(np.linspace(0, sizes[i] - 1, _MOST_CANDIDATES).astype(np.int64)) for i in drawn]
+    candidates = [rows[starts[i] + spread] for i, spread in zip(drawn, places, strict=True)]
     lengths = [np.where(has_score[some], num_tokens[some], _TOKENS_OF_UNSCORED) for some in candidates]
     for limit in _TOKEN_LIMITS:
         costs = [bytes_per_token * np.minimum(some, limit).sum() + _BYTES_PER_ROW * some.size for some in lengths]
@@ -111,54 +109,91 @@ def choose_problems(
     return chosen, limit
 
 
-def _spread(rows: IntArray) -> IntArray:
-    """At most ``MOST_CANDIDATES`` of the rows, evenly."""
-    if rows.size <= MOST_CANDIDATES:
-        return rows
-    return rows[np.linspace(0, rows.size - 1, MOST_CANDIDATES).astype(np.int64)]
-
-
 def _points(rows: ReportRows, chosen: IntArray) -> dict[str, Any]:
     scores, labels = rows.scores, rows.labels(chosen)
     distinct = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    columns = {"rsr": scores.rsr, "surprisal": scores.avg_surprisal, "rank": scores.avg_rank}
     return {
         "row": chosen.tolist(),
         "teacher": rows.teacher_codes[chosen].tolist(),
         "problem": [distinct[label] for label in labels],
         "problemLabels": list(distinct),
-        "rsr": [rounded(value) for value in scores.rsr[chosen]],
-        "surprisal": [rounded(value) for value in scores.avg_surprisal[chosen]],
-        "rank": [rounded(value) for value in scores.avg_rank[chosen]],
+        **{name: [rounded(value) for value in values[chosen]] for name, values in columns.items()},
         "tokens": scores.num_tokens[chosen].astype(int).tolist(),
         "truncated": np.flatnonzero(scores.truncated[chosen]).tolist(),
     }
 
 
-def _problems(rows: ReportRows, chosen: list[IntArray], reader: TrajectoryReader) -> Iterator[dict[str, Any]]:
-    scores, codes = rows.scores, rows.problems.codes
-    statuses = arrays.read_categories(rows.dataset, rows.columns.status)
-    sizes = np.bincount(codes[codes >= 0])
+class _Reader:
+    """Reads problems as the page shows them: prompt, and numbers and text of each candidate."""
 
-    def numbers(row: int) -> dict[str, Any]:
-        values = (scores.rsr[row], scores.avg_rank[row], scores.avg_surprisal[row])
-        rsr, rank, surprisal = (rounded(value) if scores.has_score[row] else None for value in values)
+    def __init__(self, rows: ReportRows, tokenizer: PreTrainedTokenizerBase | None, token_limit: int) -> None:
+        self._rows, self._tokenizer, self._limit = rows, tokenizer, token_limit
+        self._statuses = arrays.read_categories(rows.dataset, rows.columns.status)
+        names = [*(rows.row_format.names if rows.row_format else []), *(rows.columns.token_types if tokenizer else [])]
+        self._texts = rows.dataset.select_columns(names).with_format(None)
+
+    def problems(self, chosen: Sequence[IntArray]) -> Iterator[dict[str, Any]]:
+        codes = self._rows.problems.codes
+        sizes = np.bincount(codes[codes >= 0])
+        for start in range(0, len(chosen), _PROBLEMS_AT_ONCE):
+            some = chosen[start : start + _PROBLEMS_AT_ONCE]
+            labels = self._rows.labels(np.array([members[0] for members in some]))
+            texts = iter(dict(row) for row in self._texts.select(np.concatenate(some)))
+            for members, label in zip(some, labels, strict=True):
+                candidates = list(itertools.islice(texts, members.size))
+                prompt = next((found for row in candidates if (found := self._messages(read_prompt, row))), [])
+                yield {
+                    "label": label,
+                    "prompt": _cut(prompt, _LONGEST_PROMPT)[0],
+                    "numCandidates": int(sizes[codes[members[0]]]),
+                    "candidates": [
+                        self._numbers(i) | self._text(row) for i, row in zip(members, candidates, strict=True)
+                    ],
+                }
+
+    def _numbers(self, row: int) -> dict[str, Any]:
+        scores = self._rows.scores
+        values = {"rsr": scores.rsr, "rank": scores.avg_rank, "surprisal": scores.avg_surprisal}
         return {
             "row": int(row),
-            "teacher": int(rows.teacher_codes[row]),
-            "status": shown([*statuses.values, None][statuses.codes[row]]),
-            "rsr": rsr,
-            "rank": rank,
-            "surprisal": surprisal,
+            "teacher": int(self._rows.teacher_codes[row]),
+            "status": shown([*self._statuses.values, None][self._statuses.codes[row]]),
+            **{name: rounded(value[row]) if scores.has_score[row] else None for name, value in values.items()},
             "numTokens": int(scores.num_tokens[row]),
         }
 
-    for start in range(0, len(chosen), _PROBLEMS_AT_ONCE):
-        some = chosen[start : start + _PROBLEMS_AT_ONCE]
-        labels = rows.labels(np.array([problem[0] for problem in some]))
-        for problem, label, (prompt, texts) in zip(some, labels, reader.read(some), strict=True):
-            yield {
-                "label": label,
-                "prompt": prompt,
-                "numCandidates": int(sizes[codes[problem[0]]]),
-                "candidates": [numbers(row) | text for row, text in zip(problem, texts, strict=True)],
-            }
+    def _text(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        columns, limit = self._rows.columns, self._limit
+        ids = row[columns.token_ids] if self._tokenizer is not None else None
+        if ids is None:
+            messages, omitted = _cut(self._messages(read_response, row), limit * _CHARACTERS_PER_TOKEN)
+            return {"messages": messages, "omittedCharacters": omitted}
+        parts = split_text(self._tokenizer, ids[:limit])
+        tokens = {
+            "text": "".join(parts),
+            # JavaScript counts units of UTF-16.
+            "lengths": [len(part.encode("utf-16-le", "surrogatepass")) // 2 for part in parts],
+            "ranks": row[columns.token_ranks][:limit],
+            "surprisals": [rounded(surprisal, 4) for surprisal in row[columns.token_surprisals][:limit]],
+        }
+        return {"tokens": tokens, "omittedTokens": max(0, len(ids) - limit)}
+
+    def _messages(self, read: Callable[..., Any], row: Mapping[str, Any]) -> list[Message]:
+        try:
+            found = read(row, self._rows.row_format, self._rows.turns) if self._rows.row_format else ""
+        except UnscorableRowError:
+            return []
+        if isinstance(found, str):
+            return [{"role": "", "text": found}] if found else []
+        return [{"role": message["role"], "text": text_of(message)} for message in found]
+
+
+def _cut(messages: Sequence[Message], limit: int) -> tuple[list[Message], int]:
+    """The first ``limit`` characters of some messages, and how many are left out."""
+    kept, left = [], limit
+    for message in messages:
+        if left > 0 or not message["text"]:
+            kept.append({**message, "text": message["text"][:left]})
+        left -= len(message["text"])
+    return kept, max(0, -left)

@@ -31,7 +31,7 @@ _TREND_LEAST = 5
 def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
     """Summarizes all rows, and the rows that were selected from them."""
     scores, has_score = rows.scores, rows.scores.has_score
-    overall = _rsr(rows, rows.dataset)
+    overall = _rsr(rows, rows.dataset)[None]
     neutral = overall.value if math.isfinite(overall.value) else 1.0
     rsr_limits, token_limits = log_limits(scores.rsr[has_score]), log_limits(scores.num_tokens[has_score])
     statuses = counts(arrays.read_categories(rows.dataset, rows.columns.status))
@@ -64,27 +64,22 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
     }
 
 
-def _rsr(rows: ReportRows, dataset: Dataset) -> DatasetRSR:
-    return dataset_rsr(dataset, seed=rows.seed, column_prefix=rows.columns.prefix)
-
-
-def _teacher_rsr(rows: ReportRows, dataset: Dataset) -> dict[Any, DatasetRSR]:
-    if rows.teacher_column is None:
-        return {None: _rsr(rows, dataset)}
-    return dataset_rsr(dataset, rows.teacher_column, seed=rows.seed, column_prefix=rows.columns.prefix)
+def _rsr(rows: ReportRows, dataset: Dataset, group_by: str | None = None) -> dict[Any, DatasetRSR]:
+    found = dataset_rsr(dataset, group_by, seed=rows.seed, column_prefix=rows.columns.prefix)
+    return {None: found} if group_by is None else found
 
 
 def _selected(rows: ReportRows, selected: Dataset) -> dict[str, Any]:
     scores = read_scored_rows(selected, rows.columns, "selected")
     arrays.require_one_setting(rows.columns, list(dict.fromkeys([*rows.scores.settings, *scores.settings])))
-    return {"rows": len(selected), "rsr": _interval(_rsr(rows, selected)), "tokens": int(scores.num_tokens.sum())}
+    return {"rows": len(selected), "rsr": _interval(_rsr(rows, selected)[None]), "tokens": int(scores.num_tokens.sum())}
 
 
 def _teachers(
     rows: ReportRows, selected: Dataset | None, rsr_limits: tuple[float, float], token_limits: tuple[float, float]
 ) -> list[dict[str, Any]]:
     scores, column = rows.scores, rows.teacher_column
-    before = _teacher_rsr(rows, rows.dataset)
+    before = _rsr(rows, rows.dataset, column)
     kept: dict[Any, int] = {}
     if selected is not None:
         kept = {None: len(selected)}
@@ -93,7 +88,7 @@ def _teachers(
             kept = counts(arrays.read_categories(selected, column))
         if foreign := [name for name in kept if name not in before]:
             raise ValueError(f"selected: the teacher {foreign[0]!r} is not among those of the scored rows")
-        after = _teacher_rsr(rows, selected)
+        after = _rsr(rows, selected, column)
     teachers = []
     for code, name in enumerate(rows.teacher_names):
         of_teacher = rows.teacher_codes == code
