@@ -110,8 +110,7 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
     def shares(rows: IntArray) -> dict[str, float]:
         if teachers is None or not rows.size:
             return {}
-        counts = np.bincount(teachers.codes[rows] + 1, minlength=len(teachers.values) + 1)
-        found = {name: int(counts[code + 1]) / rows.size for name, code in codes.items() if counts[code + 1]}
+        found = {str(name): count / rows.size for name, count in teachers.counts(rows).items()}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def ratio(rows: IntArray) -> float | None:

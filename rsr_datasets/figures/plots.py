@@ -18,16 +18,7 @@ from datasets import Dataset
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..teachers.dataset_rsr import DatasetRSR
-from .plotting import (
-    SERIES_DARK,
-    SERIES_LIGHT,
-    iso_levels,
-    log_limits,
-    read_scored_rows,
-    round_levels,
-    sample_evenly,
-    series_style,
-)
+from . import plotting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,16 +30,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # in the order of series_style
 
 # Fonts that stand in, where installed, for the characters that matplotlib's own font lacks.
 _FALLBACK_FONTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Noto Sans Arabic",
-    "Noto Sans Hebrew",
-    "Noto Sans Devanagari",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Microsoft YaHei",
-    "Arial Unicode MS",
-    "WenQuanYi Zen Hei",
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari"),
+    *("PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS", "WenQuanYi Zen Hei"),
 )
 
 
@@ -63,8 +46,8 @@ class _Theme:
     series: tuple[str, ...]
 
 
-_LIGHT = _Theme("#ffffff", "#1b1f24", "#5b6470", "#dfe3e8", SERIES_LIGHT)
-_DARK = _Theme("#14171c", "#e8eaed", "#a3abb6", "#333a44", SERIES_DARK)
+_LIGHT = _Theme("#ffffff", "#1b1f24", "#5b6470", "#dfe3e8", plotting.SERIES_LIGHT)
+_DARK = _Theme("#14171c", "#e8eaed", "#a3abb6", "#333a44", plotting.SERIES_DARK)
 
 
 def plot_teachers(
@@ -159,7 +142,7 @@ def plot_plane(
         TypeError: If ``dataset`` is not a ``Dataset``.
     """
     columns = ScoreColumns(column_prefix)
-    scores = read_scored_rows(dataset, columns)
+    scores = plotting.read_scored_rows(dataset, columns)
     if color_by == DEFAULT_TEACHER_COLUMN and color_by not in dataset.column_names:
         color_by = None
     if color_by is not None:
@@ -169,21 +152,19 @@ def plot_plane(
         raise ValueError(f"column {columns.rsr!r}: none of the {len(dataset)} rows has a score to draw")
     series = arrays.read_categories(dataset, color_by) if color_by else None
     codes = series.codes if series else np.zeros(len(dataset), dtype=np.int32)
-    rows = sample_evenly(scored, codes[scored], scored.size if sample is None else sample, seed)
+    rows = plotting.sample_evenly(scored, codes[scored], scored.size if sample is None else sample, seed)
 
     theme = _DARK if dark else _LIGHT
     figure, axes = _new_figure(theme, 7.2, 5.0)
-    x_limits, y_limits = (log_limits(values[scored]) for values in (scores.avg_surprisal, scores.avg_rank))
-    _log_axis(axes, "x", x_limits)
-    _log_axis(axes, "y", y_limits)
-    _draw_iso_lines(axes, theme, iso_levels(scores.rsr[scored]), x_limits, y_limits)
+    x_limits, y_limits = (plotting.log_limits(values[scored]) for values in (scores.avg_surprisal, scores.avg_rank))
+    _draw_plane(axes, theme, plotting.iso_levels(scores.rsr[scored]), x_limits, y_limits)
 
     x = np.clip(scores.avg_surprisal[rows], *x_limits)
     y = np.clip(scores.avg_rank[rows], *y_limits)
     alpha = float(np.clip(30 / math.sqrt(rows.size), 0.25, 0.9))
     styles: dict[int, dict[str, Any]] = {}
     for index, code in enumerate(np.unique(codes[scored]).tolist()):
-        color, shape = series_style(index)
+        color, shape = plotting.series_style(index)
         styles[code] = {"marker": _MARKERS[shape], "color": theme.series[color]}
         chosen = codes[rows] == code
         look = {"linestyle": "", "alpha": alpha, "markersize": 4, "markeredgewidth": 0.8, "zorder": 3}
@@ -269,20 +250,15 @@ def _plain(text: Text) -> None:
         text.set_fontfamily([*text.get_fontfamily(), *(font for font in _FALLBACK_FONTS if font in installed)])
 
 
-def _log_axis(axes: Axes, which: str, limits: tuple[float, float]) -> None:
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axes.set(**{f"{which}scale": "log", f"{which}lim": limits})
-    levels = round_levels(*limits, 8)
-    axis.set_major_locator(FixedLocator(levels))
-    axis.set_major_formatter(FixedFormatter([f"{level:g}" for level in levels]))
-    axis.set_minor_locator(NullLocator())
-
-
-def _draw_iso_lines(
-    axes: Axes, theme: _Theme, levels: Sequence[float], x_limits: tuple[float, float], y_limits: tuple[float, float]
+def _draw_plane(
+    axes: Axes, theme: _Theme, levels: Sequence[float], x_limits: plotting.Limits, y_limits: plotting.Limits
 ) -> None:
+    """Draws logarithmic axes, and a line for each level of RSR."""
+    axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
+    axes.minorticks_off()
+    for axis, limits in ((axes.xaxis, x_limits), (axes.yaxis, y_limits)):
+        ticks = plotting.round_levels(*limits, 8)
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     note = {"textcoords": "offset points", "color": theme.muted, "size": 8.5, "annotation_clip": False}
     dashed = {"color": theme.muted, "alpha": 0.7, "linewidth": 0.7, "dashes": (4, 3), "zorder": 1}
     for level in levels:

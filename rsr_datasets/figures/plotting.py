@@ -21,6 +21,7 @@ from ..tables.status import read_status
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Limits = tuple[float, float]
 
 SERIES_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3a3a3a")
 SERIES_DARK = ("#4aa3dc", "#ee7d33", "#1fbf92", "#e09cc4", "#f2b631", "#8fd0f5", "#f0e442")
@@ -62,12 +63,7 @@ class ScoredRows:
 
 
 def read_scored_rows(dataset: Dataset, columns: ScoreColumns, name: str = "dataset") -> ScoredRows:
-    """Reads the scores of all rows.
-
-    Args:
-        dataset: Scored rows.
-        columns: The score columns.
-        name: The argument that holds the dataset, for messages.
+    """Reads the scores of all rows; messages call the dataset by ``name``.
 
     Raises:
         ValueError: If the dataset was never scored, or its rows were scored with different settings.
@@ -85,16 +81,9 @@ def read_scored_rows(dataset: Dataset, columns: ScoreColumns, name: str = "datas
 
 
 def sample_evenly(rows: IntArray, codes: npt.NDArray[Any], size: int, seed: int) -> IntArray:
-    """Draws rows at random, the same number from each group; a group with fewer rows leaves its places to the others.
+    """Draws ``size`` rows at random, the same number from each group as far as the group has them.
 
-    Args:
-        rows: The rows to draw from, shape ``(n,)``.
-        codes: Group of each row, shape ``(n,)``.
-        size: Rows to draw; all rows where there are fewer.
-        seed: Seed of the draw.
-
-    Returns:
-        The drawn rows in order.
+    ``codes`` holds the group of each row. The drawn rows are in order.
     """
     if rows.size <= size:
         return np.sort(rows)
@@ -105,7 +94,7 @@ def sample_evenly(rows: IntArray, codes: npt.NDArray[Any], size: int, seed: int)
     return np.sort(rows[shuffled[np.argsort(place, kind="stable")[:size]]])
 
 
-def log_limits(values: FloatArray) -> tuple[float, float]:
+def log_limits(values: FloatArray) -> Limits:
     """Ends of a logarithmic axis that holds all positive values, except those far from the other 99%."""
     positive = values[values > 0]
     if not positive.size:

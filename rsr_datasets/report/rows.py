@@ -8,18 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from datasets import Dataset
 
 from ..curation.prompts import group_rows, key_columns
-from ..figures.plotting import read_scored_rows
+from ..figures.plotting import IntArray, read_scored_rows
 from ..reading.formats import find_format
 from ..reading.messages import Turns
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..tables.groups import Groups
-
-IntArray = npt.NDArray[np.int64]
 
 LONGEST_NAME = 200
 _LONGEST_LABEL = 60
@@ -47,9 +44,7 @@ class ReportRows:
         self.dataset, self.columns, self.turns, self.seed = dataset, columns, turns, seed
         self.scores = read_scored_rows(dataset, columns, "scored")
         names = dataset.column_names
-        self.teacher_column = teacher_column
-        if teacher_column is None and DEFAULT_TEACHER_COLUMN in names:
-            self.teacher_column = DEFAULT_TEACHER_COLUMN
+        self.teacher_column = teacher_column or (DEFAULT_TEACHER_COLUMN if DEFAULT_TEACHER_COLUMN in names else None)
         self.teacher_names, self.teacher_codes = self._read_teachers()
         self.problem_column = problem_column or ("problem_id" if "problem_id" in names else None)
         self.problems = Groups(np.arange(len(dataset)), len(dataset))
@@ -83,12 +78,6 @@ class ReportRows:
             return [f"row {row}" for row in rows]
         values = self.dataset.select(rows).select_columns([self.problem_column]).with_format(None)
         return [shown(value, _LONGEST_LABEL) for value in values[self.problem_column][:]]
-
-
-def counts(categories: arrays.Categories) -> dict[Any, int]:
-    """How many rows have each value of a column; ``None`` is null."""
-    found = np.bincount(categories.codes + 1, minlength=len(categories.values) + 1)
-    return {value: int(count) for value, count in zip([None, *categories.values], found, strict=True) if count}
 
 
 def shown(value: Any, longest: int = LONGEST_NAME) -> str:

@@ -8,16 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from datasets import Dataset
 
-from ..figures.plotting import iso_levels, log_limits, read_scored_rows, series_style
+from ..figures.plotting import FloatArray, Limits, iso_levels, log_limits, read_scored_rows, series_style
 from ..tables import arrays
 from ..tables.records import read_records
 from ..teachers.dataset_rsr import DatasetRSR, dataset_rsr, summarize_metrics
-from .rows import ReportRows, counts, rounded, shown
-
-FloatArray = npt.NDArray[np.float64]
+from .rows import ReportRows, rounded, shown
 
 # Colours of token-level ratios saturate at these multiples of the ratio without a colour. A token of rank r has a
 # surprisal of at least ln r, which bounds its ratio from below; the ratio of a sure guess goes to infinity.
@@ -33,8 +30,8 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
     scores, has_score = rows.scores, rows.scores.has_score
     overall = _rsr(rows, rows.dataset)[None]
     neutral = overall.value if math.isfinite(overall.value) else 1.0
-    rsr_limits, token_limits = log_limits(scores.rsr[has_score]), log_limits(scores.num_tokens[has_score])
-    statuses = counts(arrays.read_categories(rows.dataset, rows.columns.status))
+    axes = {"rsr": log_limits(scores.rsr[has_score]), "tokens": log_limits(scores.num_tokens[has_score])}
+    statuses = arrays.read_categories(rows.dataset, rows.columns.status).counts()
     return {
         "rankClip": scores.rank_clip,
         "tokenScale": {"low": neutral * _RATIO_RANGE[0], "neutral": neutral, "high": neutral * _RATIO_RANGE[1]},
@@ -53,14 +50,14 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
             "selected": None if selected is None else _selected(rows, selected),
         },
         "provenance": [_record(record) for record in read_records(rows.dataset if selected is None else selected)],
-        "teachers": _teachers(rows, selected, rsr_limits, token_limits),
+        "teachers": _teachers(rows, selected, axes),
         "plane": {
             "surprisal": log_limits(scores.avg_surprisal[has_score]),
             "rank": log_limits(scores.avg_rank[has_score]),
             "levels": iso_levels(scores.rsr[has_score]),
         },
-        "axes": {"rsr": rsr_limits, "tokens": token_limits},
-        "trend": _trend(scores.num_tokens[has_score], scores.rsr[has_score], token_limits),
+        "axes": axes,
+        "trend": _trend(scores.num_tokens[has_score], scores.rsr[has_score], axes["tokens"]),
     }
 
 
@@ -72,57 +69,52 @@ def _rsr(rows: ReportRows, dataset: Dataset, group_by: str | None = None) -> dic
 def _selected(rows: ReportRows, selected: Dataset) -> dict[str, Any]:
     scores = read_scored_rows(selected, rows.columns, "selected")
     arrays.require_one_setting(rows.columns, list(dict.fromkeys([*rows.scores.settings, *scores.settings])))
-    return {"rows": len(selected), "rsr": _interval(_rsr(rows, selected)[None]), "tokens": int(scores.num_tokens.sum())}
+    return {
+        "rows": len(selected),
+        "rsr": _interval(_rsr(rows, selected)[None]),
+        "tokens": int(scores.num_tokens.sum()),
+    }
 
 
-def _teachers(
-    rows: ReportRows, selected: Dataset | None, rsr_limits: tuple[float, float], token_limits: tuple[float, float]
-) -> list[dict[str, Any]]:
+def _teachers(rows: ReportRows, selected: Dataset | None, axes: Mapping[str, Limits]) -> list[dict[str, Any]]:
     scores, column = rows.scores, rows.teacher_column
     before = _rsr(rows, rows.dataset, column)
-    kept: dict[Any, int] = {}
-    if selected is not None:
-        kept = {None: len(selected)}
-        if column is not None:
-            arrays.require_columns(selected, [column], rows.columns)
-            kept = counts(arrays.read_categories(selected, column))
-        if foreign := [name for name in kept if name not in before]:
-            raise ValueError(f"selected: the teacher {foreign[0]!r} is not among those of the scored rows")
-        after = _rsr(rows, selected, column)
-    teachers = []
+    teachers: dict[Any, dict[str, Any]] = {}
     for code, name in enumerate(rows.teacher_names):
         of_teacher = rows.teacher_codes == code
         scored = of_teacher & scores.has_score
-        teacher = {
+        teachers[name] = {
             "name": "all rows" if column is None else shown(name),
             "style": series_style(code),
             "rows": int(of_teacher.sum()),
             "scored": before[name].num_trajectories,
             "rsr": _interval(before[name]),
             "distributions": {
-                "rsr": _distribution(scores.rsr[scored], rsr_limits),
-                "tokens": _distribution(scores.num_tokens[scored], token_limits),
+                "rsr": _distribution(scores.rsr[scored], axes["rsr"]),
+                "tokens": _distribution(scores.num_tokens[scored], axes["tokens"]),
             },
         }
-        if selected is not None:
+    if selected is not None:
+        if column is not None:
+            arrays.require_columns(selected, [column], rows.columns)
+        kept = arrays.read_categories(selected, column).counts() if column else {None: len(selected)}
+        if foreign := [name for name in kept if name not in teachers]:
+            raise ValueError(f"selected: the teacher {foreign[0]!r} is not among those of the scored rows")
+        after = _rsr(rows, selected, column)
+        for name, teacher in teachers.items():
             rsr = _interval(after[name]) if name in after else None
             teacher["selected"] = {"rows": kept.get(name, 0), "rsr": rsr}
-        teachers.append(teacher)
-    return teachers
+    return list(teachers.values())
 
 
-def _trend(lengths: FloatArray, rsr: FloatArray, limits: tuple[float, float]) -> list[list[float | None]]:
+def _trend(lengths: FloatArray, rsr: FloatArray, limits: Limits) -> list[list[float | None]]:
     """Median and quartiles of RSR by length: (tokens, lower, median, upper) of each bin."""
     bins = np.digitize(lengths, np.geomspace(*limits, _TREND_BINS + 1))
-    groups = [bins == number for number in np.unique(bins)]
-    return [
-        [rounded(float(np.median(lengths[group])), 4), *_quartiles(rsr[group])]
-        for group in groups
-        if group.sum() >= _TREND_LEAST
-    ]
+    groups = [group for number in np.unique(bins) if (group := bins == number).sum() >= _TREND_LEAST]
+    return [[rounded(np.median(lengths[group]), 4), *_quartiles(rsr[group])] for group in groups]
 
 
-def _distribution(values: FloatArray, limits: tuple[float, float]) -> dict[str, Any] | None:
+def _distribution(values: FloatArray, limits: Limits) -> dict[str, Any] | None:
     """Share of the values in each bin of a logarithmic axis, and their quartiles; the ends hold what lies beyond."""
     if not values.size:
         return None

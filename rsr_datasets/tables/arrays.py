@@ -42,6 +42,11 @@ class Categories:
         """The values of some rows, without null, in order of first appearance in the column."""
         return [self.values[code] for code in np.unique(self.codes[rows]) if code >= 0]
 
+    def counts(self, rows: Any = slice(None)) -> dict[Any, int]:
+        """How many of some rows have each value, null (``None``) first, then in order of first appearance."""
+        found = np.bincount(self.codes[rows] + 1, minlength=len(self.values) + 1)
+        return {value: int(count) for value, count in zip([None, *self.values], found, strict=True) if count}
+
 
 def require_columns(dataset: Dataset, names: Iterable[str], columns: ScoreColumns) -> None:
     """Checks that columns are there before anything is read.

@@ -45,9 +45,7 @@ def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.
     status = read_categories(dataset, columns.status)
     scored = scored & status.among(STATUSES_WITH_SCORE)
     unscored: dict[str, int] = {}
-    counts = np.bincount(status.codes[~scored] + 1, minlength=len(status.values) + 1)
-    for value, count in zip([None, *status.values], counts, strict=True):
-        if count:
-            name = NO_VALUE if value is None or value in STATUSES_WITH_SCORE else str(value)
-            unscored[name] = unscored.get(name, 0) + int(count)
+    for value, count in status.counts(~scored).items():
+        name = NO_VALUE if value is None or value in STATUSES_WITH_SCORE else str(value)
+        unscored[name] = unscored.get(name, 0) + count
     return RowStatus(scored, status.among([TRUNCATED]), unscored)

@@ -49,9 +49,7 @@ def test_problems_may_be_prompts_or_rows(small: Dataset, tmp_path: Path) -> None
     assert [problem["label"] for problem in by_row["texts"]["problems"]] == [f"row {i}" for i in range(9)]
 
 
-def test_long_trajectories_are_cut_so_that_several_problems_fit(
-    make_rows: Rows, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_long_trajectories_are_cut(make_rows: Rows, tokenizer: Any, tmp_path: Path) -> None:
     codes = np.repeat(np.arange(100), 33)
     chosen, limit = choose_problems(codes, np.full(3300, 30_000.0), np.ones(3300, bool), 4_000_000, 16, seed=0)
     assert (len(chosen), limit) == (14, 500) and all(np.ptp(codes[rows]) == 0 and rows.size == 33 for rows in chosen)

@@ -81,12 +81,8 @@ def test_it_shows_shares_before_and_after_a_selection(champ: Dataset, tmp_path: 
 def test_points_are_the_rows(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
     path = build_report(champ, tmp_path / "report.html")
     points = embedded(path)["points"]
-    for name, column in (
-        ("rsr", "rsr"),
-        ("rank", "rsr_avg_rank"),
-        ("surprisal", "rsr_avg_surprisal"),
-        ("tokens", "rsr_num_tokens"),
-    ):
+    columns = {"rsr": "rsr", "rank": "rsr_avg_rank", "surprisal": "rsr_avg_surprisal", "tokens": "rsr_num_tokens"}
+    for name, column in columns.items():
         np.testing.assert_allclose(points[name], np.array(champ[column])[points["row"]], rtol=1e-5)
     assert sorted(points["row"]) == list(range(1350))
     page = open_page(path)
@@ -95,14 +91,8 @@ def test_points_are_the_rows(champ: Dataset, tmp_path: Path, open_page: Any) -> 
     row = champ[7]
     tooltip = page.locator("#tooltip").inner_text().split("\n")
     assert tooltip[:2] == [row["teacher"], row["problem_id"]]
-    assert tooltip[2:8] == [
-        "RSR",
-        f"{row['rsr']:.3f}",
-        "average rank",
-        f"{row['rsr_avg_rank']:.3f}",
-        "average surprisal",
-        f"{row['rsr_avg_surprisal']:.3f} nats",
-    ]
+    assert tooltip[2:6] == ["RSR", f"{row['rsr']:.3f}", "average rank", f"{row['rsr_avg_rank']:.3f}"]
+    assert tooltip[6:8] == ["average surprisal", f"{row['rsr_avg_surprisal']:.3f} nats"]
     assert tooltip[-1] == "its text is not in this page"
 
 
@@ -159,9 +149,7 @@ def test_a_token_says_its_numbers(small: Dataset, small_page: Any) -> None:
     assert small_page.locator("#tooltip dl").count() == 4
 
 
-def test_tokens_are_coloured_by_the_side_of_the_neutral_ratio(
-    small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
-) -> None:
+def test_tokens_are_coloured_by_their_ratio(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
     path = build_report(small, tmp_path / "report.html", tokenizer=tokenizer)
     neutral = dataset_rsr(small).value
     assert embedded(path)["tokenScale"]["neutral"] == neutral
@@ -243,15 +231,8 @@ def test_any_text_stays_text(make_rows: Rows, tokenizer: Any, tmp_path: Path, op
     page = open_page(path)
     click_point(page, 1)
     page.locator("#records summary").click()
-    for selector in (
-        "#trajectories",
-        "#teacher-chart",
-        ".prompt",
-        ".problem-name",
-        "#records pre",
-        ".legend",
-        ".tokens",
-    ):
+    shown = ("#trajectories", "#teacher-chart", ".prompt", ".problem-name", "#records pre", ".legend", ".tokens")
+    for selector in shown:
         assert "<script>window.hacked=1</script>" in page.locator(selector).first.evaluate("(e) => e.textContent")
     assert "␛[31mred" in page.locator(".tokens").first.evaluate("(e) => e.textContent")
     assert page.locator("img, iframe, main a[href^=java], script[src]").count() == 0
@@ -259,9 +240,7 @@ def test_any_text_stays_text(make_rows: Rows, tokenizer: Any, tmp_path: Path, op
     page.wait_for_timeout(200)
 
 
-def test_without_token_columns_it_shows_plain_text(
-    small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any
-) -> None:
+def test_without_token_columns_it_shows_text(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
     plain = small.remove_columns(["rsr_token_ids", "rsr_token_ranks", "rsr_token_surprisals"])
     page = open_page(build_report(plain, tmp_path / "a.html", tokenizer=tokenizer))
     assert "no token columns (RSRScorer(..., token_columns=True)" in page.locator("#trajectories .note").inner_text()
@@ -272,7 +251,7 @@ def test_without_token_columns_it_shows_plain_text(
     assert "No tokenizer was given" in page.locator("#trajectories .note").inner_text()
 
 
-def test_what_is_sampled_is_said_and_the_page_stays_small(
+def test_a_sample_is_said_and_a_page_small(
     make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any
 ) -> None:
     text = "Nothing here repeats 日本語 quite as it did before, does it? 42 \n" * 130
@@ -298,9 +277,7 @@ def test_what_is_sampled_is_said_and_the_page_stays_small(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_and_follows_the_theme(
-    make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any, scheme: str
-) -> None:
+def test_it_fits_a_phone(make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any, scheme: str) -> None:
     names = ["organisation/" + "Very-Long-Model-Name-" * 6, "x" * 190, "نموذج اللغة العربية الكبير", "通义千问" * 9]
     names += [f"teacher {i}" for i in range(29)]
     rows = make_rows({("w" * 300, name): "Therefore 你好 the result مرحبا is 239. " + "y" * 400 for name in names})
@@ -356,9 +333,7 @@ def test_smollm2_tokens_are_the_text(smollm2: str, tmp_path: Path, open_page: An
     assert page.locator(".tokens").evaluate("(holder) => holder.textContent") == answer
 
 
-def test_without_a_browser_the_page_is_said_to_be_untested(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_browser_is_said(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_pages, "CHROMIUM", None)
     pytester.makepyfile("def test_page(browser): pass")
     for ci, outcome in (("", {"skipped": 1}), ("true", {"errors": 1})):
