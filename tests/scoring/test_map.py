@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,20 +24,10 @@ from safetensors.torch import load_file, save_file
 import rsr_datasets.scoring.scorer as scorer_module
 import rsr_datasets.scoring.settings
 from rsr_datasets import RSRScorer
+from rsr_datasets.tables.columns import ScoreColumns
 
-ROW_TYPES = {
-    "rsr": pa.float64(),
-    "rsr_avg_rank": pa.float64(),
-    "rsr_avg_surprisal": pa.float64(),
-    "rsr_num_tokens": pa.int32(),
-    "rsr_settings": pa.string(),
-    "rsr_status": pa.string(),
-}
-TOKEN_TYPES = {
-    "rsr_token_ids": pa.list_(pa.int32()),
-    "rsr_token_ranks": pa.list_(pa.int32()),
-    "rsr_token_surprisals": pa.list_(pa.float32()),
-}
+ROW_TYPES = ScoreColumns().row_types
+TOKEN_TYPES = ScoreColumns().token_types
 STATUSES = ["scored", "scored", "scored", "no_response", "scored", "bad_row", "scored"]
 
 
@@ -59,6 +51,7 @@ def scored(dataset: Dataset, student_folder: str) -> Dataset:
 
 def test_batched_map_appends_typed_columns_and_keeps_the_rest(dataset: Dataset, scored: Dataset) -> None:
     assert scored.column_names == [*dataset.column_names, *ROW_TYPES, *TOKEN_TYPES]
+    assert [str(kind) for kind in types_of(scored, ROW_TYPES).values()] == ["double"] * 3 + ["int32"] + ["string"] * 2
     assert types_of(scored, ROW_TYPES | TOKEN_TYPES) == ROW_TYPES | TOKEN_TYPES
     assert {name: scored.features[name] for name in dataset.column_names} == dataset.features
     assert scored.select_columns(dataset.column_names).to_list() == dataset.to_list()
@@ -76,21 +69,21 @@ def test_a_row_that_was_not_scored_is_null_throughout(scored: Dataset) -> None:
             assert numeric == [None] * 3 and tokens == [None] * 3 and row["rsr_num_tokens"] == 0
 
 
-def test_single_row_map_gives_the_same(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+def test_it_gives_the_same_however_it_is_mapped(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
     one_by_one = dataset.map(RSRScorer(student_folder, token_columns=True))
     assert_same_scores(one_by_one, scored)
     assert one_by_one.features == scored.features
-
-
-def test_batch_size_does_not_matter(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
+    add_rsr = RSRScorer(student_folder)
     for batch_size in (1, 2, 1000, None):
-        assert_same_scores(dataset.map(RSRScorer(student_folder), batched=True, batch_size=batch_size), scored)
-
-
-def test_dataset_dict(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
-    splits = DatasetDict(train=dataset, test=dataset.select([6, 0])).map(RSRScorer(student_folder), batched=True)
+        assert_same_scores(dataset.map(add_rsr, batched=True, batch_size=batch_size), scored)
+    splits = DatasetDict(train=dataset, test=dataset.select([6])).map(add_rsr, batched=True)
     assert_same_scores(splits["train"], scored)
-    assert_same_scores(splits["test"], scored.select([6, 0]))
+    assert_same_scores(splits["test"], scored.select([6]))
+    kept = dataset.map(add_rsr, batched=True, remove_columns=["problem_id"])
+    assert kept.column_names == ["messages", *ROW_TYPES]
+    assert_same_scores(kept, scored)
+    empty = dataset.select([]).map(add_rsr, batched=True)
+    assert len(empty) == 0  # map never calls a function on an empty dataset, so no column can be added there
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -103,22 +96,18 @@ def test_streaming_with_features(dataset: Dataset, student_folder: str, scored: 
     assert stream.features["problem_id"] == dataset.features["problem_id"]
 
 
-def test_streaming_from_a_generator_starting_with_unscorable_rows(student_folder: str) -> None:
+def test_streamed_rows_of_nothing_stay_rows(student_folder: str) -> None:
     add_rsr = RSRScorer(student_folder)
-
-    def generate():
-        yield {"messages": None}
-        yield {"messages": conversation("?", "a + b = c")}
-
-    features = Features({"messages": [{"role": Value("string"), "content": Value("string")}]})
-    stream = IterableDataset.from_generator(generate, features=features)
-    found = [row["rsr_status"] for row in stream.map(add_rsr, features=add_rsr.features(stream.features))]
-    assert found == ["bad_row", "scored"]
-
-
-def test_features_of_an_unresolved_stream_is_an_error(student_folder: str) -> None:
     with pytest.raises(ValueError, match="features are not known"):
-        RSRScorer(student_folder).features(None)
+        add_rsr.features(None)
+    good = {"messages": conversation("?", "a + b = c")}
+    rows = [{"messages": None}, good, {"messages": []}, {"messages": [None]}, good]
+    features = Features({"messages": [{"role": Value("string"), "content": Value("string")}]})
+    known = IterableDataset.from_generator(lambda: iter(rows), features=features)
+    stream = IterableDataset.from_generator(lambda: iter(rows[1:])).map(add_rsr)
+    expected = ["bad_row", "scored", "no_response", "bad_row", "scored"]
+    assert [row["rsr_status"] for row in known.map(add_rsr, features=add_rsr.features(features))] == expected
+    assert [row["rsr_status"] for row in stream] == expected[1:]
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -137,13 +126,6 @@ def test_a_first_batch_without_any_score_keeps_the_types(student_folder: str) ->
         found = dataset.map(RSRScorer(student_folder, token_columns=True), batched=batched, batch_size=2)
         assert list(found["rsr_status"]) == ["no_response", "no_response", "scored"]
         assert types_of(found, ROW_TYPES | TOKEN_TYPES) == ROW_TYPES | TOKEN_TYPES
-
-
-def test_one_row_and_empty_dataset(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
-    one = dataset.select([6]).map(RSRScorer(student_folder), batched=True)
-    assert_same_scores(one, scored.select([6]))
-    empty = dataset.select([]).map(RSRScorer(student_folder), batched=True)
-    assert len(empty) == 0  # map never calls a function on an empty dataset, so no column can be added there
 
 
 def test_original_features_are_untouched(student_folder: str) -> None:
@@ -182,12 +164,6 @@ def test_two_students_side_by_side(
     assert both["qwen"][0] != both["rsr"][0]
 
 
-def test_remove_columns(dataset: Dataset, student_folder: str, scored: Dataset) -> None:
-    found = dataset.map(RSRScorer(student_folder), batched=True, remove_columns=["problem_id"])
-    assert found.column_names == ["messages", *ROW_TYPES]
-    assert_same_scores(found, scored)
-
-
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("with_indices", [True, False])
 @pytest.mark.parametrize("rank", [None, 3])
@@ -211,19 +187,15 @@ def test_indices_name_the_row(dataset: Dataset, student_folder: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
-@pytest.mark.parametrize("batched", [True, False])
-@pytest.mark.parametrize("only_text", [True, False])
-def test_other_formats_are_an_error(
-    dataset: Dataset, student_folder: str, kind: str, batched: bool, only_text: bool
-) -> None:
-    formatted = Dataset.from_dict({"text": ["a + b = c", "x"]}) if only_text else dataset
-    with pytest.raises(ValueError, match=r"reset_format\(\)"):
-        formatted.with_format(kind).map(RSRScorer(student_folder), batched=batched)
+def test_other_formats_are_an_error(dataset: Dataset, student_folder: str, kind: str) -> None:
+    texts = Dataset.from_dict({"text": ["a + b = c", "x"]})
+    for found, batched in itertools.product((dataset, texts), (True, False)):
+        with pytest.raises(ValueError, match=r"reset_format\(\)"):
+            found.with_format(kind).map(RSRScorer(student_folder), batched=batched)
 
 
-@pytest.mark.parametrize("columns", [["messages"], ["messages", "problem_id"]])
-def test_input_columns_is_an_error(dataset: Dataset, student_folder: str, columns: list[str]) -> None:
-    for batched in (True, False):
+def test_input_columns_is_an_error(dataset: Dataset, student_folder: str) -> None:
+    for columns, batched in itertools.product((["messages"], ["messages", "problem_id"]), (True, False)):
         with pytest.raises(ValueError, match="input_columns"):
             dataset.map(RSRScorer(student_folder), batched=batched, input_columns=columns)
 
@@ -237,34 +209,17 @@ def test_map_under_a_launch_of_several_processes_warns_once(
     assert len(said) == 1 and "8 processes" in said[0]
 
 
-def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-FORK = """
-import sys, torch, datasets
-from rsr_datasets import RSRScorer
-if __name__ == "__main__":
-    torch.ones(512, 512) @ torch.ones(512, 512)
-    dataset = datasets.load_from_disk(sys.argv[1])
-    dataset.map(RSRScorer(sys.argv[2]), batched=True, batch_size=2, num_proc=2)
-"""
-
-
-def test_fork_is_an_immediate_error(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
-    done = run(FORK, str(tmp_path / "dataset"), student_folder)
-    assert done.returncode != 0
-    assert 'multiprocess.set_start_method("spawn")' in done.stderr
-
-
-SPAWN = """
+PROCESSES = """
 import sys, multiprocess, torch, datasets
 from rsr_datasets import RSRScorer
 if __name__ == "__main__":
-    multiprocess.set_start_method("spawn")
+    multiprocess.set_start_method(sys.argv[4])
     torch.ones(512, 512) @ torch.ones(512, 512)
     dataset = datasets.load_from_disk(sys.argv[1])
     scored = dataset.map(RSRScorer(sys.argv[2]), batched=True, batch_size=2, num_proc=2, with_rank=True)
@@ -272,15 +227,16 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-def test_num_proc_with_rank_by_spawn(dataset: Dataset, student_folder: str, scored: Dataset, tmp_path: Path) -> None:
-    script = tmp_path / "spawn.py"
-    script.write_text(SPAWN)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, str(script), str(tmp_path / "dataset"), student_folder, str(tmp_path / "scored")]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert_same_scores(datasets.load_from_disk(tmp_path / "scored"), scored)
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_num_proc(dataset: Dataset, student_folder: str, scored: Dataset, tmp_path: Path, start: str) -> None:
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES)
+    done = run(script, str(tmp_path / "dataset"), student_folder, str(tmp_path / "scored"), start)
+    if start == "spawn":
+        assert done.returncode == 0, done.stderr
+        assert_same_scores(datasets.load_from_disk(tmp_path / "scored"), scored)
+    else:
+        assert done.returncode and 'multiprocess.set_start_method("spawn")' in done.stderr
 
 
 def test_num_proc_with_a_loaded_model_is_refused(dataset: Dataset, tokenizer: object) -> None:
@@ -305,24 +261,25 @@ print(json.dumps({"loads": len(loads), "settings": scored["rsr_settings"][0], "f
 
 
 def scored_in_a_new_process(folder: Path, student: str, **arguments: object) -> dict:
-    done = run(CACHE, str(folder), student, json.dumps(arguments))
+    done = run("-c", CACHE, str(folder), student, json.dumps(arguments))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_second_map_in_a_new_process_is_a_cache_hit_that_loads_no_model(
+def test_a_cache_is_hit_by_the_same_student_and_missed_by_a_retrained_one(
     dataset: Dataset, student_folder: str, tmp_path: Path
 ) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(student_folder, copy)
     first = scored_in_a_new_process(tmp_path / "dataset", student_folder)
-    second = scored_in_a_new_process(tmp_path / "dataset", student_folder)
     assert first["loads"] == 1
-    assert second == first | {"loads": 0}
-
-
-def test_a_copy_of_the_student_elsewhere_is_a_cache_hit(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
-    (tmp_path / "copy").symlink_to(student_folder)
-    first = scored_in_a_new_process(tmp_path / "dataset", student_folder)
-    assert scored_in_a_new_process(tmp_path / "dataset", str(tmp_path / "copy")) == first | {"loads": 0}
+    for same in (student_folder, copy):
+        assert scored_in_a_new_process(tmp_path / "dataset", str(same)) == first | {"loads": 0}
+    weights, size = copy / "model.safetensors", (copy / "model.safetensors").stat().st_size
+    save_file({name: value + 0.01 for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    assert weights.stat().st_size == size
+    retrained = scored_in_a_new_process(tmp_path / "dataset", str(copy))
+    assert retrained["loads"] == 1 and retrained["settings"] != first["settings"]
 
 
 @pytest.mark.slow
@@ -333,21 +290,6 @@ def test_changed_settings_are_a_cache_miss(dataset: Dataset, student_folder: str
     found = [scored_in_a_new_process(tmp_path / "dataset", student_folder, **change) for change in changes]
     assert [result["loads"] for result in found] == [1] * len(changes)
     assert len({first["settings"], *(result["settings"] for result in found)}) == len(changes) + 1
-
-
-def test_retrained_weights_are_a_cache_miss(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
-    retrained = tmp_path / "retrained"
-    subprocess.run(["cp", "-r", student_folder, retrained], check=True)
-    first = scored_in_a_new_process(tmp_path / "dataset", str(retrained))
-    weights = load_file(retrained / "model.safetensors")
-    size = (retrained / "model.safetensors").stat().st_size
-    save_file(
-        {name: value + 0.01 for name, value in weights.items()}, retrained / "model.safetensors", {"format": "pt"}
-    )
-    assert (retrained / "model.safetensors").stat().st_size == size
-    second = scored_in_a_new_process(tmp_path / "dataset", str(retrained))
-    assert second["loads"] == 1
-    assert second["settings"] != first["settings"]
 
 
 def hashed(**arguments: object) -> str:
@@ -453,12 +395,3 @@ def test_a_tokenizers_padding_state_does_not_matter(student_folder: str, tokeniz
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     assert hashed(student=student_folder, tokenizer=tokenizer) == before
-
-
-def test_streamed_rows_of_nothing_stay_rows(student_folder: str) -> None:
-    add_rsr = RSRScorer(student_folder)
-    good = conversation("?", "a + b = c")
-    rows = [{"messages": good}, {"messages": []}, {"messages": [None]}, {"messages": good}]
-    stream = IterableDataset.from_generator(lambda: iter(rows))
-    found = [row["rsr_status"] for row in stream.map(add_rsr)]
-    assert found == ["scored", "no_response", "bad_row", "scored"]

@@ -36,7 +36,6 @@ from rsr_datasets.hub.markdown import code
 from rsr_datasets.metrics import Metric, TrajectoryTokens, available_metrics, metric_values
 from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
-from rsr_datasets.reading.steps import step_ends, token_steps
 from rsr_datasets.report.page import build_report
 from rsr_datasets.scoring.second_pass import local_rows, row_without_prompt
 from rsr_datasets.tables.columns import ScoreColumns
@@ -313,33 +312,6 @@ def test_adaptive_ranking_needs_positive_values_of_which_lower_is_better(two_tea
     negative = negative.add_column("rsr_rank_minus_surprisal", [-1.0] * len(negative))
     with pytest.raises(ValueError, match="has the value -1"):
         rank_teachers(negative, metric="rank_minus_surprisal", adaptive=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "steps"),
-    [
-        (TEXT, 7),
-        ("", 0),
-        (" \n ", 0),
-        ("one", 1),
-        ("It is 3.5 or 4,5", 1),
-        ("A. B! C? D", 4),
-        ("line\nline\n\nline\n", 3),
-        ('He said "no." Then he left.', 2),
-        ("  \n lead. tail", 2),
-    ],
-)
-def test_steps_are_sentences_and_lines(text: str, steps: int) -> None:
-    ends = step_ends(text)
-    assert len(ends) == steps
-    assert not steps or ends[-1] == len(text)
-    parts = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-    assert "".join(parts) == (text if steps else "") and all(part.strip() for part in parts)
-
-
-def test_a_token_belongs_to_the_step_of_its_first_visible_character() -> None:
-    parts = ["One", ".", " Two", "", "!\n\n", "\n", "Thr", "ee"]
-    assert token_steps(parts).tolist() == [0, 0, 1, 1, 1, 1, 2, 2]
 
 
 def test_local_rows_see_the_steps_before_and_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
