@@ -41,8 +41,9 @@ def options_of(path: str, skip: Sequence[str] = ()) -> list[inspect.Parameter]:
         if name == "options":  # as in a selection rule, whose public function takes each of its fields by name
             options += options_of(f"{module}.{annotation.id}", skip)
             continue
-        kinds, choices = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", ast.unparse(annotation)))), ()
-        if not kinds & _FROM_A_SHELL and not (choices := _choices(module, annotation)):
+        kinds = set(re.findall(r"\w+", re.sub(r"\[.*?\]", "", ast.unparse(annotation))))
+        choices = () if kinds & _FROM_A_SHELL else _choices(module, kinds)
+        if not choices and not kinds & _FROM_A_SHELL:
             continue
         value = inspect.Parameter.empty if default is None else _value(module, default)
         option = _option(name, kinds, choices, value, texts.get(name, ""))
@@ -70,18 +71,15 @@ def with_options(*options: Sequence[inspect.Parameter]) -> Callable[[Command], C
     return decorate
 
 
-def arguments_for(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a command's values that are arguments of a function; empty lists count as not given."""
+def call(function: Callable[..., Any], options: Mapping[str, Any], *arguments: Any, **keywords: Any) -> Any:
+    """Calls a function with those of a command's options that it takes; empty lists count as not given."""
     names = inspect.signature(function).parameters
-    return {name: None if value == [] else value for name, value in values.items() if name in names}
+    taken = {name: None if value == [] else value for name, value in options.items() if name in names}
+    return function(*arguments, **taken, **keywords)
 
 
 def read_config(context: typer.Context, file: Path | None) -> Path | None:
-    """Makes a YAML file's values the defaults of a command; flags on the command line win.
-
-    Raises:
-        typer.BadParameter: If the file is no YAML mapping of the command's option names to values.
-    """
+    """Makes a YAML file's values, by option name, the defaults of a command; flags on the command line win."""
     if file is None:
         return None
     try:
@@ -90,12 +88,12 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
         raise typer.BadParameter(f"cannot read {file}: {error}") from error
     if not isinstance(values, dict):
         raise typer.BadParameter(f"{file} must hold a mapping of option names to values")
-    values = {str(name).replace("-", "_"): value for name, value in values.items()}
     lists = {p.name for p in context.command.params if getattr(p, "multiple", False) or p.nargs == -1}
-    values = {name: [value] if name in lists and isinstance(value, str) else value for name, value in values.items()}
-    known = {parameter.name for parameter in context.command.params} - {"config", "help"}
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    values |= {name: [values[name]] for name in lists & values.keys() if isinstance(values[name], str)}
+    known = {str(parameter.name) for parameter in context.command.params} - {"config", "help"}
     if unknown := sorted(values.keys() - known):
-        raise typer.BadParameter(f"{file}: no option {unknown[0]!r}; there are {sorted(map(str, known))}")
+        raise typer.BadParameter(f"{file}: no option {unknown[0]!r}; there are {sorted(known)}")
     context.default_map = {**(context.default_map or {}), **values}
     return file
 
@@ -164,17 +162,10 @@ def _value(module: str, node: ast.expr) -> Any:
     return ast.literal_eval(_find(module, node.id)[1] if isinstance(node, ast.Name) else node)
 
 
-def _choices(module: str, annotation: ast.AST) -> tuple[str, ...]:
-    """The values of a ``Literal``, which an annotation is or names."""
-    match annotation:
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
-            return tuple(ast.literal_eval(values))
-        case ast.Name(id=name):
-            home, definition = _find(module, name)
-            return _choices(home, definition)
-        case ast.BinOp(left=left, right=right):
-            return _choices(module, left) or _choices(module, right)
-    return ()
+def _choices(module: str, kinds: set[str]) -> tuple[str, ...]:
+    """The values of the ``Literal`` that an annotation names."""
+    definitions = [_find(module, name)[1] for name in kinds]
+    return next((tuple(ast.literal_eval(d.slice)) for d in definitions if isinstance(d, ast.Subscript)), ())
 
 
 def _argument_docs(docstring: str) -> dict[str, str]:

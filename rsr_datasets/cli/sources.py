@@ -19,12 +19,7 @@ _TEACHER = "teacher"
 
 
 def find_files(names: Sequence[str]) -> list[str]:
-    """The files that names and globs stand for; none if the one name is a folder or a Hub id.
-
-    Raises:
-        FileNotFoundError: If a file is not there, or a glob matches nothing.
-        ValueError: If files are of different or unknown kinds.
-    """
+    """The files that names and globs stand for; none if the one name is a folder or a Hub id."""
     if len(names) == 1 and (Path(names[0]).is_dir() or Path(names[0]).suffix not in _BUILDERS):
         return []
     files: list[str] = []
@@ -50,9 +45,9 @@ def open_dataset(
         names: A ``save_to_disk`` folder, a run folder of :func:`rsr_datasets.score_dataset`, a Hub data set id, or
             files and globs of one kind (``.jsonl``, ``.json``, ``.parquet``, ``.arrow``, ``.csv``), which become one
             split. Provenance records beside a file, as :func:`save_dataset` writes them, are read.
-        split: Which split; ``None`` for all there are.
-        config_name: Which configuration of a Hub data set.
-        teacher_from_file: Add the column ``teacher``, each row's the name of its file without its ending.
+        split: Which split; all without it.
+        config_name: Which configuration of a Hub dataset that has several.
+        teacher_from_file: Add a column ``teacher``: each row's is the name of its file, without the ending.
 
     Raises:
         FileNotFoundError: If a file, a folder or the Hub data set is not there, or a glob matches nothing.
@@ -61,12 +56,12 @@ def open_dataset(
     files, folder = find_files(names), Path(names[0])
     if config_name is not None and (files or folder.is_dir()):
         raise ValueError(f"--config-name {config_name}: {folder} is no Hub dataset, which alone has configurations")
-    if teacher_from_file and not files:
-        raise ValueError(f"{folder} is not a file: its rows cannot be named after one")
     if files:
         found: Dataset | DatasetDict = _open_files(files, teacher_from_file)
     else:
         found = _open_folder(folder) if folder.is_dir() else _open_hub(names[0], config_name)
+        if teacher_from_file:
+            raise ValueError(f"{folder} is not a file: its rows cannot be named after one")
     if split is None:
         return found
     splits = found if isinstance(found, dict) else {str(found.split): found} if found.split else {}
@@ -81,19 +76,14 @@ def splits_of(dataset: Dataset | DatasetDict) -> Mapping[str, Dataset]:
 
 
 def one_split(dataset: Dataset | DatasetDict) -> Dataset:
-    """The only split; a ``ValueError`` if there are several."""
+    """The only split; several are a ``ValueError``."""
     if isinstance(dataset, dict) and len(dataset) > 1:
         raise ValueError(f"the dataset has the splits {list(dataset)}: name one with --split")
     return next(iter(splits_of(dataset).values()))
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Checks that a command may write there.
-
-    Raises:
-        FileExistsError: If something is there and must stay.
-        NotADirectoryError: If the folder that it should be in is not there.
-    """
+    """Checks that a command may write there: nothing is there that must stay, and the folder around it exists."""
     if not output.parent.is_dir():
         raise NotADirectoryError(f"{output}: there is no folder {output.parent}")
     if output.exists() and not overwrite:
@@ -103,16 +93,12 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool = False) -> None:
-    """Writes a data set, and its provenance records into a file beside it; all at once, or nothing.
+    """Writes a data set, all at once or nothing, and its provenance records into a file beside it.
 
     Args:
         dataset: The data set.
-        output: A ``.parquet`` or ``.jsonl`` file, or a folder for ``save_to_disk``.
-        overwrite: Replace what is there.
-
-    Raises:
-        FileExistsError: As :func:`check_output`.
-        ValueError: If several splits should go into one file, or the ending is of another kind of file.
+        output: A ``.parquet`` or ``.jsonl`` file for one split, or a folder for ``save_to_disk``.
+        overwrite: Replace what is there, as far as :func:`check_output` allows.
     """
     from ..tables.records import read_records
 

@@ -68,7 +68,8 @@ class DatasetRSR:
 
     def __str__(self) -> str:
         found = f"{self.label} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-        return f"{found} over {self.num_trajectories:,} trajectories"
+        unscored = f", {self.num_unscored:,} rows without a score" if self.num_unscored else ""
+        return f"{found} over {self.num_trajectories:,} trajectories{unscored}"
 
 
 @renamed_arguments(by="group_by")
