@@ -211,7 +211,7 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
         "--logits-dtype": "float32",
         "--column-prefix": "tiny",
         "--tokens-per-batch": 64,
-        "--no-share-prompts": "",
+        "--no-share-prefixes": "",
         "--columns": '{"messages": "chat"}',
         "--unit-rows": 2,
         "--revision": "main",
@@ -227,8 +227,7 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
     metrics = {"tiny_top1_share", "tiny_avg_entropy", "tiny_token_entropies"}
     assert {"tiny", "tiny_token_ranks"} | metrics <= set(scored.column_names)
     settings = json.loads((traces / "out" / "run.json").read_text())
-    assert settings["tokens_per_batch"] == 64 and len(settings["units"]) == 3
-    assert settings["share_prompts"] is False
+    assert settings["options"] == {"tokens_per_batch": 64, "share_prefixes": False} and len(settings["units"]) == 3
     expected = RSRScorer(
         student_folder,
         revision="main",
@@ -315,47 +314,21 @@ def test_records_travel_with_files(champ: Path, command: Callable[..., Done], tm
 
 
 EVERY_FLAG = {
-    "teachers": [
-        *(
-            "--teacher-column",
-            "teacher",
-            "--problem-column",
-            "problem_id",
-            "--sample",
-            "2",
-            "--seed",
-            "3",
-            "--adaptive",
-        ),
-        *("--confidence", "0.9", "--tolerance", "0.02", "--resamples", "100", "--allow-mixed-settings"),
-        *("--column-prefix", "rsr", "--json", "--split", "train", "--metric", "avg_surprisal"),
-    ],
-    "select": [
-        *("--group-by", "problem_id", "--group-by", "category", "--keep", "2", "--correct", "right", "--seed", "1"),
-        *("--max-tokens", "2000", "--min-tokens", "3", "--metric", "rsr_avg_surprisal", "--largest", "--keep-unscored"),
-        *("--keep-truncated", "--sort", "--allow-mixed-settings", "--column-prefix", "rsr"),
-        *("--teacher-column", "category", "--turns", "last", "--columns", '{"messages": "messages"}'),
-        *("--output", "kept", "--json", "--overwrite", "--split", "train"),
-    ],
-    "report": [
-        *(
-            "--output",
-            "r.html",
-            "--selected",
-            "data",
-            "--teacher-column",
-            "category",
-            "--problem-column",
-            "problem_id",
-        ),
-        *("--tokenizer", "STUDENT", "--max-points", "7", "--seed", "2", "--column-prefix", "rsr", "--title", "Mine"),
-        *("--turns", "last", "--columns", '{"messages": "messages"}', "--split", "train", "--overwrite", "--json"),
-    ],
+    "teachers": "--teacher-column teacher --problem-column problem_id --sample 2 --seed 3 --adaptive --confidence 0.9 "
+    "--tolerance 0.02 --resamples 100 --allow-mixed-settings --column-prefix rsr --json --split train "
+    "--metric avg_surprisal",
+    "select": "--group-by problem_id --group-by category --keep 2 --correct right --seed 1 --max-tokens 2000 "
+    "--min-tokens 3 --metric rsr_avg_surprisal --largest --keep-unscored --keep-truncated --sort "
+    "--allow-mixed-settings --column-prefix rsr --teacher-column category --turns last "
+    '--columns {"messages":"messages"} --output kept --json --overwrite --split train',
+    "report": "--output r.html --selected data --teacher-column category --problem-column problem_id "
+    "--tokenizer STUDENT --max-points 7 --seed 2 --column-prefix rsr --title Mine --turns last "
+    '--columns {"messages":"messages"} --split train --overwrite --json',
 }
 FROM_OTHER_TESTS = {
-    "teachers": {"--config", "--config-name", "--teacher-from-file", "--student"},
-    "select": {"--config", "--config-name", "--fraction", "--n", "--max-rsr", "--balance-by"},
-    "report": {"--config", "--config-name"},
+    "teachers": {"--student"},
+    "select": {"--fraction", "--n", "--max-rsr", "--balance-by"},
+    "report": set(),
 }
 
 
@@ -366,12 +339,13 @@ def test_every_flag_is_taken(
     scored = load_from_disk(champ / "run" / "scored")
     part = scored.add_column("right", [i % 2 == 0 for i in range(len(scored))])
     DatasetDict(train=part, test=part.select([0])).save_to_disk(tmp_path / "data")
-    given = [student_folder if value == "STUDENT" else value for value in EVERY_FLAG[name]]
+    given = EVERY_FLAG[name].replace("STUDENT", student_folder).split()
     done = command(name, "data", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shown = set(re.findall(r"^  (--[\w-]+)", command(name, "--help", cwd=tmp_path).stdout, re.MULTILINE)) - {"--help"}
     scorer_flags = {f"--{argument.replace('_', '-')}" for argument in inspect.signature(RSRScorer).parameters}
-    missing = shown - {value for value in given if value.startswith("--")} - FROM_OTHER_TESTS[name]
+    of_all = {"--config", "--config-name", "--teacher-from-file"}
+    missing = shown - {value for value in given if value.startswith("--")} - FROM_OTHER_TESTS[name] - of_all
     assert missing == (scorer_flags - set(given) - {"--student"} if name == "teachers" else set())
     if name == "select":
         expected = select_trajectories(
@@ -445,7 +419,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     )
     assert 0 < estimate["memory_gib"] < 1 and estimate["hours"] >= 0
     assert not (champ / "dry").exists()
-    assert "tokens, about" in command(*arguments, cwd=champ).stdout
+    assert f"about {estimate['tokens']:,} tokens" in command(*arguments, cwd=champ).stdout
 
 
 def test_options_come_from_a_file_and_a_run_can_be_repeated(traces: Path, student_folder: str) -> None:
