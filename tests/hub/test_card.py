@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from champ import load_champ
-from conftest import ROOT, conversation
+from conftest import ROOT, conversation, make_model
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import DatasetCard
 from hypothesis import example, given
@@ -34,6 +34,15 @@ JSON = st.recursive(
 @pytest.fixture(scope="module")
 def scorer(student_folder: str) -> RSRScorer:
     return RSRScorer(student_folder, dtype="float32", token_columns=True)
+
+
+@pytest.fixture(scope="module")
+def other(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> RSRScorer:
+    """A scorer with another student, whose score columns have another prefix."""
+    folder = tmp_path_factory.mktemp("other-student")
+    make_model("llama", len(tokenizer), seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return RSRScorer(str(folder), dtype="float32", column_prefix="other", turns="last")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,19 @@ def body(card: DatasetCard) -> str:
 
 def rendered(markdown: str) -> str:
     return MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(markdown)
+
+
+def made_again(card: DatasetCard, data: Any, folder: Path, *students: str) -> Any:
+    """Runs the card's code on rows in files, with students from where they are, and returns what it selects."""
+    source = re.search(r"## Make it again\n\n```python\n(.*?)```", body(card), re.DOTALL)[1]
+    for name, rows in data.items():
+        rows.select_columns(["problem_id", "teacher", "messages"]).to_json(folder / f"{name}.jsonl")
+        source = source.replace(f'"{name}.jsonl"', repr(str(folder / f"{name}.jsonl")))
+    for student in students:
+        source = source.replace(f'"{Path(student).name}"', repr(student))
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return names["best"]
 
 
 class TestWhatItSays:
@@ -146,11 +168,9 @@ class TestWhatItSays:
         card = body(preview_card(Dataset.from_list(rows).map(scorer, batched=True), scorer=scorer))
         assert "Statuses of `rsr` in `train`: 5 `scored`, 1 `no_response`, 1 `bad_row`." in card
 
-    def test_scores_of_two_students(self, scored: Dataset, student_folder: str) -> None:
-        other = RSRScorer(student_folder, dtype="float32", column_prefix="other", turns="last")
-        both = scored.map(other, batched=True)
-        card = body(preview_card(both, scorer=other))
-        assert "several students" not in card.split("## How")[0] or "the student" in card
+    def test_scores_of_two_students(self, scored: Dataset, other: RSRScorer) -> None:
+        card = body(preview_card(scored.map(other, batched=True), scorer=other))
+        assert "fine-tuning several students" in card.split("## How")[0]
         assert card.count("### Scoring: `") == 2 and f"`{other.settings_hash}`" in card
         assert "| `train` | `other` | 36 |" in card and "| `other_status` |" in card
 
@@ -252,15 +272,36 @@ class TestCodeThatItGives:
     def test_it_makes_the_same_rows(self, scored: Dataset, student_folder: str, tmp_path: Path) -> None:
         pool = select_trajectories(scored, group_by="problem_id", keep=2, max_tokens=60)
         chosen = select_subset(pool, n=7, balance_by="teacher", sort=True)
-        inputs = scored.select_columns(["problem_id", "teacher", "messages"])
-        inputs.to_json(tmp_path / "trajectories.jsonl")
-        source = re.search(r"```python\n(.*?)```", body(preview_card(chosen)), re.DOTALL)[1]
-        source = source.replace('"trajectories.jsonl"', repr(str(tmp_path / "trajectories.jsonl")))
-        name = Path(student_folder).name
-        assert f'RSRScorer("{name}", dtype="float32", token_columns=True)' in source
-        names: dict[str, Any] = {}
-        exec(source.replace(f'RSRScorer("{name}"', f"RSRScorer({student_folder!r}"), names)
-        assert names["best"].to_list() == chosen.to_list()
+        card = preview_card(chosen)
+        assert f'RSRScorer("{Path(student_folder).name}", dtype="float32", token_columns=True)' in body(card)
+        assert made_again(card, {"trajectories": scored}, tmp_path, student_folder).to_list() == chosen.to_list()
+
+    @pytest.mark.parametrize("share", [0.5, 0.25])
+    def test_each_split_is_selected_once(
+        self, scored: Dataset, student_folder: str, tmp_path: Path, share: float
+    ) -> None:
+        splits = DatasetDict(train=scored.select(range(20)), test=scored.select(range(20, 36)))
+        shares = {"train": 0.5, "test": share}
+        chosen = DatasetDict({name: select_subset(splits[name], fraction=shares[name]) for name in splits})
+        again = made_again(preview_card(chosen), splits, tmp_path, student_folder)
+        for name, part in chosen.items():
+            for column in ("problem_id", "teacher"):
+                assert again[name][column][:] == part[column][:]
+
+    def test_both_students_score_before_the_second_selects(
+        self, scored: Dataset, other: RSRScorer, student_folder: str, tmp_path: Path
+    ) -> None:
+        both = scored.map(other, batched=True)
+        chosen = select_trajectories(both, group_by="problem_id", metric="other_avg_surprisal", column_prefix="other")
+        card = preview_card(chosen, scorer=other)
+        again = made_again(card, {"trajectories": scored}, tmp_path, student_folder, other.source.name)
+        assert again.to_list() == chosen.to_list()
+
+    def test_a_record_of_an_earlier_version_names_its_metric_by(self, best: Dataset) -> None:
+        records = read_records(select_subset(best, n=3, metric="rsr_avg_rank"))
+        records[-1]["rule"]["by"] = records[-1]["rule"].pop("metric")
+        card = body(preview_card(without_records(best), provenance=records))
+        assert "with the lowest `rsr_avg_rank`" in card and 'metric="rsr_avg_rank"' in card
 
     def test_it_loads_a_source_that_is_named(self, best: Dataset) -> None:
         card = body(preview_card(best, card={"source_datasets": ["me/traces"]}))

@@ -14,7 +14,7 @@ import hub_client
 import pytest
 from champ import load_champ
 from conftest import conversation, make_model
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from datasets import Dataset, DatasetDict, NamedSplit, concatenate_datasets, load_from_disk
 from hub_server import Blob, Hub
 from PIL import Image
 
@@ -170,6 +170,13 @@ class TestRoundTrip:
         loaded = run(hub_client.load, "me/splits", token=TOKEN)
         assert {name: rows for name, (rows, _) in loaded.items()} == {n: part.to_list() for n, part in splits.items()}
         assert "| `test` | `rsr` | 6 |" in readme(hub, "me/splits")
+
+    def test_a_test_split_is_pushed_as_one(self, hub: Hub, run: Any, best: Dataset, tmp_path: Path) -> None:
+        test = best.select(range(6))
+        test.info.splits, test._split = None, NamedSplit("test")
+        run(hub_client.push, saved(test, tmp_path), "me/test", token=TOKEN)
+        assert list(run(hub_client.load, "me/test", token=TOKEN)) == ["test"]
+        assert 'load_dataset("me/test", split="test")' in readme(hub, "me/test")
 
     def test_shards(self, hub: Hub, run: Any, curated: str, best: Dataset) -> None:
         run(hub_client.push, curated, "me/shards", token=TOKEN, max_shard_size="10KB")
