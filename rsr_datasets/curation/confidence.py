@@ -1,39 +1,38 @@
-"""How sure of the known answer a student becomes along a trajectory, and where it is sure enough to stop."""
+"""How sure of the known answer a student becomes along a trajectory."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, List, Value
 from datasets.utils import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from ..reading.formats import find_format
+from ..engines.base import TokenScores
 from ..reading.rows import EncodedRow
-from ..reading.steps import step_ends, token_steps
-from ..reading.templates import REASONING_KEYS
+from ..reading.steps import token_steps
 from ..reading.token_texts import split_text
 from ..scoring.scorer import RSRScorer
-from ..tables.arrays import read_rows
+from ..tables.arrays import read_rows, replace_column
+from ..tables.splits import require_dataset
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_CUE = "\n\nThe final answer is: "
-SERIES = "answer_surprisals"
-PROBED = "answer_probes"
-GAIN = "confidence_gain"
-ASCENDING = "ascending_share"
-SHORTEST = "shortest_sufficient_prefix"
 
+_COLUMNS = {
+    "answer_surprisals": List(Value("float32")),
+    "answer_probes": List(Value("int32")),
+    "confidence_gain": Value("float64"),
+    "ascending_share": Value("float64"),
+    "shortest_sufficient_prefix": Value("int32"),
+}
+_NOTHING = (None,) * len(_COLUMNS)
 _ROWS_PER_BATCH = 64
-_ASSISTANT = ("assistant", "gpt", "model")
-_NOT_CONTENT = (*REASONING_KEYS, "tool_calls")
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def answer_confidence(
@@ -59,8 +58,8 @@ def answer_confidence(
     * ``<prefix>_shortest_sufficient_prefix``: steps before the earliest probe from which on the probability stays
       above the threshold; null where it is not above it at the end. :func:`truncate_at` cuts there.
 
-    All are null where the row cannot be scored or has no answer. The student reads each trajectory once, and then the
-    probes, all in one pass; where its family does not allow that, or memory is short, each probe reads its prefix.
+    All are null where the row or a probe cannot be read, or there is no answer. Probes are rows that begin alike: the
+    student reads their common prefix once where its engine shares prefixes.
 
     Args:
         dataset: Rows of one of the formats that the scorer reads; they need not be scored.
@@ -77,158 +76,67 @@ def answer_confidence(
         ValueError: If a column is missing or an argument is out of its range.
         TypeError: If ``dataset`` is not a ``Dataset``.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"expected a Dataset, found {type(dataset).__name__}")
     if isinstance(max_probes, bool) or not isinstance(max_probes, int) or max_probes < 2:
         raise ValueError(
             f"max_probes={max_probes!r}: must be at least 2, one before the first step and one at the end"
         )
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}: must be in (0, 1)")
-    if answer_column not in dataset.column_names:
+    if answer_column not in require_dataset(dataset).column_names:
         raise ValueError(f"answer_column={answer_column!r}: no such column; the dataset has {dataset.column_names}")
-    row_format = scorer.find_format(dataset.column_names)
+    row_format, tokenizer = scorer.find_format(dataset.column_names), scorer.load_tokenizer()
     source = dataset.select_columns(list({*row_format.names, answer_column})).with_format("arrow")
-    columns: dict[str, list[Any]] = {name: [] for name in _types(scorer.score_columns.prefix)}
-    start = 0
+    values: list[Sequence[Any]] = []
     with tqdm(total=len(dataset), unit="row", desc="Asking for the answers") as progress:
         for batch in source.iter(batch_size=_ROWS_PER_BATCH):
             rows = read_rows(batch, source.features)
-            encoded = scorer.encode(rows, row_format, range(start, start + len(rows)))
-            start += len(rows)
-            answers = [row[answer_column] for row in rows]
-            for values in _probe(scorer, encoded, answers, max_probes, math.log(1 / threshold), cue):
-                for column, value in zip(columns.values(), values, strict=True):
-                    column.append(value)
+            encoded = scorer.encode(rows, row_format, range(len(values), len(values) + len(rows)))
+            answers = (None if row[answer_column] is None else str(row[answer_column]).strip() for row in rows)
+            asked = [
+                _probes(row, tokenizer, cue, answer, max_probes)
+                if isinstance(row, EncodedRow) and answer
+                else ([], [])
+                for row, answer in zip(encoded, answers, strict=True)
+            ]
+            found = iter(scorer.read_tokens([probe for _, probes in asked for probe in probes]))
+            for steps, probes in asked:
+                values.append(_summary(steps, [next(found) for _ in probes], math.log(1 / threshold)))
             progress.update(len(rows))
-    kept = dataset.remove_columns([name for name in columns if name in dataset.column_names])
-    for name, kind in _types(scorer.score_columns.prefix).items():
-        kept = kept.add_column(name, columns[name], feature=kind)
-    return kept
+    if unknown := values.count(_NOTHING):
+        logger.warning("%d of %d rows cannot be read up to the answer or have none: null", unknown, len(dataset))
+    for i, (name, feature) in enumerate(_COLUMNS.items()):
+        column = [row[i] for row in values]
+        dataset = replace_column(dataset, f"{scorer.score_columns.prefix}_{name}", column, feature)
+    return dataset
 
 
-def truncate_at(dataset: Dataset, column: str, *, columns: Mapping[str, str] | None = None) -> Dataset:
-    """Cuts trajectories after a number of steps, such as the shortest sufficient prefix.
-
-    The text of the row's one response is cut where the step ends, without the white space after it. Scores of the row
-    no longer belong to its text: score it again.
-
-    Args:
-        dataset: Rows of messages whose last one is the assistant's only one and holds nothing but content, of a prompt
-            and a completion that are texts, or of Alpaca's columns.
-        column: Column with the number of steps to keep; rows where it is null or 0 stay as they are, as do those with
-            fewer steps.
-        columns: Standard column name to actual name, as given to the scorer.
-
-    Returns:
-        The rows with their texts cut.
-
-    Raises:
-        ValueError: If a column is missing, or a row to cut has another form.
-        TypeError: If ``dataset`` is not a ``Dataset``.
-    """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"expected a Dataset, found {type(dataset).__name__}")
-    if column not in dataset.column_names:
-        raise ValueError(f"column={column!r}: no such column; the dataset has {dataset.column_names}")
-    row_format = find_format(dataset.column_names, columns)
-    standard = {"prompt_completion": "completion", "alpaca": "output"}.get(row_format.kind, row_format.kind)
-    target = row_format.columns[standard]
-
-    def cut(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-        steps = row[column]
-        return {target: _cut(row[target], int(steps), f"row {index}, column {target!r}") if steps else row[target]}
-
-    truncated: Dataset = dataset.with_format(None).map(
-        cut, with_indices=True, features=dataset.features, desc="Cutting trajectories"
-    )
-    return truncated.with_format(**dataset.format)
+def _probes(
+    row: EncodedRow, tokenizer: PreTrainedTokenizerBase, cue: str, answer: str, max_probes: int
+) -> tuple[list[int], list[EncodedRow]]:
+    """The steps before each probe, and the probe as a row: what stands before, the cue and the answer."""
+    cue_ids, answer_ids = (tokenizer.encode(text, add_special_tokens=False) for text in (cue, answer))
+    asked = np.array([*cue_ids, *answer_ids], dtype=np.int64)
+    steps = token_steps(split_text(tokenizer, row.input_ids[row.positions].tolist()))
+    last = np.flatnonzero(np.diff(steps, append=steps[-1] + 1))
+    counts, ends = np.append(0, steps[last] + 1), np.append(row.positions[0], row.positions[last] + 1)
+    chosen = np.unique(np.linspace(0, ends.size - 1, min(max_probes, ends.size)).round().astype(np.int64))
+    scored = np.arange(len(cue_ids), asked.size)
+    probes = [EncodedRow(np.concatenate([row.input_ids[:end], asked]), end + scored) for end in ends[chosen]]
+    return counts[chosen].tolist(), probes
 
 
-def _types(prefix: str) -> dict[str, Any]:
-    kinds = {
-        SERIES: List(Value("float32")),
-        PROBED: List(Value("int32")),
-        GAIN: Value("float64"),
-        ASCENDING: Value("float64"),
-        SHORTEST: Value("int32"),
-    }
-    return dict(Features({f"{prefix}_{name}": kind for name, kind in kinds.items()}))
-
-
-def _probe(
-    scorer: RSRScorer,
-    encoded: Sequence[Any],
-    answers: Sequence[Any],
-    max_probes: int,
-    sufficient: float,
-    cue: str,
-) -> list[tuple[Any, ...]]:
-    """Column values of some rows."""
-    tokenizer = scorer.load_tokenizer()
-    cue_ids = _ids(tokenizer, cue)
-    engine, _ = scorer._session.load_engine(scorer._options, scorer.placement)
-    probes: list[EncodedRow] = []
-    places: list[npt.NDArray[np.int64] | None] = []
-    for row, answer in zip(encoded, answers, strict=True):
-        answer_ids = _ids(tokenizer, str(answer).strip()) if answer is not None else cue_ids[:0]
-        if not isinstance(row, EncodedRow) or not answer_ids.size:
-            places.append(None)
-            continue
-        counts, ends = _prefixes(row, split_text(tokenizer, row.input_ids[row.positions].tolist()))
-        chosen = np.unique(np.linspace(0, ends.size - 1, min(max_probes, ends.size)).round().astype(np.int64))
-        asked = np.concatenate([cue_ids, answer_ids])
-        longest = int(ends[chosen[-1]]) + asked.size - 1
-        if longest > (engine.max_positions or longest):
-            places.append(None)
-            continue
-        own = np.arange(asked.size - answer_ids.size, asked.size)
-        probes += [EncodedRow(np.concatenate([row.input_ids[:end], asked]), own + end) for end in ends[chosen]]
-        places.append(counts[chosen])
-    found = iter(engine.score(probes) if probes else ())
-    values: list[tuple[Any, ...]] = []
-    for place in places:
-        if place is None:
-            values.append((None, None, None, None, None))
-        else:
-            sums = [next(found).surprisals.sum(dtype=np.float64) for _ in place]
-            values.append(_summary(np.array(sums), place, sufficient))
-    if unknown := sum(value[0] is None for value in values):
-        logger.warning("%d of %d rows cannot be read up to the answer or have none: null", unknown, len(values))
-    return values
-
-
-def _summary(surprisals: FloatArray, place: npt.NDArray[np.int64], sufficient: float) -> tuple[Any, ...]:
+def _summary(steps: Sequence[int], probes: Sequence[TokenScores | None], sufficient: float) -> Sequence[Any]:
+    """The values of a row's columns, from the scores of its answer."""
+    sums = [math.nan if scores is None else scores.surprisals.sum(dtype=np.float64) for scores in probes]
+    surprisals = np.array(sums, dtype=np.float64)
     if not surprisals.size or not np.isfinite(surprisals).all():
-        return None, None, None, None, None
+        return _NOTHING
     insufficient = np.flatnonzero(surprisals >= sufficient)
     first = int(insufficient[-1]) + 1 if insufficient.size else 0
     return (
         surprisals.astype(np.float32).tolist(),
-        place.tolist(),
+        steps,
         float(surprisals[0] - surprisals[-1]),
         float((np.diff(surprisals) < 0).mean()) if surprisals.size > 1 else None,
-        int(place[first]) if first < place.size else None,
+        steps[first] if first < len(steps) else None,
     )
-
-
-def _prefixes(row: EncodedRow, parts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The prefixes of a row, before its first scored token and after each step: their numbers of steps and tokens."""
-    steps = token_steps(parts)
-    last = np.flatnonzero(np.diff(steps, append=steps[-1] + 1))
-    return np.concatenate([[0], steps[last] + 1]), np.concatenate([row.positions[:1], row.positions[last] + 1])
-
-
-def _ids(tokenizer: Any, text: str) -> npt.NDArray[np.int64]:
-    return np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
-
-
-def _cut(value: Any, steps: int, where: str) -> Any:
-    if isinstance(value, str):
-        ends = step_ends(value)
-        return value[: ends[steps - 1]].rstrip() if steps < len(ends) else value
-    written = [message for message in value or () if (message.get("role") or message.get("from")) in _ASSISTANT]
-    if len(written) != 1 or written[0] is not value[-1] or any(written[0].get(key) for key in _NOT_CONTENT):
-        raise ValueError(f"{where}: expected one assistant turn, at the end, that holds nothing but its content")
-    key = "content" if written[0].get("content") is not None else "value"
-    return [*value[:-1], {**written[0], key: _cut(written[0][key], steps, where)}]

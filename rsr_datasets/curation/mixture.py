@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Value
 from ..metrics import find_metric
 from ..reading.formats import find_format
 from ..reading.messages import Turns
-from ..tables.arrays import metric_column
+from ..tables.arrays import metric_column, replace_column
 from ..tables.columns import ScoreColumns
 from ..tables.records import append_record
 from ..tables.splits import map_splits
@@ -104,7 +104,7 @@ def mixture_weights(
             logger.warning("%d of %d groups have no scored row that counts: no weight", without, groups.count)
         weights = np.zeros(len(split))
         weights[rows] = shares / totals[codes]
-        weighed = (split.remove_columns(weight_column) if there else split).add_column(weight_column, weights)
+        weighed = replace_column(split, weight_column, weights)
         return append_record(weighed, {"step": "mixture_weights", "rule": rule})
 
     return map_splits(dataset, weigh)

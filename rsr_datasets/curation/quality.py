@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from datasets import Dataset, Value
 
-from ..reading.formats import RowFormat, find_format
-from ..reading.messages import Turns, read_response
-from ..reading.rows import UnscorableRowError
-from ..report.trajectory_texts import text_of
-from ..tables.arrays import read_rows
+from ..reading.formats import find_format
+from ..reading.messages import Turns
+from ..reading.texts import response_text
+from ..tables.arrays import read_rows, replace_column
+from ..tables.splits import require_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +56,17 @@ def add_rule_based_quality(
         ValueError: If no column holds trajectories.
         TypeError: If ``dataset`` is not a ``Dataset``.
     """
-    texts_to_counts = [_word_counts(text) for text in _responses(dataset, quality_column, turns, columns)]
-    defined = np.array([counts is not None and counts[0] > 0 for counts in texts_to_counts], dtype=bool)
-    counts = np.array([c for c, is_defined in zip(texts_to_counts, defined, strict=True) if is_defined], dtype=float)
+    found = [_word_counts(text) for text in _responses(dataset, quality_column, turns, columns)]
+    has_words = np.array([each is not None and each[0] > 0 for each in found], dtype=bool)
     quality = np.full(len(dataset), np.nan)
-    if counts.size:
+    if has_words.any():
+        counts = np.array([each for each, has in zip(found, has_words, strict=True) if has], dtype=float)
         indicators = np.column_stack([counts[:, 0], counts[:, 1:] / counts[:, :1]])
-        spread = indicators.std(axis=0)
         same = np.ptp(indicators, axis=0) == 0
-        z = np.where(same, 0.0, (indicators - indicators.mean(axis=0)) / np.where(same, 1.0, spread))
-        quality[defined] = z @ np.array(list(WEIGHTS.values()))
-    return _with_column(
-        dataset,
-        quality_column,
-        [value if ok else None for value, ok in zip(quality.tolist(), defined, strict=True)],
-        "float64",
-    )
+        z = (indicators - indicators.mean(axis=0)) / np.where(same, 1.0, indicators.std(axis=0))
+        quality[has_words] = np.where(same, 0.0, z) @ np.array(list(WEIGHTS.values()))
+    values = np.where(has_words, quality, None).tolist()
+    return replace_column(dataset, quality_column, values, Value("float64"))
 
 
 def add_verified(
@@ -118,7 +112,7 @@ def add_verified(
         found.append(bool(verify(gold, parse(text))) if gold and text else None)
     if unknown := sum(value is None for value in found):
         logger.warning("%d of %d rows have no response or no answer that can be read: null", unknown, len(dataset))
-    return _with_column(dataset, verified_column, found, "bool")
+    return replace_column(dataset, verified_column, found, Value("bool"))
 
 
 def _as_math(answer: str) -> str:
@@ -134,29 +128,11 @@ def _word_counts(text: str | None) -> list[int] | None:
 
 
 def _responses(dataset: Dataset, added: str, turns: Turns, columns: Mapping[str, str] | None) -> list[str | None]:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"expected a Dataset, found {type(dataset).__name__}")
-    row_format = find_format(dataset.column_names, columns)
+    row_format = find_format(require_dataset(dataset).column_names, columns)
     if added in row_format.names:
         raise ValueError(f"column {added!r} is read: give another name for the new one")
-    source = dataset.select_columns(row_format.names).with_format("arrow")
-    texts: list[str | None] = []
-    for batch in source.iter(batch_size=_ROWS_PER_BATCH):
-        texts += [_response(row, row_format, turns) for row in read_rows(batch, dataset.features)]
-    return texts
-
-
-def _response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns) -> str | None:
-    """What the assistant itself wrote, as text."""
-    try:
-        found = read_response(row, row_format, turns)
-    except UnscorableRowError:
-        return None
-    text = found if isinstance(found, str) else "\n\n".join(text_of(m) for m in found if m["role"] == "assistant")
-    return text if text.strip() else None
-
-
-def _with_column(dataset: Dataset, name: str, values: Sequence[Any], kind: str) -> Dataset:
-    kept = dataset.remove_columns(name) if name in dataset.column_names else dataset
-    added: Dataset = kept.add_column(name, list(values), feature=Value(kind))
-    return added
+    return [
+        response_text(row, row_format, turns)
+        for batch in dataset.select_columns(row_format.names).with_format("arrow").iter(batch_size=_ROWS_PER_BATCH)
+        for row in read_rows(batch, dataset.features)
+    ]

@@ -8,8 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-# A sentence's last mark with what closes it and the white space after it, or the end of a line.
-_STEP_END = re.compile(r"[.!?]+[\"'\u201d\u2019)\]*]*\s+|\n\s*")
+# A sentence's last mark with what closes the sentence and white space, or the end of a line. White space need not
+# follow a Chinese or Japanese mark.
+_STEP_END = re.compile(
+    r"[.!?]+[\"'\u201d\u2019)\]*]*\s+"
+    r"|[\u3002\uff01\uff1f\uff1b]+[\"'\u201d\u2019)\]*\u300d\u300f\uff09]*\s*"
+    r"|\n\s*"
+)
 
 
 def step_ends(text: str) -> list[int]:

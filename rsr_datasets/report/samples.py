@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from ..figures.plotting import IntArray, sample_evenly
 from ..reading.messages import read_prompt, read_response
 from ..reading.rows import UnscorableRowError
+from ..reading.texts import text_of
 from ..reading.token_texts import split_text
 from ..tables import arrays
 from .rows import ReportRows, json_size, rounded, shown
-from .trajectory_texts import text_of
 
 _MOST_CANDIDATES = 64
 _PROBLEMS_WANTED = 12

@@ -17,7 +17,7 @@ from datasets.formatting.formatting import LazyDict
 from datasets.utils._dill import Pickler, pklregister
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..engines.base import OnBatch, StudentSource
+from ..engines.base import OnBatch, StudentSource, TokenScores
 from ..engines.transformers.source import LogitsDtype, TransformersStudent, default_device
 from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
 from ..reading.formats import RowFormat, check_columns, find_format
@@ -276,6 +276,17 @@ class RSRScorer:
         """
         places = _places(len(encoded), indices)
         return self._session.score(encoded, places, self._options, device or self.placement, on_batch)
+
+    def read_tokens(self, rows: Sequence[EncodedRow]) -> list[TokenScores | None]:
+        """Runs the student over rows that are no trajectories, and computes no metric.
+
+        Args:
+            rows: Encoded rows.
+
+        Returns:
+            The scores of each row's tokens, in order; ``None`` where the student cannot read the row.
+        """
+        return self._session.read_tokens(rows, self._options, self.placement)
 
     def to_columns(self, outcomes: Sequence[ScoredRow]) -> dict[str, pa.Array]:
         """Turns outcomes of :meth:`score_encoded` into columns: name to array, one value a row, in order."""

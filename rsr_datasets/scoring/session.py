@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,6 +121,19 @@ class Session:
             return outcomes
         _set_options(engine, {"share_prefixes": False})  # sharing would round these scores otherwise than before
         return read_again(outcomes, checked, self._needs, engine, self.load_encoder().tokenizer, on_batch)
+
+    def read_tokens(
+        self, rows: Sequence[EncodedRow], options: Mapping[str, Any], device: torch.device
+    ) -> list[TokenScores | None]:
+        """Runs the student over rows; see :meth:`rsr_datasets.RSRScorer.read_tokens`."""
+        if not rows:
+            return []
+        engine, _ = self.load_engine(options, device)
+        longest = engine.max_positions or sys.maxsize
+        fits = [row.input_ids.size <= longest + 1 and row.input_ids.max() < engine.vocab_size for row in rows]
+        readable = [row for row, fit in zip(rows, fits, strict=True) if fit]
+        found = iter(engine.score(readable) if readable else ())
+        return [next(found) if fit else None for fit in fits]
 
     def _refuse_unfit(self, engine: Engine) -> None:
         longest, limit = engine.max_positions, self._settings.max_length

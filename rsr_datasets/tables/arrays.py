@@ -195,6 +195,20 @@ def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
     return [dict(zip(decoded, values, strict=True)) for values in zip(*decoded.values(), strict=True)]
 
 
+def replace_column(dataset: Dataset, name: str, values: Any, feature: Any = None) -> Dataset:
+    """Adds a column at the end, in place of one of the same name.
+
+    Args:
+        dataset: The rows.
+        name: Its name.
+        values: One value a row.
+        feature: Its type; ``None`` to infer the type from the values.
+    """
+    kept = dataset.remove_columns(name) if name in dataset.column_names else dataset
+    added: Dataset = kept.add_column(name, values, feature=feature)
+    return added
+
+
 def batches(
     dataset: Dataset, names: Sequence[str], size: int
 ) -> Iterator[tuple[slice | npt.NDArray[np.int64], pa.Table]]:

@@ -100,6 +100,14 @@ class ScoreColumns:
         """
         return column in self.row_types or column in {self.metric(name) for name in available_metrics()}
 
+    def is_any(self, column: str) -> bool:
+        """Whether a column belongs to the scores: one of :meth:`is_score`, or a list with one value a token.
+
+        Args:
+            column: Its name.
+        """
+        return self.is_score(column) or column in {*self.token_types, self.token_entropies}
+
     @cached_property
     def row_types(self) -> dict[str, pa.DataType]:
         """Arrow types of the columns with one value a row, in column order."""

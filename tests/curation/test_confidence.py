@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -90,7 +91,27 @@ def test_the_order_of_rows_and_what_stands_beside_them_do_not_matter(scorer: RSR
     ds = Dataset.from_list([*rows, {"messages": conversation("?", "x"), "answer": None}])
     whole = answer_confidence(ds, scorer, "answer")["rsr_answer_surprisals"][:]
     alone = [answer_confidence(ds.select([i]), scorer, "answer")["rsr_answer_surprisals"][0] for i in range(6)]
-    assert whole == alone
+    assert whole[5] is alone[5] is None
+    np.testing.assert_allclose(np.concatenate(whole[:5]), np.concatenate(alone[:5]), rtol=0, atol=1e-5)
+
+
+def test_answers_outside_the_vocabulary_are_null_and_warned_of_once(
+    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    wider = copy.deepcopy(tokenizer)
+    wider.add_tokens(["<new>"])
+    scorer = RSRScorer(make_model("llama", len(tokenizer)), tokenizer=wider)
+    answers = ["<new>", "x"] * 65
+    ds = Dataset.from_list([{"messages": conversation("?", "y"), "answer": answer} for answer in answers])
+    found = answer_confidence(ds, scorer, "answer")["rsr_confidence_gain"]
+    assert [value is None for value in found] == [answer == "<new>" for answer in answers]
+    said = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
+    assert said == ["65 of 130 rows cannot be read up to the answer or have none: null"]
+
+
+def test_chinese_and_japanese_sentences_are_steps(scorer: RSRScorer) -> None:
+    ds = Dataset.from_list([{"messages": conversation("?", "先算x。「再算y！」 所以7。"), "answer": "7"}])
+    assert answer_confidence(ds, scorer, "answer")["rsr_answer_probes"][:] == [[0, 1, 2, 3]]
 
 
 def test_mistakes_in_probing(scorer: RSRScorer) -> None:
@@ -115,6 +136,14 @@ def test_trajectories_are_cut_after_a_step(steps: int | None, expected: str) -> 
     assert truncate_at(texts, "n")["completion"][:] == [expected]
     share = Dataset.from_list([{"conversations": [{"from": "gpt", "value": SOLUTION}], "n": steps or 0}])
     assert truncate_at(share, "n")[0]["conversations"][0]["value"] == expected
+
+
+def test_cut_rows_lose_their_scores(scorer: RSRScorer) -> None:
+    ds = Dataset.from_list([{"messages": conversation("Add.", SOLUTION), "n": 1, "rsr_note": "mine"}])
+    scored = ds.map(RSRScorer(scorer.source.name, token_columns=True, metrics=["perplexity"]), batched=True)
+    assert truncate_at(scored, "n").column_names == ds.column_names
+    shown = truncate_at(scored.with_format("numpy", columns=["rsr", "n"]), "n")
+    assert shown.format["columns"] == ["n"] and shown.format["type"] == "numpy"
 
 
 def test_what_cannot_be_cut_is_named() -> None:

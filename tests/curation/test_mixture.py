@@ -62,7 +62,17 @@ def test_rows_without_score_or_key_weigh_nothing_and_are_said(caplog: pytest.Log
     assert mixture_weights(weighed, "problem").column_names == weighed.column_names
 
 
-def test_of_a_metric_of_which_more_is_better_more_weighs_more() -> None:
+def test_truncated_rows_weigh_only_when_asked() -> None:
+    ds = (
+        scored_rows([2.0, 2.0], ["a", "a"])
+        .remove_columns("rsr_status")
+        .add_column("rsr_status", ["truncated", "scored"])
+    )
+    assert mixture_weights(ds, "problem")["mixture_weight"][:] == [0.0, 1.0]
+    assert mixture_weights(ds, "problem", keep_truncated=True)["mixture_weight"][:] == [0.5, 0.5]
+
+
+def test_higher_is_better_metric_gets_higher_weight() -> None:
     ds = scored_rows([1.0, 1.0], ["a", "a"], rsr_top1_share=[0.9, 0.1])
     first, second = mixture_weights(ds, "problem", 0.1, metric="top1_share")["mixture_weight"][:]
     assert first / second == pytest.approx(math.exp(8))
@@ -79,6 +89,7 @@ def test_mistakes_in_mixtures() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             mixture_weights(*arguments)
-    with pytest.raises(ValueError, match="weight_column='rsr'"):
-        mixture_weights(ds, "problem", weight_column="rsr")
+    for name in ("rsr", "problem", "messages"):
+        with pytest.raises(ValueError, match=f"weight_column='{name}'"):
+            mixture_weights(ds.add_column("messages", [[], []]), "problem", weight_column=name)
     assert sum(mixture_weights(mixed, "problem", allow_mixed_settings=True)["mixture_weight"]) == pytest.approx(1)

@@ -1,4 +1,6 @@
+import inspect
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsr_datasets import explode_candidates, select_subset, select_trajectories
+from rsr_datasets.curation.pool import Pool
+from rsr_datasets.curation.rules import finish, selection_rule
 from rsr_datasets.scoring.scorer import RSRScorer
 from rsr_datasets.tables.columns import ScoreColumns
 from rsr_datasets.tables.records import read_records
@@ -492,6 +496,44 @@ class TestBadInput:
     def test_no_group_column(self):
         with pytest.raises(ValueError, match="name at least one column"):
             select_trajectories(self.ds, [])
+
+
+class TestRules:
+    ds = scored_dataset([1.0, 3.0, 2.0, None], num=[4, 1, 2, 3])
+
+    def test_a_new_rule_is_a_function_of_a_pool(self):
+        @selection_rule
+        def select_worst(dataset, n=1, *, options):
+            """Keeps the worst.
+
+            Args:
+                dataset: Rows.
+                n: How many.
+                options: Shared.
+
+            Returns:
+                Them.
+            """
+            pool = Pool(dataset, options)
+            pool.drop_by_score()
+            order, _ = pool.order(np.zeros(len(dataset), dtype=int))
+            return finish(pool, order[-n:], "select_worst", {"n": n})
+
+        result, report = select_worst(DatasetDict(a=self.ds), 2, metric="num", return_report=True)
+        assert kept(result["a"]) == [0, 2]
+        assert report["a"].dropped == {"unscored": 1, "worse": 1}
+        assert read_records(result["a"])[0]["rule"]["n"] == 2
+        with pytest.raises(TypeError, match="unexpected keyword argument 'what'"):
+            select_worst(self.ds, what=1)
+
+    @pytest.mark.parametrize("select", [select_trajectories, select_subset])
+    def test_every_argument_is_in_the_signature_and_the_docstring(self, select):
+        documented = re.findall(r"^    (\w+): ", inspect.getdoc(select).split("Returns:")[0], re.MULTILINE)
+        assert sorted(documented) == sorted(inspect.signature(select).parameters)
+
+    def test_the_old_name_of_metric_is_accepted(self):
+        with pytest.warns(FutureWarning, match="by= is now called metric="):
+            assert kept(select_subset(self.ds, n=1, by="num")) == [1]
 
 
 finite_scores = st.floats(0.5, 50, allow_nan=False).map(lambda x: round(x, 1))

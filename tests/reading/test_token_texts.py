@@ -47,6 +47,7 @@ def test_a_tokenizer_of_another_student_is_refused(tokenizer: PreTrainedTokenize
         ("line\nline\n\nline\n", 3),
         ('He said "no." Then he left.', 2),
         ("  \n lead. tail", 2),
+        ("先算x。再算y！」 所以？！7", 4),
     ],
 )
 def test_steps_are_sentences_and_lines(text: str, steps: int) -> None:

@@ -232,10 +232,8 @@ def test_selecting_and_ranking_by_a_metric(two_teachers: Dataset, name: str) -> 
     best = select_trajectories(two_teachers, "problem", metric=name)
     wanted = [int(i + np.argmin(sign * values[i : i + 2])) for i in (0, 2, 4)]
     assert best["messages"][:] == two_teachers.select(wanted)["messages"][:]
-    assert (
-        select_subset(two_teachers, n=1, metric=name)["messages"][0]
-        == two_teachers["messages"][np.argmin(sign * values)]
-    )
+    first = select_subset(two_teachers, n=1, metric=name)["messages"][0]
+    assert first == two_teachers["messages"][np.argmin(sign * values)]
     other = select_subset(two_teachers, n=1, metric=ScoreColumns().metric(name), largest=not higher)
     assert other["messages"][0] == two_teachers["messages"][np.argmax(sign * values)]
 
