@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,30 +12,24 @@ import transformers
 from datasets import Dataset
 
 from ..engines.transformers.budgets import default_chunk_bytes, default_tokens_per_batch
-from ..engines.transformers.speedups.products import with_faster_products
+from ..engines.transformers.speedups import AT_LOAD
 from ..reading.rows import UnscorableRowError
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
 from .folder import plan_units
 
 _SAMPLE_ROWS = 200
-_PROBE_SIZE = 2048
-_PROBE_SECONDS = 0.5
-_SHARE_OF_RATE = 0.5
+_PROBE_SIZE, _PROBE_SECONDS, _SHARE_OF_RATE = 2048, 0.5, 0.5
 
 
-@dataclass(frozen=True)
-class RunEstimate:
-    """What scoring a data set would take.
+class RunEstimate(NamedTuple):
+    """What scoring a dataset would take on one process of this machine.
 
     Attributes:
-        rows: Rows of the data set.
-        units: Checkpoints.
         tokens: Tokens that the student would read, from the tokens of a byte of text in the sample.
         statuses: How many of the sampled rows would have which status, as far as encoding them shows.
-        parameters: Parameters of the student.
         memory_gib: Device memory of the weights, one batch and one chunk of logits, in GiB.
-        hours: Hours on one process of this machine, at half of the rate that it reached on a matrix product now.
+        hours: Hours at half of the rate that matrix products reach here now.
     """
 
     rows: int
@@ -47,61 +40,45 @@ class RunEstimate:
     memory_gib: float
     hours: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """The estimate as a JSON object."""
-        return asdict(self)
-
 
 def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEstimate:
-    """Estimates what :func:`rsr_datasets.score_dataset` would take on one process.
-
-    Args:
-        dataset: The rows; 200 of them, evenly spread, are encoded.
-        scorer: The scorer; its tokenizer and configuration are loaded, its weights are not.
-        unit_rows: Rows a unit.
-    """
-    row_format = scorer.find_format(dataset.column_names)
+    """Estimates what a run would take, from 200 rows that are encoded; the student's weights are not loaded."""
+    row_format, device = scorer.find_format(dataset.column_names), scorer.placement
     units = plan_units(dataset, row_format, unit_rows)
     chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(_SAMPLE_ROWS, len(dataset))).astype(int))
-    sample = dataset.select(chosen).select_columns(row_format.names).with_format("arrow")
-    table = sample[: len(chosen)]
+    table = dataset.select(chosen).select_columns(row_format.names).with_format("arrow")[: len(chosen)]
     encoded = scorer.encode(read_rows(table, dataset.features), row_format, chosen.tolist()) if len(chosen) else []
     sampled = sum(row.input_ids.size - 1 for row in encoded if not isinstance(row, UnscorableRowError))
-    statuses = Counter(row.status for row in encoded)
     tokens = round(sampled / table.nbytes * sum(unit.cost for unit in units)) if sampled else 0
 
-    config = scorer.spec.load_config()
-    text_config = config.get_text_config()
+    source: Any = scorer.source
+    config = source.load_config()
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=scorer.spec.trust_remote_code)
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
     parameters = sum(p.numel() for p in model.parameters())
-    wanted = scorer.spec.torch_dtype
+    wanted = source.torch_dtype
     dtype = wanted if isinstance(wanted, torch.dtype) else getattr(config, "dtype", None) or torch.float32
-    batch = scorer.tokens_per_batch or default_tokens_per_batch(scorer.placement)
-    # Of one layer at a time: the residual stream, attention's inputs and output, and the three parts of the MLP.
-    width = 6 * text_config.hidden_size + 3 * getattr(text_config, "intermediate_size", 4 * text_config.hidden_size)
-    memory = (parameters + batch * width) * dtype.itemsize + default_chunk_bytes(scorer.placement)
-    seconds = 2 * parameters * tokens / (_SHARE_OF_RATE * _matrix_rate(scorer.placement, dtype))
-    return RunEstimate(
-        rows=len(dataset),
-        units=len(units),
-        tokens=tokens,
-        statuses=dict(statuses.most_common()),
-        parameters=parameters,
-        memory_gib=round(memory / 2**30, 2),
-        hours=round(seconds / 3600, 3),
-    )
+    sizes = config.get_text_config()
+    # The residual stream, attention's inputs and output, and the three parts of the MLP, of one layer at a time.
+    width = 6 * sizes.hidden_size + 3 * getattr(sizes, "intermediate_size", 4 * sizes.hidden_size)
+    batch = scorer._options["tokens_per_batch"] or default_tokens_per_batch(device)
+    memory = (parameters + batch * width) * dtype.itemsize + default_chunk_bytes(device)
+    seconds = 2 * parameters * tokens / (_SHARE_OF_RATE * _matrix_rate(device, dtype))
+    statuses = dict(Counter(row.status for row in encoded).most_common())
+    sizes_and_times = parameters, round(memory / 2**30, 2), round(seconds / 3600, 3)
+    return RunEstimate(len(dataset), len(units), tokens, statuses, *sizes_and_times)
 
 
 @torch.inference_mode()
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of large matrix products, measured now as a student's layers do them."""
-    product = with_faster_products(torch.nn.Linear(_PROBE_SIZE, _PROBE_SIZE, bias=False, device=device, dtype=dtype))
+    product: torch.nn.Module = torch.nn.Linear(_PROBE_SIZE, _PROBE_SIZE, bias=False, device=device, dtype=dtype)
+    for faster in AT_LOAD:
+        product = faster(product)
     matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=dtype)
     float(product(matrix)[0, 0])
-    products = 0
-    started = time.perf_counter()
+    products, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < _PROBE_SECONDS:
-        float(product(matrix)[0, 0])
         products += 1
+        float(product(matrix)[0, 0])
     return 2 * _PROBE_SIZE**3 * products / elapsed

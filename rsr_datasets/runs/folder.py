@@ -1,9 +1,9 @@
 """A run folder: what is scored and how, the files of finished units, and the joined result.
 
 ``run.json`` says what is scored, how, and in which units. ``units/`` holds an Arrow file of new columns a unit and a
-note beside the file. ``scored/`` is the dataset with its columns, and ``manifest.json`` the whole account. A unit is
-done when its note is there and fits its file. The batches of a unit depend on its rows and the settings alone, so
-that any number of processes gives the same bits.
+note: a unit is done when its note is there and fits its file. ``scored/`` is the dataset with its columns, and
+``manifest.json`` the whole account. A unit's batches depend on its rows and the settings alone, so that any number of
+processes gives the same bits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from ..tables.arrays import read_rows
 from ..tables.content_hash import content_hash
 from ..tables.records import append_record, package_versions, student_name
 from ..utils.files import hash_file, read_json, write_json, written_aside
-from .workers import LAUNCH
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +57,7 @@ class PreparedUnit(NamedTuple):
 def plan_units(dataset: Dataset, row_format: RowFormat, unit_rows: int) -> list[Unit]:
     """Cuts a dataset into units of ``unit_rows`` consecutive rows and estimates their work, without tokenizing."""
     text = dataset.select_columns(row_format.names).with_format("arrow")
-    starts = range(0, len(dataset), unit_rows)
-    bounds = [(start, min(start + unit_rows, len(dataset))) for start in starts]
+    bounds = [(start, min(start + unit_rows, len(dataset))) for start in range(0, len(dataset), unit_rows)]
     return [Unit(number, *rows, text[slice(*rows)].nbytes) for number, rows in enumerate(bounds)]
 
 
@@ -70,45 +68,48 @@ class RunFolder:
         self.path, self.dataset, self.scorer = path, dataset, scorer
         self.row_format = scorer.find_format(dataset.column_names)
         self._text = dataset.select_columns(self.row_format.names).with_format("arrow")
+        self._known_tokens, self._known_cost = 0, 0
         if path.exists() and not (path / "run.json").exists():
             found = {item.name for item in path.iterdir()} - {"lock", "units", CONFIG_FILE}
-            if foreign := [name for name in sorted(found) if not name.endswith(".aside") and LAUNCH not in name]:
+            if foreign := [name for name in sorted(found) if not name.endswith(".aside") and "launch-" not in name]:
                 raise ValueError(f"{path} is not a run folder and not empty ({foreign[0]!r}): nothing is touched")
 
     def open(self, unit_rows: int, device: torch.device) -> dict[str, Any]:
         """Begins the run, or checks that the folder is this run's; one process of a launch does so.
 
         Returns:
-            Numbers of the units that are not done, as ``"todo"``; ``"tokens"`` and ``"cost"`` of those that are.
+            Numbers of the units that are not done, as ``"todo"``, and ``"tokens"`` of those that are.
 
         Raises:
             ValueError: If the folder belongs to another run, or a unit was scored from other rows.
         """
         for item in (*self.path.glob("*.aside"), *self.path.glob("units/*.aside")):  # left by processes that died
-            shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink()
-        wanted = self._describe()
-        file = self.path / "run.json"
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        file, scorer = self.path / "run.json", self.scorer
+        run = {"format": RUN_FORMAT, "settings": scorer.settings, "output": scorer.output, "rows": len(self.dataset)}
+        wanted = _as_json(run | {"versions": package_versions()})
         if file.exists() and any(self.path.glob("units/*.json")):
             _require_same_run(_read_settings(file), wanted, self.path)
         else:
             units = plan_units(self.dataset, self.row_format, unit_rows)
-            options = self.scorer.resolve_options(self.scorer.device or device)
+            options = scorer.resolve_options(scorer.device or device)
             (self.path / "units").mkdir(exist_ok=True)
             write_json(file, wanted | {"options": options, "units": units})
         self.load()
-        accounts = {unit: self._whole(unit) for unit in self.units}
-        done = {unit: account for unit, account in accounts.items() if account}
-        for unit, account in done.items():
-            if content_hash(self._text[unit.start : unit.end]) != account["content"]:
+        todo, tokens = [], 0
+        for unit in self.units:
+            if not (account := self._whole(unit)):
+                todo.append(unit.number)
+            elif account["content"] == content_hash(self._text[unit.start : unit.end]):
+                tokens += account["tokens"]
+            else:
                 raise ValueError(
                     f"{self.path} holds scores of another dataset: rows {unit.start} to {unit.end - 1} of the "
                     f"columns {self.row_format.names} are not those that were scored; give another output_dir"
                 )
-        if done:
-            logger.info("resuming: %d of %d units are done", len(done), len(self.units))
-        todo = [unit.number for unit in self.units if unit not in done]
-        tokens = sum(account["tokens"] for account in done.values())
-        return {"todo": todo, "tokens": tokens, "cost": sum(unit.cost for unit in done)}
+        if len(todo) < len(self.units):
+            logger.info("resuming: %d of %d units are done", len(self.units) - len(todo), len(self.units))
+        return {"todo": todo, "tokens": tokens}
 
     def load(self) -> None:
         """Reads what the run records: its units, and the engine's options, which are the same in every process."""
@@ -127,24 +128,26 @@ class RunFolder:
         rows = read_rows(text, self.dataset.features)
         encoded = self.scorer.encode(rows, self.row_format, range(unit.start, unit.end))
         tokens = sum(row.input_ids.size - 1 for row in encoded if isinstance(row, EncodedRow))
+        self._known_tokens, self._known_cost = self._known_tokens + tokens, self._known_cost + unit.cost
         return PreparedUnit(unit, content_hash(text), encoded, tokens)
 
-    def save(
-        self, prepared: PreparedUnit, outcomes: Sequence[ScoredRow], batches: Sequence[BatchAccount], **more: Any
-    ) -> None:
+    def expected_tokens(self) -> int:
+        """Tokens of the whole dataset, from the tokens of a byte of text that this process has encoded."""
+        return round(sum(unit.cost for unit in self.units) * self._known_tokens / max(self._known_cost, 1))
+
+    def save(self, done: PreparedUnit, scored: list[ScoredRow], batches: list[BatchAccount], **more: Any) -> None:
         """Writes a unit's columns, then the note with its account and ``more``: now the unit is done."""
-        unit = prepared.unit
-        data, note = self._files(unit.number)
-        table = pa.table(self.scorer.to_columns(outcomes))
+        data, note = self._files(done.unit.number)
+        table = pa.table(self.scorer.to_columns(scored))
         with written_aside(data) as aside, pa.ipc.new_stream(str(aside), table.schema) as writer:
             writer.write_table(table)
         account = {
-            "unit": unit.number,
-            "rows": unit.end - unit.start,
-            "statuses": Counter(outcome.status for outcome in outcomes),
-            "content": prepared.content,
+            "unit": done.unit.number,
+            "rows": table.num_rows,
+            "statuses": Counter(row.status for row in scored),
+            "content": done.content,
             "checksum": hash_file(data),
-            "tokens": prepared.tokens,
+            "tokens": done.tokens,
             "scored_tokens": sum(table[self.scorer.score_columns.num_tokens].to_pylist()),
             "forward_tokens": sum(batch.tokens for batch in batches),
             "padded_tokens": sum(batch.padded_tokens for batch in batches),
@@ -154,18 +157,14 @@ class RunFolder:
         write_json(note, account | more)
 
     def join(self) -> dict[str, int]:
-        """Checks every unit, joins the columns to the dataset, and saves it with its account; counts the statuses.
-
-        Raises:
-            OSError: If a unit's file is damaged.
-        """
+        """Checks every unit, joins the columns to the dataset, and saves it with its account; counts the statuses."""
         accounts = [account for unit in self.units if (account := self._whole(unit))]
         if damaged := {unit.number for unit in self.units} - {account["unit"] for account in accounts}:
             raise OSError(f"units {sorted(damaged)} of {self.path} are damaged: run again to score them")
         about = {"fingerprint": self.dataset._fingerprint, "split": self.dataset.split and str(self.dataset.split)}
-        manifest = {**self.settings, **about, "accounts": accounts, "totals": _totals(accounts)}
+        manifest = _as_json({**self.settings, **about, "accounts": accounts, "totals": _totals(accounts)})
         file, saved = self.path / "manifest.json", self.path / "scored"
-        if not (saved.exists() and file.exists() and read_json(file) == json.loads(json.dumps(manifest))):
+        if not (saved.exists() and file.exists() and read_json(file) == manifest):
             aside = self.path / f"scored.{uuid.uuid4().hex}.aside"
             file.unlink(missing_ok=True)
             self._joined().save_to_disk(aside)
@@ -181,22 +180,15 @@ class RunFolder:
 
     def _joined(self) -> Dataset:
         columns = self.scorer.column_types
-        if self.units:
-            scores = concatenate_datasets([Dataset.from_file(str(self._files(u.number)[0])) for u in self.units])
-        else:
-            scores = Dataset(pa.table({name: pa.array([], kind) for name, kind in columns.items()}))
+        parts = [Dataset.from_file(str(self._files(unit.number)[0])) for unit in self.units]
+        empty = pa.table({name: pa.array([], kind) for name, kind in columns.items()})
+        scores = concatenate_datasets(parts or [Dataset(empty)])
         kept = self.dataset.remove_columns([name for name in columns if name in self.dataset.column_names])
         joined = concatenate_datasets([kept.with_format(None), scores], axis=1)
         joined._info, joined._split = self.dataset.info.copy(), self.dataset.split
         joined._info.features = Features(kept.features | scores.features)
         account = {part: self.settings[part] for part in ("settings", "output", "versions")}
         return append_record(joined, {"step": "score", "student": student_name(self.scorer.source.name), **account})
-
-    def _describe(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed (other versions are a warning), as JSON gives it back."""
-        scorer, versions = self.scorer, package_versions()
-        run = {"format": RUN_FORMAT, "settings": scorer.settings, "output": scorer.output, "rows": len(self.dataset)}
-        return dict(json.loads(json.dumps(run | {"versions": versions})))
 
     def _whole(self, unit: Unit) -> dict[str, Any] | None:
         """A unit's account if its file is whole; the note of a damaged file is removed."""
@@ -219,42 +211,42 @@ def _read_settings(file: Path) -> dict[str, Any]:
     """A run's settings, also of a run that an earlier version of this package began."""
     settings = read_json(file)
     if settings["format"] == 2:
-        if settings.pop("torch_compile"):
+        if settings["torch_compile"]:
             raise ValueError(f"{file.parent} was begun with torch_compile, which is gone: give another output_dir")
-        names = {"tokens_per_batch": "tokens_per_batch", "share_prompts": "share_prefixes"}
-        settings |= {"format": RUN_FORMAT, "options": {new: settings.pop(old) for old, new in names.items()}}
+        options = {"tokens_per_batch": settings["tokens_per_batch"], "share_prefixes": settings["share_prompts"]}
+        settings |= {"format": RUN_FORMAT, "options": options}
     return settings
 
 
 def _require_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    pairs = [({p: found.get(p) for p in ("format", "rows")}, {p: wanted[p] for p in ("format", "rows")})]
-    pairs += [(found.get(part, {}), wanted[part]) for part in ("settings", "output")]
-    differences = [
-        f"{name} {before.get(name)!r}, now {now.get(name)!r}"
-        for before, now in pairs
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
-    if differences:
-        raise ValueError(f"{folder} belongs to another run: {'; '.join(differences)}; give another output_dir")
-    if found.get("versions") != wanted["versions"]:
-        logger.warning("%s was begun with %s; now %s", folder, found.get("versions"), wanted["versions"])
+    runs = ({key: run[key] for key in ("format", "rows")} | run["settings"] | run["output"] for run in (found, wanted))
+    before, now = runs
+    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    different = [f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed]
+    if different:
+        raise ValueError(f"{folder} belongs to another run: {'; '.join(different)}; give another output_dir")
+    if found["versions"] != wanted["versions"]:
+        logger.warning("%s was begun with %s; now %s", folder, found["versions"], wanted["versions"])
 
 
 def _totals(accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    statuses: Counter[str] = Counter()
-    totals: Counter[str] = Counter()
-    processes: dict[str, Counter[str]] = {}
-    for account in accounts:
-        statuses.update(account["statuses"])
-        totals.update({name: value for name, value in account.items() if isinstance(value, int | float)})
-        parts = {part: account[part] for part in ("rows", "tokens", "seconds", "seconds_waiting_for_text")}
-        processes.setdefault(str(account["process"]), Counter()).update(parts)
-    padded, busy = totals["padded_tokens"], totals["seconds"]
+    def total(key: str, of: Sequence[Mapping[str, Any]] = accounts) -> Any:
+        return round(sum(account[key] for account in of), 3)
+
+    statuses = sum((Counter(account["statuses"]) for account in accounts), Counter[str]())
+    processes = sorted({account["process"] for account in accounts})
+    of = {process: [account for account in accounts if account["process"] == process] for process in processes}
+    parts = ("rows", "tokens", "seconds", "seconds_waiting_for_text")
+    padded, busy = total("padded_tokens"), total("seconds")
     return {
         "statuses": dict(statuses.most_common()),
-        **{name: totals[name] for name in ("tokens", "scored_tokens", "batches_split_for_memory")},
-        "padding_share": round(1 - totals["forward_tokens"] / padded, 5) if padded else None,
-        "tokens_per_second_and_process": round(totals["tokens"] / busy, 1) if busy else None,
-        "processes": {p: {k: round(v, 3) for k, v in parts.items()} for p, parts in sorted(processes.items())},
+        **{key: total(key) for key in ("tokens", "scored_tokens", "batches_split_for_memory")},
+        "padding_share": round(1 - total("forward_tokens") / padded, 5) if padded else None,
+        "tokens_per_second_and_process": round(total("tokens") / busy, 1) if busy else None,
+        "processes": {process: {part: total(part, of[process]) for part in parts} for process in processes},
     }
+
+
+def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An object as a JSON file gives it back: lists in place of tuples, for example."""
+    return dict(json.loads(json.dumps(content)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from ..tables.columns import STATUSES_WITH_SCORE
 from ..tables.splits import require_dataset
 from ..utils.deprecation import renamed_arguments
 from .folder import PreparedUnit, RunFolder, Unit
-from .workers import BEAT_SECONDS, LAUNCH, POLL_SECONDS, Workers, refuse_other_launches
+from .workers import BEAT_SECONDS, POLL_SECONDS, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -85,21 +84,17 @@ def score_dataset(
     scored = {}
     for name, split in splits.items():
         folder = Path(output_dir, name)
-        meeting = folder / f"{LAUNCH}{launch[0]}"
-        workers = Workers(meeting, state.process_index, state.num_processes, heartbeat_timeout)
         run = RunFolder(folder, split, scorer)
         scorer.load_tokenizer()  # a student that is not there must not leave a folder behind
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            scored[name] = _score_split(run, workers, meeting, unit_rows, state)
+            with Workers(folder, launch[0], state.process_index, state.num_processes, heartbeat_timeout) as workers:
+                scored[name] = _score_split(run, workers, unit_rows, state)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             saved = "units that are done stay done: make room and run again"
             raise OSError(f"cannot write to {folder}: {error}; {saved}") from error
-        finally:
-            if state.num_processes == 1:  # else others may still have to read it, and the next launch removes it
-                shutil.rmtree(meeting, ignore_errors=True)
     return DatasetDict(scored) if isinstance(dataset, DatasetDict) else scored[""]
 
 
@@ -121,53 +116,40 @@ def process_state() -> PartialState:
 
 
 def order_of_work(units: list[Unit], process: int, count: int) -> list[int]:
-    """The order in which one of ``count`` processes looks for units.
+    """The order in which one of ``count`` processes looks for units: its own share, costliest first, then the others'.
 
-    First comes the process's own share, costliest first. The shares of the others follow, each from its end, so that
-    processes that have done their own share help different ones.
+    The shares of the others are read from their ends, so that processes that are done help different ones.
     """
     ordered = [unit.number for unit in sorted(units, key=lambda unit: (-unit.cost, unit.number))]
     others = [number for i in range(1, count) for number in ordered[(process + i) % count :: count][::-1]]
     return ordered[process::count] + others
 
 
-def _score_split(run: RunFolder, workers: Workers, meeting: Path, unit_rows: int, state: PartialState) -> Dataset:
+def _score_split(run: RunFolder, workers: Workers, unit_rows: int, state: PartialState) -> Dataset:
     def open_folder() -> dict[str, Any]:
-        refuse_other_launches(meeting)
+        workers.refuse_other_launches()
         return run.open(unit_rows, state.device)
 
-    with workers:
-        opened = workers.once("open", open_folder)
-        run.load()
-        _score_units(run, workers, state, **opened)
-        statuses = workers.once("join", run.join)
+    opened = workers.once("open", open_folder)
+    run.load()
+    _score_units(run, workers, state, **opened)
+    statuses = workers.once("join", run.join)
     unscored = {status: count for status, count in statuses.items() if status not in STATUSES_WITH_SCORE}
     if unscored and state.is_main_process:
         logger.warning("%d of %d rows have no score: %s", sum(unscored.values()), len(run.dataset), unscored)
     return run.result()
 
 
-def _score_units(
-    run: RunFolder, workers: Workers, state: PartialState, todo: list[int], tokens: int, cost: int
-) -> None:
-    """Scores free units until all are done, whoever does them; ``tokens`` and ``cost`` of those done before."""
-    device = run.scorer.device or state.device
-    tokens_before, total_cost = tokens, sum(unit.cost for unit in run.units)
-    shown = 0.0
+def _score_units(run: RunFolder, workers: Workers, state: PartialState, todo: list[int], tokens: int) -> None:
+    """Scores free units until all are done, whoever does them; ``tokens`` were scored before this launch."""
+    missing = order_of_work([run.units[number] for number in todo], state.process_index, state.num_processes)
+    last_shown = 0.0
 
-    def prepare(number: int) -> PreparedUnit:
-        nonlocal tokens, cost
-        unit = run.prepare(number)
-        tokens, cost = tokens + unit.tokens, cost + unit.unit.cost
-        return unit
-
-    def show(*, at_once: bool = False) -> None:
-        nonlocal shown
-        if not bar.disable and (at_once or time.monotonic() - shown > POLL_SECONDS):
-            shown = time.monotonic()
-            done = tokens_before + workers.tokens_of_all
-            # The tokens of a byte of text that is encoded say how many tokens the rest has.
-            bar.total = max(done, round(total_cost * tokens / cost) if cost else 0)
+    def show(pause: float = POLL_SECONDS) -> None:
+        nonlocal last_shown
+        if state.is_main_process and time.monotonic() - last_shown >= pause:
+            last_shown, done = time.monotonic(), tokens + workers.tokens_of_all()
+            bar.total = max(done, run.expected_tokens())
             bar.update(done - bar.n)
 
     def score(unit: PreparedUnit, waited: float) -> None:
@@ -179,38 +161,31 @@ def _score_units(
             workers.tokens += batch.row_tokens
             show()
 
-        started = time.monotonic()
-        outcomes = run.scorer.score_encoded(unit.rows, range(unit.unit.start, unit.unit.end), device, on_batch)
+        started, rows = time.monotonic(), range(unit.unit.start, unit.unit.end)
+        scored = run.scorer.score_encoded(unit.rows, rows, run.scorer.device or state.device, on_batch)
         workers.tokens = tokens_after  # not every engine reports its batches
         seconds = {"seconds": time.monotonic() - started, "seconds_waiting_for_text": waited}
-        rounded = {name: round(value, 3) for name, value in seconds.items()}
-        run.save(unit, outcomes, batches, **rounded, process=state.process_index)
+        run.save(unit, scored, batches, **seconds, process=state.process_index)
 
-    missing = order_of_work([run.units[number] for number in todo], state.process_index, state.num_processes)
-    title = f"Scoring {len(run.dataset):,} rows"
+    title, shown = f"Scoring {len(run.dataset):,} rows", state.is_main_process
     with (
         ThreadPoolExecutor(1, thread_name_prefix="encode") as reader,
-        tqdm(initial=tokens, desc=title, unit="tok", unit_scale=True, disable=not state.is_main_process) as bar,
+        tqdm(initial=tokens, desc=title, unit="tok", unit_scale=True, disable=not shown) as bar,
     ):
         while missing := [number for number in missing if not run.is_done(number)]:
-            free = (number for number in missing if not run.is_done(number) and workers.next_claim(_job(number)))
-            prepared = ((number, reader.submit(prepare, number)) for number in free)
+            free = (number for number in missing if not run.is_done(number) and workers.free_claim(f"unit-{number}"))
+            prepared = ((number, reader.submit(run.prepare, number)) for number in free)
             ahead, waited = next(prepared, None), 0.0
             if ahead is None:
                 time.sleep(POLL_SECONDS)
             while ahead is not None:
-                number, future = ahead
-                started = time.monotonic()
+                (number, future), started = ahead, time.monotonic()
                 unit = future.result()
                 waited += time.monotonic() - started
                 ahead = next(prepared, None)  # is read and encoded meanwhile, and stays free for processes that wait
-                if workers.claim(_job(number)):
+                if workers.claim(f"unit-{number}"):
                     score(unit, waited)
                     waited = 0.0
             show()
-        show(at_once=True)
+        show(pause=0)
         bar.total = bar.n  # the last signs of life of the others may be still to come
-
-
-def _job(number: int) -> str:
-    return f"unit-{number:07d}"

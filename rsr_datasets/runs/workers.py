@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import itertools
 import logging
@@ -11,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 3.0
 POLL_SECONDS = 0.5
-LAUNCH = "launch-"
 _BEATS_TO_WAIT = 4
 
 
@@ -37,29 +36,28 @@ class Workers:
     dead process goes to whoever creates the next claim file.
     """
 
-    def __init__(self, folder: Path, process: int, count: int, heartbeat_timeout: float) -> None:
+    def __init__(self, run: Path, launch: str, process: int, count: int, heartbeat_timeout: float) -> None:
         self.tokens = 0
-        self._folder, self._process, self._timeout = folder, process, heartbeat_timeout
-        self._others = set(range(count)) - {process}
-        self._beats = 0
+        self._folder, self._process, self._timeout = run / f"launch-{launch}", process, heartbeat_timeout
+        self._alive = [self._folder / f"alive-{number}.json" for number in range(count)]
         self._seen: dict[Path, tuple[str, float]] = {}
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Workers:
         self._folder.mkdir(exist_ok=True)
         self._lock = (self._folder / "lock").open("a")
-        with contextlib.suppress(OSError):  # not every shared file system has locks
+        with suppress(OSError):  # not every shared file system has locks
             fcntl.flock(self._lock, fcntl.LOCK_SH)
-        self._beat()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._beat()
         self._lock.close()
+        if len(self._alive) == 1:  # else others may still have to read it, and the next launch removes it
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def once(self, job: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Gives what ``do`` returns in the one process that does the job; the others wait, or take over."""
@@ -73,36 +71,39 @@ class Workers:
 
     def claim(self, job: str) -> bool:
         """Claims a job for this process; says whether that worked."""
-        if (file := self.next_claim(job)) is None:
+        if not (file := self.free_claim(job)):
             return False
-        try:
-            with file.open("x") as stream:
-                stream.write(str(self._process))
-        except FileExistsError:
-            return False
-        if file.suffix != ".0":
-            logger.warning("%s: process %d takes over from a process that died", job, self._process)
-        return True
+        with suppress(FileExistsError), file.open("x") as stream:
+            stream.write(str(self._process))
+            if file.suffix != ".0":
+                logger.warning("%s: process %d takes over from a process that died", job, self._process)
+            return True
+        return False
 
-    def next_claim(self, job: str) -> Path | None:
-        """The claim file that makes the job its creator's; ``None`` if a living process has the job."""
+    def free_claim(self, job: str) -> Path | None:
+        """The file that claims the job when it is created; ``None`` while a living process has the job."""
         for attempt in itertools.count():
             file = self._folder / f"{job}.{attempt}"
             if not file.exists():
                 return file
             owner = _read(file)  # empty if the owner died between creating and writing the file
-            if not self._is_silent(self._alive(int(owner)) if owner else file):
+            if not self._is_silent(self._alive[int(owner)] if owner else file):
                 break
         return None
 
-    @property
     def tokens_of_all(self) -> int:
         """Tokens that all processes of the launch have scored, as far as they have said."""
-        total = self.tokens
-        for process in self._others:
-            with contextlib.suppress(OSError):  # a process that has not begun
-                total += read_json(self._alive(process))["tokens"]
-        return total
+        others = [file for number, file in enumerate(self._alive) if number != self._process and file.exists()]
+        return self.tokens + sum(read_json(file)["tokens"] for file in others)
+
+    def refuse_other_launches(self) -> None:
+        """Raises FolderInUseError if another launch on the run folder lives; else removes what dead ones left."""
+        run = self._folder.parent
+        others = [folder for folder in run.glob("launch-*") if folder != self._folder]
+        if any(map(_is_alive, others)):
+            raise FolderInUseError(f"another launch is at work in {run}: wait for it, or stop it first")
+        for folder in others:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _is_silent(self, file: Path) -> bool:
         content, now = _read(file), time.monotonic()
@@ -110,27 +111,13 @@ class Workers:
             self._seen[file] = content, now
         return '"ended": true' in content or now - self._seen[file][1] > self._timeout
 
-    def _alive(self, process: int) -> Path:
-        return self._folder / f"alive-{process}.json"
-
-    def _run(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
-            self._beat()
-
     def _beat(self) -> None:
-        self._beats += 1
-        beat = {"host": platform.node(), "beats": self._beats, "tokens": self.tokens, "ended": self._ended.is_set()}
-        with contextlib.suppress(OSError):  # a full disk stops the scoring, with a message; not this thread
-            write_json(self._alive(self._process), beat)
-
-
-def refuse_other_launches(own: Path) -> None:
-    """Raises FolderInUseError if a launch beside this one lives; else removes the folders of dead launches."""
-    others = [folder for folder in own.parent.glob(f"{LAUNCH}*") if folder != own]
-    if any(_is_alive(folder) for folder in others):
-        raise FolderInUseError(f"another launch is at work in {own.parent}: wait for it, or stop it first")
-    for folder in others:
-        shutil.rmtree(folder, ignore_errors=True)
+        sign: dict[str, Any] = {"host": platform.node(), "beats": 0, "ended": False}
+        while not sign["ended"]:
+            sign |= {"beats": sign["beats"] + 1, "tokens": self.tokens, "ended": self._ended.is_set()}
+            with suppress(OSError):  # a full disk stops the scoring, with a message; not this thread
+                write_json(self._alive[self._process], sign)
+            self._ended.wait(BEAT_SECONDS)
 
 
 def _is_alive(launch: Path) -> bool:
@@ -144,13 +131,12 @@ def _is_alive(launch: Path) -> bool:
     except OSError:
         host = ""  # without locks, the signs of life of this machine count too
     files = list(launch.glob("alive-*.json"))
-    before = [text for text in map(_read, files) if '"ended": true' not in text and f'"host": "{host}"' not in text]
-    if before:
-        time.sleep(_BEATS_TO_WAIT * BEAT_SECONDS)
-    return not set(before) <= set(map(_read, files))
+    before = {text for text in map(_read, files) if '"ended": true' not in text and f'"host": "{host}"' not in text}
+    time.sleep(_BEATS_TO_WAIT * BEAT_SECONDS if before else 0)
+    return not before <= set(map(_read, files))
 
 
 def _read(file: Path) -> str:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         return file.read_text(encoding="utf-8")
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -27,7 +26,7 @@ from rsr_datasets import RSRScorer, score_dataset
 from rsr_datasets.runs import workers as workers_module
 from rsr_datasets.runs.folder import Unit
 from rsr_datasets.runs.score import order_of_work, process_state
-from rsr_datasets.runs.workers import FolderInUseError, Workers, refuse_other_launches
+from rsr_datasets.runs.workers import FolderInUseError, Workers
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +158,7 @@ def test_each_process_begins_with_its_own_share_and_helps_others_from_the_end() 
 
 
 def test_a_job_belongs_to_one_process_until_that_process_is_dead(tmp_path: Path) -> None:
-    first, second, third = (Workers(tmp_path / "launch-x", process, 3, 0.3) for process in range(3))
+    first, second, third = (Workers(tmp_path, "x", process, 3, 0.3) for process in range(3))
     with second, third:
         with first:
             assert first.claim("unit") and not second.claim("unit") and not first.claim("unit")
@@ -173,8 +172,9 @@ def test_a_job_belongs_to_one_process_until_that_process_is_dead(tmp_path: Path)
 
 def test_what_one_process_does_for_all_is_taken_over_if_it_dies(tmp_path: Path) -> None:
     numbers = itertools.count()
-    with Workers(tmp_path / "launch-x", 0, 3, 0.5) as first, Workers(tmp_path / "launch-x", 1, 3, 0.5) as second:
-        with pytest.raises(ValueError, match="no"), Workers(tmp_path / "launch-x", 2, 3, 0.5) as third:
+    first, second, third = (Workers(tmp_path, "x", process, 3, 60) for process in range(3))
+    with first, second:
+        with pytest.raises(ValueError, match="no"), third:
             third.once("join", lambda: (_ for _ in ()).throw(ValueError("no")))
         assert second.once("join", lambda: {"number": next(numbers)}) == {"number": 0}
         assert first.once("join", lambda: {"number": next(numbers)}) == {"number": 0}
@@ -184,23 +184,15 @@ def test_a_launch_on_another_machine_is_seen_by_its_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers_module, "BEAT_SECONDS", 0.1)
-    elsewhere = tmp_path / "launch-x"
-    elsewhere.mkdir()
-    ended = threading.Event()
-
-    def beat() -> None:
-        for beats in itertools.count():
-            content = {"host": "elsewhere", "beats": beats, "tokens": 0, "ended": False}
-            workers_module.write_json(elsewhere / "alive-0.json", content)
-            if ended.wait(0.1):
-                return
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    time.sleep(0.1)
-    with pytest.raises(FolderInUseError):
-        refuse_other_launches(tmp_path / "launch-y")
-    ended.set()
-    thread.join()
-    refuse_other_launches(tmp_path / "launch-y")  # it died
-    assert not elsewhere.exists()
+    monkeypatch.setattr(workers_module.platform, "node", lambda: "elsewhere")
+    elsewhere = Workers(tmp_path, "x", 0, 2, 60)
+    with elsewhere:
+        elsewhere._lock.close()  # which other machines may not see
+        time.sleep(0.3)
+        monkeypatch.setattr(workers_module.platform, "node", lambda: "here")
+        with pytest.raises(FolderInUseError):
+            Workers(tmp_path, "y", 0, 1, 60).refuse_other_launches()
+        sign = (tmp_path / "launch-x" / "alive-0.json").read_text()
+    (tmp_path / "launch-x" / "alive-0.json").write_text(sign)  # as if that machine had died
+    Workers(tmp_path, "y", 0, 1, 60).refuse_other_launches()
+    assert not (tmp_path / "launch-x").exists()
