@@ -21,6 +21,7 @@ from ..tables.status import read_status
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 Limits = tuple[float, float]
 
 SERIES_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3a3a3a")
@@ -38,12 +39,9 @@ class ScoredRows:
     """The scores of ``n`` rows.
 
     Attributes:
-        rsr: Rank-Surprisal Ratio, NaN without a score, float64, shape ``(n,)``.
-        avg_rank: Average clipped rank, likewise.
-        avg_surprisal: Average surprisal in nats, likewise.
-        num_tokens: Scored tokens, 0 without a score, likewise.
-        has_score: Whether a row has a score, bool, shape ``(n,)``.
-        truncated: Whether a row was scored on a part of its response, bool, shape ``(n,)``.
+        rsr, avg_rank, avg_surprisal: The score columns, NaN without a score, float64, shape ``(n,)``.
+        num_tokens: Scored tokens, 0 without a score, float64, shape ``(n,)``.
+        has_score, truncated: Whether a row has a score, and for a part of its response alone, bool, shape ``(n,)``.
         settings: The settings of the rows with a score; empty if no row has a score.
     """
 
@@ -51,8 +49,8 @@ class ScoredRows:
     avg_rank: FloatArray
     avg_surprisal: FloatArray
     num_tokens: FloatArray
-    has_score: npt.NDArray[np.bool_]
-    truncated: npt.NDArray[np.bool_]
+    has_score: BoolArray
+    truncated: BoolArray
     settings: list[str]
 
     @property

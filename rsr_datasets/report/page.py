@@ -15,7 +15,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.peft_utils import find_adapter_config_file
+from transformers.utils import cached_file, find_adapter_config_file
 
 from .. import __version__
 from ..reading.messages import Turns
@@ -107,20 +107,12 @@ def _render(content: Mapping[str, Any]) -> bytes:
     assets = resources.files(__package__) / "assets"
     style = (assets / "report.css").read_text(encoding="utf-8")
     script = "\n".join((assets / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    values = {
-        "title": html.escape(content["title"]),
-        "style": style,
-        "script": script,
-        "style_hash": _csp_hash(style),
-        "script_hash": _csp_hash(script),
-        "data": json_for_html(content),
-    }
+    values = {"title": html.escape(content["title"]), "data": json_for_html(content)}
+    for name, text in {"style": style, "script": script}.items():
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        values |= {name: text, f"{name}_hash": f"sha256-{digest}"}
     template = (assets / "report.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template).encode("utf-8", "replace")
-
-
-def _csp_hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def load_tokenizer(tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -133,8 +125,9 @@ def load_tokenizer(tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase) 
         if path.is_file():
             return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         adapter = find_adapter_config_file(name)
-        if adapter is not None and not Path(name, "tokenizer_config.json").is_file():
+        own = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
+        if adapter is not None and own is None:
             name = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # libraries that read tokenizers raise errors of every class
         raise ValueError(f"tokenizer={os.fspath(tokenizer)!r} cannot be loaded: {error}") from error

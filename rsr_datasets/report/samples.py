@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from ..figures.plotting import IntArray, sample_evenly
+from ..figures.plotting import BoolArray, FloatArray, IntArray, sample_evenly
 from ..reading.messages import read_prompt, read_response
 from ..reading.rows import UnscorableRowError
 from ..reading.texts import text_of
@@ -69,12 +68,7 @@ def draw_samples(
 
 
 def choose_problems(
-    problems: IntArray,
-    num_tokens: npt.NDArray[np.float64],
-    has_score: npt.NDArray[np.bool_],
-    budget: int,
-    bytes_per_token: int,
-    seed: int,
+    problems: IntArray, num_tokens: FloatArray, has_score: BoolArray, budget: int, bytes_per_token: int, seed: int
 ) -> tuple[list[IntArray], int]:
     """Chooses problems that fit in ``budget`` bytes: at random, those with several scored candidates first.
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 
 from ...figures.plots import plot_teachers
@@ -29,8 +28,7 @@ def teachers(facts: Facts) -> dict[str, Any]:
     if column not in part.column_names:
         return {"teachers": None}
     categories = arrays.read_categories(part, column)
-    counts = np.bincount(categories.codes + 1, minlength=len(categories.values) + 1)
-    rows = {str(name): int(n) for name, n in zip([None, *categories.values], counts, strict=True) if n}
+    rows = {str(name): count for name, count in categories.counts().items()}
     reports = [record.get("report") for where, record in facts.steps if where == split]
     reports = [report for report in reports if isinstance(report, Mapping)]
     first = reports if facts.parallel else reports[:1]
