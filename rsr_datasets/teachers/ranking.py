@@ -35,9 +35,9 @@ class RankedTeacher:
     """One teacher of a ranking.
 
     Attributes:
-        teacher: Its name.
-        score: Its RSR over the trajectories that were scored.
-        dropped: Whether adaptive sampling ended early for it, because it could not be the best any more.
+        teacher: Name of the teacher.
+        score: The teacher's RSR over the trajectories that were scored.
+        dropped: Whether adaptive sampling ended early for the teacher, who could not be the best any more.
     """
 
     teacher: str
@@ -52,12 +52,12 @@ class TeacherRanking:
     Attributes:
         teachers: The teachers in order; dropped ones come after the others.
         order_confidence: For each teacher but the last, the share of bootstrap resamples in which its RSR is below
-            that of the next one (its value better, for another metric): near 1 the order is sure, near 0.5 it is a
+            the next teacher's (its value is better, for another metric). Near 1 the order is sure, near 0.5 it is a
             coin flip.
         stopped: For adaptive sampling ``"certain"`` (the leader is within the tolerance of the best) or ``"budget"``
             (the sample was used up before that); ``None`` for a fixed sample.
         trajectories_scored: Trajectories that were looked at, including any that turned out to have no score.
-        tokens_scored: Their scored tokens.
+        tokens_scored: Scored tokens of these trajectories.
         fixed_trajectories: Trajectories that a fixed sample takes.
         fixed_tokens: An estimate of the fixed sample's tokens, from the mean length of the scored trajectories.
     """
@@ -236,19 +236,15 @@ def _read_sources(
 ) -> list[tuple[str, Dataset, IntArray]]:
     """Each teacher with a dataset and the teacher's rows in the dataset."""
     if isinstance(dataset_or_datasets, Mapping) and not isinstance(dataset_or_datasets, DatasetDict):
-        sources = [
-            (str(name), require_dataset(dataset), np.arange(len(dataset)))
-            for name, dataset in dataset_or_datasets.items()
-        ]
+        named = {str(name): require_dataset(dataset) for name, dataset in dataset_or_datasets.items()}
+        sources = [(name, dataset, np.arange(len(dataset))) for name, dataset in named.items()]
     else:
         dataset = require_dataset(dataset_or_datasets)
         arrays.require_columns(dataset, [teacher_column], ScoreColumns())
-        teachers = arrays.read_categories(dataset, teacher_column)
-        if missing := int((teachers.codes < 0).sum()):
+        found = arrays.read_categories(dataset, teacher_column)
+        if missing := int((found.codes < 0).sum()):
             logger.warning("column %r is null in %d rows, which belong to no teacher", teacher_column, missing)
-        sources = [
-            (str(name), dataset, np.flatnonzero(teachers.codes == code)) for code, name in enumerate(teachers.values)
-        ]
+        sources = [(str(name), dataset, np.flatnonzero(found.codes == i)) for i, name in enumerate(found.values)]
     if not sources:
         raise ValueError("there is no teacher to rank: no rows")
     for name, dataset, rows in sources:
