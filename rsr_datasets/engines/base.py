@@ -86,13 +86,11 @@ class Engine(Protocol):
 
 @runtime_checkable
 class StudentSource(Protocol):
-    """A student before any weights are loaded.
+    """A student before any weights are loaded."""
 
-    Attributes:
-        name: The student's name in messages.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """The student's name in messages."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers: weights, tokenizer, and the engine where it is not transformers; plain JSON."""
@@ -109,7 +107,8 @@ class StudentSource(Protocol):
         Args:
             device: The ``torch.device`` of this process.
             options: Arguments of the engine, such as ``tokens_per_batch``. The engine writes back what it chose for
-                the device where the caller left the choice open, so that a run can record the choice.
+                the device where the caller left the choice open, so that a run can record the choice. The caller may
+                set an option that the engine has as an attribute before it scores.
 
         Raises:
             ValueError: If the student cannot be loaded or scored, naming the student.

@@ -24,7 +24,8 @@ from datasets import Dataset, Features, concatenate_datasets, load_from_disk
 from ..engines.base import BatchAccount
 from ..reading.formats import RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError
-from ..scoring.scorer import RSRScorer, ScoredRow
+from ..scoring.columns import ScoredRow
+from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
 from ..tables.content_hash import content_hash
 from ..tables.records import append_record, package_versions, student_name

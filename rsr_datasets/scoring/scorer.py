@@ -18,7 +18,8 @@ from datasets.utils._dill import Pickler, pklregister
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..engines.base import OnBatch, StudentSource, TokenScores
-from ..engines.transformers.source import LogitsDtype, TransformersStudent, default_device
+from ..engines.transformers.head import LogitsDtype
+from ..engines.transformers.source import TransformersStudent, default_device
 from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
 from ..reading.formats import RowFormat, check_columns, find_format
 from ..reading.messages import Turns
@@ -118,8 +119,8 @@ class RSRScorer:
         self._options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "share_prefixes": share_prefixes}
         loading = inspect.signature(TransformersStudent).parameters.keys() & self._arguments.keys() - {"student"}
         if isinstance(student, StudentSource):
-            if given := sorted(loading & self._changed_arguments().keys()):
-                raise ValueError(f"{given} have no effect on a student of another engine: give them to its source")
+            if unused := sorted(loading & self._changed_arguments().keys()):
+                raise ValueError(f"{unused} have no effect on a student of another engine: give them to its source")
             self.source: StudentSource = student
         else:
             given = {name: self._arguments[name] for name in loading} | {"model_kwargs": dict(model_kwargs or {})}
@@ -278,14 +279,7 @@ class RSRScorer:
         return self._session.score(encoded, places, self._options, device or self.placement, on_batch)
 
     def read_tokens(self, rows: Sequence[EncodedRow]) -> list[TokenScores | None]:
-        """Runs the student over rows that are no trajectories, and computes no metric.
-
-        Args:
-            rows: Encoded rows.
-
-        Returns:
-            The scores of each row's tokens, in order; ``None`` where the student cannot read the row.
-        """
+        """Token scores of rows that are no trajectories; ``None`` for a row that the student cannot read."""
         return self._session.read_tokens(rows, self._options, self.placement)
 
     def to_columns(self, outcomes: Sequence[ScoredRow]) -> dict[str, pa.Array]:
@@ -312,15 +306,6 @@ class RSRScorer:
         changed = {"_arguments": self._arguments | arguments, "_options": self._options | dict(options)}
         other.__dict__.update(self.__dict__ | changed)
         return other
-
-    # ruff: noqa: D102  until runs/estimate.py reads source and options
-    @property
-    def tokens_per_batch(self) -> int | None:
-        return self._options["tokens_per_batch"]
-
-    @property
-    def spec(self) -> Any:
-        return self.source
 
     def __getstate__(self) -> dict[str, Any]:
         if getattr(self.source, "is_loaded", False):

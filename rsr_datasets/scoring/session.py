@@ -125,7 +125,7 @@ class Session:
     def read_tokens(
         self, rows: Sequence[EncodedRow], options: Mapping[str, Any], device: torch.device
     ) -> list[TokenScores | None]:
-        """Runs the student over rows; see :meth:`rsr_datasets.RSRScorer.read_tokens`."""
+        """Runs the student over rows that are no trajectories; ``None`` for a row that the student cannot read."""
         if not rows:
             return []
         engine, _ = self.load_engine(options, device)

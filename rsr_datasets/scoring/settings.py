@@ -54,6 +54,8 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
         if not isinstance(self.column_prefix, str) or not self.column_prefix:
             raise ValueError(f"column_prefix={self.column_prefix!r}: must be text, and not empty")
+        if not isinstance(self.chat_template_kwargs, dict):
+            raise ValueError(f"chat_template_kwargs={self.chat_template_kwargs!r}: must be a mapping")
         self._model_kwargs()
 
     def to_dict(self, identity: Mapping[str, Any]) -> dict[str, Any]:
