@@ -16,20 +16,12 @@ _DEFAULT_CHUNK_BYTES = 3 << 28
 
 
 def default_tokens_per_batch(device: torch.device) -> int:
-    """Tokens in one forward pass that keep a kind of device busy, whether or not they fit into its memory.
-
-    Args:
-        device: A CPU or GPU.
-    """
+    """Tokens in one forward pass that keep a kind of device busy, whether or not they fit into its memory."""
     return _CPU_TOKENS if device.type == "cpu" else _DEFAULT_TOKENS
 
 
 def default_chunk_bytes(device: torch.device) -> int:
-    """Bytes that the logits of one chunk, and the copies made of them, take on a kind of device.
-
-    Args:
-        device: A CPU or GPU.
-    """
+    """Bytes that the logits of one chunk, and the copies made of them, take on a kind of device."""
     return _DEVICE_CHUNK_BYTES.get(device.type, _DEFAULT_CHUNK_BYTES)
 
 
@@ -38,10 +30,7 @@ def choose_tokens_per_batch(
 ) -> int:
     """Tokens in one forward pass that keep the device busy and fit into half of a GPU's free memory.
 
-    Args:
-        device: Where the student is.
-        max_positions: Most tokens that the student reads at once.
-        read: Reads token ids of shape ``(1, tokens)``; the memory that this takes is measured on a GPU.
+    ``read`` reads token ids of shape ``(1, tokens)``; on a GPU the memory that this takes is measured.
     """
     most = default_tokens_per_batch(device)
     if device.type != "cuda":

@@ -31,10 +31,6 @@ _MOST_SPARE_POSITIONS = 8
 class Decoder:
     """A student's decoder and the ways to read rows with it.
 
-    Args:
-        model: The student.
-        module: The decoder, a module of the student.
-
     Attributes:
         model: The student.
         module: The decoder, or a copy of it with faster layers.
@@ -112,15 +108,7 @@ class Decoder:
         return picked, BatchAccount(sum(each.size for each in ids), tokens, padded_tokens)
 
     def hidden(self, input_ids: torch.Tensor, module: torch.nn.Module | None = None) -> torch.Tensor:
-        """Hidden states of padded rows.
-
-        Args:
-            input_ids: Shape ``(rows, tokens)``.
-            module: The decoder to use instead of :attr:`module`.
-
-        Returns:
-            Shape ``(rows, tokens, hidden size)``.
-        """
+        """Token ids of shape ``(rows, tokens)`` to hidden states of shape ``(rows, tokens, hidden size)``."""
         module = self._for_length(input_ids.shape[1], module or self.module)
         return module(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
 
@@ -182,11 +170,7 @@ def read_ids(row: EncodedRow) -> npt.NDArray[np.int64]:
 
 
 def decoder_name(model: PreTrainedModel) -> str | None:
-    """The name of the student's own module that is, or holds, the decoder.
-
-    Args:
-        model: The student.
-    """
+    """The name of the student's own module that is, or holds, the decoder."""
     if model.base_model_prefix in model._modules:
         return model.base_model_prefix
     embeddings = model.get_input_embeddings()
@@ -199,9 +183,6 @@ def position_limit(model: PreTrainedModel) -> int | None:
 
     Rotary embeddings have no end, unless they are rescaled to the longest row so far, which would make scores depend
     on other rows. Tables of positions, and masks kept as buffers, have an end.
-
-    Args:
-        model: The student.
     """
     config = model.config.get_text_config()
     if isinstance(limit := getattr(config, "max_seq_len", None), int):

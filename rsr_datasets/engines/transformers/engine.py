@@ -37,14 +37,7 @@ _Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows that are read together.
-
-    Attributes:
-        rows: Their numbers.
-        least_shared: Least part of a row that must be shared with another row, in one sequence; ``None`` reads the
-            rows side by side, padded.
-        split: Whether the batch is a part of one that did not fit into the device's memory.
-    """
+    """Numbers of rows that are read together; see :meth:`.decoder.Decoder.read` and ``BatchAccount.split``."""
 
     rows: list[int]
     least_shared: float | None = None
@@ -95,14 +88,7 @@ class TransformersEngine:
         share_prefixes: Whether to read the tokens that several rows begin with only once, where that saves work.
         chunk_tokens: Tokens that go through the head at once; ``None`` chooses for the device and the vocabulary.
 
-    Attributes:
-        name: The student's name in messages.
-        model: The model.
-        vocab_size: Ids below this one can be read and scored.
-        max_positions: Most tokens that a row may have before its last one; ``None`` for no limit.
-        provides: Entropies.
-        tokens_per_batch: Tokens in one forward pass, as given or chosen.
-        share_prefixes: As given.
+    The attributes ``tokens_per_batch``, as given or chosen, and ``share_prefixes`` may be changed.
 
     Raises:
         ValueError: If the model is not causal, its head disagrees with the model's own logits on a probe, or the
@@ -227,10 +213,7 @@ class TransformersEngine:
     ) -> list[list[int]]:
         """Batches of rows that the student reads in the same way, whatever the longest of them.
 
-        Args:
-            rows: Numbers of the rows.
-            ids: Token ids of each row, by its number.
-            least_shared: As in :class:`_Batch`.
+        ``rows`` holds numbers of rows, and ``ids`` the token ids by that number.
         """
         groups: dict[int, list[int]] = {}
         for row in rows:
@@ -277,14 +260,6 @@ class TransformersEngine:
 
 
 def refuse_encoder_decoder(config: transformers.PreTrainedConfig, name: str) -> None:
-    """Refuses encoder-decoder models.
-
-    Args:
-        config: The student's configuration.
-        name: The student's name.
-
-    Raises:
-        ValueError: If the student is one.
-    """
+    """Raises ``ValueError`` for an encoder-decoder model."""
     if config.is_encoder_decoder:
         raise ValueError(f"student {name!r} is an encoder-decoder model; a causal language model is needed")

@@ -11,13 +11,7 @@ _LONGEST_REASON = 400
 
 @contextlib.contextmanager
 def refusing(failure: str) -> Iterator[None]:
-    """Turns every error inside into a ``ValueError``.
-
-    The code of model families raises errors of every class.
-
-    Args:
-        failure: What failed, with the student's name; the reason follows.
-    """
+    """Turns every error inside, which model families raise of any class, into a ``ValueError`` that says the failure."""
     try:
         yield
     except Exception as error:

@@ -24,11 +24,6 @@ class OutputHead:
     The head is the model's own forward pass around a decoder that returns what it is given. So whatever a family does
     to its logits (soft-capping, scaling, a bias) happens here too.
 
-    Args:
-        model: The student.
-        decoder_name: The student's module that is the decoder.
-        logits_dtype: ``"float32"`` computes the head in float32 whatever the student's dtype, with a float32 copy.
-
     Attributes:
         module: The head, or a copy of it with faster layers.
         dtype: The dtype of the hidden states that go into the head; ``None`` for the student's own.
@@ -40,25 +35,14 @@ class OutputHead:
         self._weight = model.get_output_embeddings().weight
 
     def chunk_tokens(self, vocab_size: int) -> int:
-        """Tokens that go through the head at once.
-
-        Args:
-            vocab_size: Logits of a token.
-        """
+        """Tokens that go through the head at once, by the device's memory for logits."""
         device = self._weight.device
         # On a CPU the logits are all there is; elsewhere there are two float32 copies of them at worst.
         bytes_each = (self.dtype or self._weight.dtype).itemsize if device.type == "cpu" else 12
         return max(_LEAST_CHUNK_TOKENS, default_chunk_bytes(device) // (bytes_each * vocab_size))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of some tokens.
-
-        Args:
-            hidden: Shape ``(tokens, hidden size)``.
-
-        Returns:
-            Shape ``(tokens, vocabulary)``.
-        """
+        """Hidden states of shape ``(tokens, hidden size)`` to logits of shape ``(tokens, vocabulary)``."""
         hidden = hidden if self.dtype is None else hidden.to(self.dtype)
         return self.module(inputs_embeds=hidden[None], use_cache=False).logits[0]
 
@@ -71,10 +55,7 @@ class OutputHead:
             hidden: Shape ``(tokens, hidden size)``.
             targets: The tokens that follow, int64, shape ``(tokens,)``, on any device.
             chunk_tokens: Tokens that go through the head at once.
-            entropies: Whether to give entropies.
-
-        Returns:
-            Ranks, int32, surprisals and entropies in nats, float32, all of shape ``(tokens,)``.
+            entropies: Whether to give entropies; ``None`` stands for them otherwise.
         """
         targets = to_device(targets, hidden.device)
         # Results go into memory that is allocated first. Small blocks that outlive a chunk, between large blocks that

@@ -28,11 +28,7 @@ _REMEMBERED_HASH = "_rsr_datasets_hash"
 
 
 def hash_model_files(path: Path) -> str:
-    """Hashes the content of a folder's config, tokenizer and weight files, or of a single file.
-
-    Args:
-        path: The folder or file.
-    """
+    """Hashes the content of a folder's config, tokenizer and weight files, or of a single file."""
     candidates = [*path.iterdir(), *path.glob("additional_chat_templates/*")] if path.is_dir() else []
     files = [file for file in sorted(candidates) if _is_model_file(file)] if path.is_dir() else [path]
     if any(file.suffix == ".safetensors" for file in files):
@@ -67,11 +63,7 @@ def hash_model(model: PreTrainedModel, fresh: bool) -> str:
     """Hashes config, parameters and buffers of a loaded model, in blocks.
 
     The model remembers the hash until the config changes or a tensor is written to or replaced. Writes through
-    ``.data`` do not change a tensor's version: only ``fresh`` sees them.
-
-    Args:
-        model: The model.
-        fresh: Whether to ignore a remembered hash.
+    ``.data`` do not change a tensor's version: only ``fresh``, which ignores a remembered hash, sees them.
     """
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     described = json.dumps(config, sort_keys=True, default=str)
@@ -103,16 +95,7 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def resolve_commit(repo_id: str, revision: str | None, token: str | bool | None = None) -> str | None:
-    """Finds the commit of a revision on the Hub, or in the cache where the Hub does not answer.
-
-    Args:
-        repo_id: The repository.
-        revision: A branch, tag or commit; ``None`` is ``main``.
-        token: The user's token for the Hub.
-
-    Returns:
-        The commit; ``revision`` where none is found.
-    """
+    """Finds the commit of a revision on the Hub, else in the cache; returns the revision where both do not know it."""
     if revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
         return revision
     with contextlib.suppress(Exception):  # offline, no such repository, no right to it: loading says which

@@ -31,7 +31,7 @@ class AttentionKernel(Protocol):
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
     ) -> torch.Tensor:
-        """Computes attention.
+        """Attention of shape ``(1, queries, heads, head size)``.
 
         Args:
             query: Shape ``(1, heads, queries, head size)``; the queries are the last of the keys.
@@ -39,9 +39,6 @@ class AttentionKernel(Protocol):
             value: Like ``key``.
             mask: Added to the scores, shape ``(queries, keys)``.
             scaling: Factor of the scores; ``None`` is ``head size ** -0.5``.
-
-        Returns:
-            Shape ``(1, queries, heads, head size)``.
         """
 
 
@@ -90,11 +87,7 @@ _LAYOUT: contextvars.ContextVar[Layout] = contextvars.ContextVar("layout")
 
 @contextlib.contextmanager
 def laid_out(layout: Layout) -> Iterator[None]:
-    """Inside, a packed decoder reads a sequence of this layout.
-
-    Args:
-        layout: The layout.
-    """
+    """Inside, a packed decoder reads a sequence of this layout."""
     token = _LAYOUT.set(layout)
     try:
         yield
@@ -171,9 +164,6 @@ def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
     """A copy of a decoder that reads rows in one sequence; the weights are shared, attention is replaced.
 
     The copy reads rows side by side too, and does not ask a GPU whether they need a mask.
-
-    Args:
-        decoder: The student's decoder, which is not changed.
 
     Raises:
         ValueError: If the decoder's attention is another than torch's own, or does not see all tokens.

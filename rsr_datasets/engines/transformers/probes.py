@@ -32,10 +32,6 @@ def agree(decoder: Decoder, read: ReadTwice) -> bool:
 
     Both may differ by rounding: by a part of the largest number, which may be far larger than all others, and by a
     tenth of each token's own vector.
-
-    Args:
-        decoder: The student's decoder, which says what rows it can read.
-        read: Reads the probe in both ways.
     """
     generator = torch.Generator().manual_seed(0)
     length = min(_PROBE_LENGTH, decoder.max_positions or _PROBE_LENGTH)
@@ -55,16 +51,11 @@ def check(decoder: Decoder, head: OutputHead, described: str) -> int:
 
     Neither later tokens of the row nor other rows of the batch may change a token's hidden state.
 
-    Args:
-        decoder: The student's decoder.
-        head: The student's output head.
-        described: The student's name and class, for messages.
-
     Returns:
         The number of logits: ids below this one can be read and scored.
 
     Raises:
-        ValueError: If one of these does not hold.
+        ValueError: If one of these does not hold; the message begins with ``described``.
     """
     generator = torch.Generator().manual_seed(0)
     length = min([_PROBE_LENGTH, decoder.max_positions or _PROBE_LENGTH, *decoder.turning_lengths])

@@ -29,10 +29,7 @@ _HUB_ARGUMENTS = ("token", "subfolder", "cache_dir", "local_files_only", "force_
 
 @dataclass(frozen=True)
 class TransformersStudent:
-    """What a student is loaded from; the arguments of :class:`rsr_datasets.RSRScorer` that concern the student.
-
-    A :class:`rsr_datasets.engines.base.StudentSource`.
-    """
+    """A :class:`rsr_datasets.engines.base.StudentSource`: the arguments of ``RSRScorer`` that concern the student."""
 
     student: str | os.PathLike[str] | PreTrainedModel
     revision: str | None = None
@@ -190,11 +187,7 @@ class TransformersStudent:
         return identity
 
     def load_config(self) -> transformers.PreTrainedConfig:
-        """Loads the student's configuration.
-
-        Raises:
-            ValueError: If there is none, naming the student.
-        """
+        """Loads the student's configuration; ``ValueError`` names the student where there is none."""
         if isinstance(self.student, PreTrainedModel):
             return self.student.config
         if self.base:
@@ -203,11 +196,7 @@ class TransformersStudent:
         return _load(self.name, transformers.AutoConfig, where, arguments)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loads the tokenizer.
-
-        Raises:
-            ValueError: If there is none, naming the student.
-        """
+        """Loads the tokenizer; ``ValueError`` names the student where there is none."""
         if isinstance(self.tokenizer, PreTrainedTokenizerBase):
             return self.tokenizer
         if self.tokenizer is not None:

@@ -24,10 +24,7 @@ _PROBE_QUERIES = 16
 
 @dataclass(frozen=True)
 class AttentionByProducts:
-    """Attention like torch's, with scores in float32 and weights in the student's dtype.
-
-    A :class:`rsr_datasets.engines.transformers.packed_attention.AttentionKernel`.
-    """
+    """An attention kernel with scores in float32 and weights in the student's dtype, as in torch's."""
 
     least_keys: int = _LEAST_KEYS
 
@@ -50,11 +47,7 @@ class AttentionByProducts:
 
 
 def attention_by_products(model: PreTrainedModel) -> AttentionByProducts | None:
-    """The kernel for a student whose attention is faster with it, where it agrees with torch's on a probe.
-
-    Args:
-        model: The student.
-    """
+    """The kernel for a student whose attention is faster with it, where it agrees with torch's on a probe."""
     config = model.config.get_text_config()
     heads, shared = (getattr(config, f"num_{name}_heads", None) for name in ("attention", "key_value"))
     grouped = bool(heads and shared and heads > shared)

@@ -12,12 +12,7 @@ _FEED_FORWARD = "mlp"  # the name in most families of transformers
 
 
 def in_parts(decoder: torch.nn.Module, tokens: int) -> torch.nn.Module:
-    """A decoder whose feed-forward layers read long rows in parts; the weights are shared.
-
-    Args:
-        decoder: The original, which is not changed.
-        tokens: Most tokens that a feed-forward layer reads at once.
-    """
+    """A decoder whose feed-forward layers read at most so many tokens at once; the weights are shared."""
     return copied(decoder, lambda name, module: _InParts(module, tokens) if name == _FEED_FORWARD else module)
 
 

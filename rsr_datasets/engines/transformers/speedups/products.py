@@ -49,15 +49,9 @@ def _processor() -> str:
 
 
 def float32_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """The product of one or several matrices with the transpose of another, in float32 on a CPU, by oneDNN.
+    """``left @ right.t() + bias`` in float32 on a CPU, by oneDNN.
 
-    Args:
-        left: Shape ``(..., n, k)``.
-        right: Shape ``(m, k)``.
-        bias: Shape ``(m,)``, added to each row of the result.
-
-    Returns:
-        Shape ``(..., n, m)``.
+    ``left`` has the shape ``(..., n, k)``, ``right`` ``(m, k)``, ``bias`` ``(m,)`` and the result ``(..., n, m)``.
     """
     # oneDNN is very slow where rows do not follow each other in memory.
     return torch.ops.mkldnn._linear_pointwise(left.contiguous(), right.contiguous(), bias, "none", [], "")
@@ -77,9 +71,7 @@ def with_faster_products(module: torch.nn.Module) -> torch.nn.Module:
     """A module whose linear layers in float32 on a CPU are multiplied by the faster library; the weights are shared.
 
     Small layers stay as they are, and so do layers that are more than torch's own by their class, weight or a hook.
-
-    Args:
-        module: The original, which is not changed; returned as it is where nothing is to be changed.
+    The module itself is returned where nothing is to be changed.
     """
     if not onednn_is_faster() or not any(_is_plain(part) for part in module.modules()):
         return module
