@@ -16,15 +16,13 @@ from transformers import PreTrainedModel
 from ...reading.rows import EncodedRow
 from ..base import BatchAccount
 from .batches import pad_right, to_device
-from .packed_attention import AttentionKernel, packed_decoder
+from .packed_attention import packed_decoder
 from .packing import Pack, read_pack
 from .probes import agree
-from .speedups import ATTENTION, FOR_LONG_ROWS
+from .speedups import attention_by_products
 
 logger = logging.getLogger(__name__)
 
-# From this length on the inside of the feed-forward layers takes most of a row's memory.
-_LONG_ROW = 16384
 _MOST_SPARE_POSITIONS = 8
 
 
@@ -32,7 +30,6 @@ class Decoder:
     """A student's decoder and the ways to read rows with it.
 
     Attributes:
-        model: The student.
         module: The decoder, or a copy of it with faster layers.
         vocab_size: Ids below this one can be read.
         max_positions: Most tokens that can be read at once; ``None`` for no limit.
@@ -49,16 +46,12 @@ class Decoder:
         self.max_positions = position_limit(model)
         self.turning_lengths = _turning_lengths(model.config)
         self.attends_by_row = self.device.type == "cpu"
+        self._attention = attention_by_products(model)
 
     @property
     def device(self) -> torch.device:
         """Where the token ids go."""
         return self.model.get_input_embeddings().weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The student's dtype."""
-        return self.model.dtype
 
     @property
     def pack_size(self) -> int | None:
@@ -80,12 +73,7 @@ class Decoder:
         return self.attends_by_row and self.can_pack
 
     def read(self, rows: Sequence[EncodedRow], least_shared: float | None) -> tuple[torch.Tensor, BatchAccount]:
-        """Reads rows.
-
-        Args:
-            rows: The rows.
-            least_shared: Least part of a row that must be shared with another row, in one sequence; ``None`` reads the
-                rows side by side, padded.
+        """Reads rows in one sequence, as a :class:`.packing.Pack`, or without ``least_shared`` side by side, padded.
 
         Returns:
             The hidden states from which the scored tokens are predicted, row by row, shape ``(scored tokens, hidden
@@ -101,7 +89,7 @@ class Decoder:
             tokens, padded_tokens = sum(each.size for each in ids), padded.numel()
         else:
             pack = self._pack(ids, least_shared)
-            hidden = self._hidden_of_pack(pack)
+            hidden = read_pack(self._packed, pack)
             places = np.concatenate([path[row.positions - 1] for path, row in zip(pack.paths, rows, strict=True)])
             tokens = padded_tokens = pack.input_ids.numel()
         picked = hidden[to_device(torch.from_numpy(places), hidden.device)]
@@ -109,59 +97,27 @@ class Decoder:
 
     def hidden(self, input_ids: torch.Tensor, module: torch.nn.Module | None = None) -> torch.Tensor:
         """Token ids of shape ``(rows, tokens)`` to hidden states of shape ``(rows, tokens, hidden size)``."""
-        module = self._for_length(input_ids.shape[1], module or self.module)
+        module = module or self.module
         return module(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
 
-    def _hidden_of_pack(self, pack: Pack) -> torch.Tensor:
-        return read_pack(self._for_length(pack.input_ids.shape[1], self._packed), pack)
-
     def _pack(self, ids: Sequence[npt.NDArray[np.int64]], least_shared: float) -> Pack:
-        return Pack(ids, least_shared, self.device, self.dtype, self.pack_size, self._attention_kernel)
+        return Pack(ids, least_shared, self.device, self.model.dtype, self.pack_size, self._attention)
 
     @cached_property
     def _packed(self) -> torch.nn.Module:
         return packed_decoder(self.module)
 
-    @cached_property
-    def _attention_kernel(self) -> AttentionKernel | None:
-        return next((kernel for find in ATTENTION if (kernel := find(self.model)) is not None), None)
-
     def _packed_and_whole(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         length = rows.shape[1]
         rows[1, : length * 5 // 6] = rows[0, : length * 5 // 6]
         pack = self._pack(list(rows.numpy()), least_shared=0.0)
-        found = self._hidden_of_pack(pack)
+        found = read_pack(self._packed, pack)
         layers = self.module.config.get_text_config().num_hidden_layers
         if pack.layout.attended != layers:
             raise ValueError(f"{pack.layout.attended} of {layers} layers use attention as they are told to")
         whole = self.hidden(rows)
         beside = self.hidden(rows, self._packed)
         return [(found[path], row) for path, row in zip(pack.paths, whole, strict=True)] + [(beside, whole)]
-
-    def _for_length(self, length: int, module: torch.nn.Module) -> torch.nn.Module:
-        """The decoder to use for rows of a length."""
-        for change in self._for_long_rows if length > _LONG_ROW else ():
-            module = change(module, _LONG_ROW)
-        return module
-
-    @cached_property
-    def _for_long_rows(self) -> list[Any]:
-        """The speed-ups for long rows that agree."""
-        agreeing = []
-        for change in FOR_LONG_ROWS:
-
-            def read(rows: torch.Tensor, change: Any = change) -> list[tuple[torch.Tensor, torch.Tensor]]:
-                changed = change(self.module, rows.shape[1] // 2)
-                found = changed(input_ids=rows.to(self.device), use_cache=False).last_hidden_state
-                return [(found, self.module(input_ids=rows.to(self.device), use_cache=False).last_hidden_state)]
-
-            try:
-                agreeing += [change] if agree(self, read) else []
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # the layers of model families may raise any error
-                logger.debug("student %r: its long rows are read whole: %s", self.model.config.name_or_path, error)
-        return agreeing
 
 
 def read_ids(row: EncodedRow) -> npt.NDArray[np.int64]:

@@ -23,7 +23,7 @@ from .errors import refusing
 from .head import LogitsDtype, OutputHead
 from .packing import plan_packs, sharing_runs
 from .probes import agree, check
-from .speedups import AT_LOAD
+from .speedups import SPEEDUPS
 
 logger = logging.getLogger(__name__)
 
@@ -37,41 +37,31 @@ _Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 
 @dataclass(frozen=True)
 class _Batch:
-    """Numbers of rows that are read together; see :meth:`.decoder.Decoder.read` and ``BatchAccount.split``."""
+    """Numbers of rows that are read together; see :meth:`.decoder.Decoder.read` and :attr:`BatchAccount.split`."""
 
     rows: list[int]
     least_shared: float | None = None
     split: bool = False
 
 
-class _Coming:
-    """Results of a batch on their way from the device."""
+def _leaving(found: _Found) -> Callable[[], list[Any]]:
+    """Starts to copy results of a batch from the device; returns a function that waits for the copies."""
+    copies = [None if tensor is None else tensor.to("cpu", non_blocking=True) for tensor in found]
+    arrived = torch.cuda.Event() if found[0].is_cuda else None
+    if arrived:
+        arrived.record(torch.cuda.current_stream(found[0].device))
 
-    def __init__(self, found: _Found) -> None:
-        self._found = found
-        self._arrived: torch.cuda.Event | None = None
-        if found[0].is_cuda:
-            ranks, surprisals, entropies = found
-            self._found = (_leaving(ranks), _leaving(surprisals), None if entropies is None else _leaving(entropies))
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(ranks.device))
+    def wait() -> list[Any]:
+        if arrived:
+            arrived.synchronize()
+        return [None if tensor is None else _to_numpy(tensor) for tensor in copies]
 
-    def arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Waits for the results."""
-        if self._arrived:
-            self._arrived.synchronize()
-        ranks, surprisals, entropies = self._found
-        return _to_numpy(ranks), _to_numpy(surprisals), None if entropies is None else _to_numpy(entropies)
-
-
-def _leaving(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in the CPU's memory that the GPU has yet to write."""
-    return tensor.to("cpu", non_blocking=True)
+    return wait
 
 
 def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
     """A copy: a GPU writes into page-locked memory, which the next batch uses again."""
-    return tensor.cpu().numpy().copy()
+    return tensor.numpy().copy()
 
 
 class TransformersEngine:
@@ -121,8 +111,8 @@ class TransformersEngine:
             self.head = OutputHead(model, prefix, logits_dtype)
         self.max_positions = self.decoder.max_positions
         self.vocab_size = self.decoder.vocab_size = check(self.decoder, self.head, described)
-        for change in AT_LOAD:
-            self._take(change)
+        for speedup in SPEEDUPS:
+            self._take(speedup)
         self.chunk_tokens = chunk_tokens or self.head.chunk_tokens(self.vocab_size)
         self.tokens_per_batch = tokens_per_batch or choose_tokens_per_batch(
             self.device, self.max_positions, self.decoder.hidden
@@ -133,24 +123,23 @@ class TransformersEngine:
         """Where the token ids go."""
         return self.decoder.device
 
-    def _take(self, change: Callable[[torch.nn.Module], torch.nn.Module]) -> None:
+    def _take(self, speedup: Callable[[torch.nn.Module, bool], torch.nn.Module]) -> None:
         """Takes a speed-up if decoder and head give the same with it."""
         decoder, head = self.decoder, self.head
-        layers, output = change(decoder.module), change(head.module)
-        if layers is decoder.module and output is head.module:
-            return
 
         def read(rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
             hidden = decoder.hidden(rows)
             given = hidden.to(head.dtype or hidden.dtype)
-            logits, expected = (each(inputs_embeds=given, use_cache=False).logits for each in (output, head.module))
-            return [(decoder.hidden(rows, layers), hidden), (logits, expected)]
+            heads = (speedup(head.module, True), head.module)
+            logits, expected = (each(inputs_embeds=given, use_cache=False).logits for each in heads)
+            return [(decoder.hidden(rows, speedup(decoder.module, True)), hidden), (logits, expected)]
 
         try:
-            if agree(decoder, read):
+            layers, output = speedup(decoder.module, False), speedup(head.module, False)
+            if (layers is not decoder.module or output is not head.module) and agree(decoder, read):
                 decoder.module, head.module = layers, output
         except Exception as error:  # the layers of model families may raise any error
-            logger.debug("student %r is read without %s: %s", self.name, change.__name__, error)
+            logger.debug("student %r is read without %s: %s", self.name, speedup.__name__, error)
 
     def score(
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
@@ -180,8 +169,8 @@ class TransformersEngine:
         while parts or before:
             queued = self._queue(parts, rows, entropies) if parts else None
             if before:  # the device computes the next batch while this one's results are waited for
-                batch, coming, account = before
-                arrays = coming.arrays()
+                batch, wait, account = before
+                arrays = wait()
                 if account.tokens < account.row_tokens and not np.isfinite(arrays[1]).all():
                     # A NaN gets through a mask, and must not get from one row into another.
                     alone = self._plan(batch.rows, {i: ids[i] for i in batch.rows}, _NOTHING_SHARED)
@@ -230,13 +219,13 @@ class TransformersEngine:
 
     def _queue(
         self, parts: list[_Batch], rows: Sequence[EncodedRow], entropies: bool
-    ) -> tuple[_Batch, _Coming, BatchAccount] | None:
+    ) -> tuple[_Batch, Callable[[], list[Any]], BatchAccount] | None:
         """Takes the last batch; where the device has no memory for it, puts two halves in its place."""
         batch = parts.pop()
         some = [rows[i] for i in batch.rows]
         try:
             found, account = self._score_batch(some, batch.least_shared, entropies)
-            return batch, _Coming(found), replace(account, split=batch.split)
+            return batch, _leaving(found), replace(account, split=batch.split)
         except torch.OutOfMemoryError:
             if len(some) == 1:
                 raise

@@ -11,7 +11,7 @@ _LONGEST_REASON = 400
 
 @contextlib.contextmanager
 def refusing(failure: str) -> Iterator[None]:
-    """Turns every error inside, which model families raise of any class, into a ``ValueError`` that says the failure."""
+    """Turns every error of a model family, of any class, into a ``ValueError`` that says the failure."""
     try:
         yield
     except Exception as error:

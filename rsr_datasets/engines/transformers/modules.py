@@ -14,7 +14,7 @@ import torch
 def copied(module: torch.nn.Module, change: Callable[[str, torch.nn.Module], torch.nn.Module]) -> torch.nn.Module:
     """A module whose structure is copied and whose weights are shared.
 
-    ``change`` takes the name and the copy of each inner module, innermost first, and returns the module to use instead.
+    ``change`` takes the name and the copy of each inner module, innermost first; it returns the module to use instead.
     """
     new = copy.copy(module)
     for name in ("_old_forward", "forward"):  # accelerate's hooks, which move layers among devices

@@ -22,11 +22,9 @@ _NO_EFFECT = {"position_ids", "use_cache", "output_attentions", "output_hidden_s
 
 
 class AttentionKernel(Protocol):
-    """Attention of the last tokens of a row to the whole row, instead of torch's."""
+    """Attention of the last tokens of a row to the whole row, used from a number of keys on."""
 
-    @property
-    def least_keys(self) -> int:
-        """The kernel is used from this number of keys on."""
+    least_keys: int
 
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
@@ -47,12 +45,11 @@ class Call:
     """One call of attention.
 
     Attributes:
-        queries: The tokens of the sequence that ask.
+        queries: Tokens of the sequence.
         visible: How many of their block's keys they are given.
         mask: Which of these keys each query sees, broadcastable to ``(1, 1, queries, visible)``, boolean or to be
             added. Without a mask the keys are the queries, and each query sees itself and the queries before it.
-        kernel: The kernel to use instead of torch's. The queries are the last of the keys then, and the mask is to be
-            added.
+        kernel: The kernel to use instead of torch's, with a mask to be added.
     """
 
     queries: slice
@@ -71,12 +68,7 @@ class Block:
 
 @dataclass
 class Layout:
-    """How attention of one sequence is computed.
-
-    Attributes:
-        blocks: The calls, by their keys.
-        attended: How many layers have used this layout.
-    """
+    """How attention of one sequence is computed, and how many layers have computed it so."""
 
     blocks: list[Block] = field(default_factory=list)
     attended: int = 0

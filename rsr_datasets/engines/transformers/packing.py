@@ -36,7 +36,7 @@ class Pack:
         least_shared: Least part of a row that must be shared with another row; above 1 no tokens are shared.
         device: Where the sequence goes.
         dtype: The student's dtype.
-        hidden_size: The student's hidden size, for few large calls of attention, as suits a GPU; rows share where that
+        hidden_size: The student's hidden size, for few large calls of attention, as suits a GPU: rows share where that
             saves more than the calls cost. ``None`` gives each row calls of its own.
         kernel: A kernel that is faster than torch's.
 
@@ -71,7 +71,7 @@ class Pack:
                 self.paths[row] = own if neighbour is None else np.concatenate([self.paths[neighbour][:shared], own])
                 ids.append(rows[row][shared:])
                 positions.append(np.arange(shared, rows[row].size))
-                if own.size:  # none of a row that another begins with
+                if own.size:  # a row that another row begins with has no tokens of its own
                     starts.append((row, shared, size))
                 size += own.size
             if hidden_size is None:
@@ -82,7 +82,7 @@ class Pack:
         self.position_ids = to_device(torch.from_numpy(np.concatenate(positions))[None], device)
 
     def _row_block(self, row: int, shared: int, start: int) -> Block:
-        """Calls for what a row does not share."""
+        """Calls for the tokens that a row does not share."""
         path = self.paths[row]
         whole = slice(start, start + path.size)
         in_blocks = self._dtype == torch.float32 and path.size in _LENGTHS_IN_BLOCKS
@@ -98,19 +98,19 @@ class Pack:
         return Block(to_device(torch.from_numpy(path), self._device) if shared else whole, calls)
 
     def _last_are_causal(self, queries: int, keys: int) -> torch.Tensor:
-        """The mask of queries that are the last of the keys: a part of one that serves all."""
+        """The mask of queries that are the last of the keys, cut out of the one for all rows."""
         return self._mask[-queries:, self._mask.shape[1] - keys :]
 
     @cached_property
     def _mask(self) -> torch.Tensor:
-        """The last keys are the queries themselves; all before them are seen."""
+        """The last keys are the queries themselves; all keys before them are seen."""
         hidden = torch.ones((_QUERIES_A_CALL, _QUERIES_A_CALL), dtype=torch.bool).triu(1)
         mask = torch.zeros((_QUERIES_A_CALL, _QUERIES_A_CALL + self._longest), dtype=self._dtype)
         mask[:, -_QUERIES_A_CALL:].masked_fill_(hidden, -torch.inf)
         return to_device(mask, self._device)
 
     def _run_block(self, starts: Sequence[tuple[int, int, int]], end: int) -> Block:
-        """One call for the first of some rows, and one for what all others do not share."""
+        """One call for the first of some rows, and one for the tokens that the others do not share."""
         first, _, begin = starts[0]
         rest = begin + self.paths[first].size
         calls = [Call(slice(begin, rest), rest - begin)]
@@ -126,15 +126,10 @@ class Pack:
 
 
 def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | None = None) -> list[list[int]]:
-    """Divides rows into runs of those that share what they begin with.
-
-    Args:
-        rows: Token ids of each row.
-        least_shared: Part of a row from which on it shares what it begins with.
-        hidden_size: Of the student, where the tokens of a run are read under one mask, whose cost must be saved.
+    """Divides rows into runs that share their first tokens; the arguments are those of :class:`Pack`.
 
     Returns:
-        Numbers of rows, run by run, in an order in which each shares most with the one before it.
+        Numbers of rows, run by run, in an order in which each row shares most with the row before it.
     """
     runs: list[list[int]] = []
     tokens = longest = previous = 0
@@ -161,23 +156,13 @@ def plan_packs(
 ) -> list[list[int]]:
     """Divides rows into batches that are read as one sequence each, where that costs least.
 
-    Rows that begin alike stand together; between two batches, what the rows on both sides share is read twice. A batch
-    costs its tokens and a pass over the weights, like one of :func:`.batches.plan_batches`.
-
-    Args:
-        rows: Token ids of each row.
-        tokens_per_batch: Most tokens in one batch, beside what its first two rows share; a longer row has its own.
-        least_shared: Part of a row from which on it shares what it begins with.
-        hidden_size: As :class:`Pack` will be given it.
+    Rows that begin alike stand together. Tokens that rows of two batches share are read twice. A batch costs as much
+    as in :func:`.batches.plan_batches`. It holds at most ``tokens_per_batch`` tokens beside those that its first two
+    rows share; a longer row has a batch of its own.
 
     Returns:
-        Numbers of rows, batch by batch, those of the longest rows first; each occurs once.
-
-    Raises:
-        ValueError: If ``tokens_per_batch`` is not positive.
+        Numbers of rows, batch by batch, the batch of the longest row first.
     """
-    if tokens_per_batch < 1:
-        raise ValueError(f"tokens_per_batch={tokens_per_batch}: must be a positive number")
     order: list[int] = []
     shares: list[int] = []
     for run in sharing_runs(rows, least_shared, hidden_size):
@@ -196,12 +181,12 @@ def plan_packs(
 
 
 def _sorted(rows: Sequence[Ids]) -> list[int]:
-    """Numbers of rows in the order of their token ids: each stands beside the one with which it shares most."""
+    """Numbers of rows in the order of their token ids: each stands beside the row with which it shares most."""
     return sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes())
 
 
 def _longest_first(rows: Sequence[Ids], run: Sequence[int]) -> Iterator[tuple[int, int | None]]:
-    """A run from its longest row on, up and then down, each row with the one beside it that came before."""
+    """A run from its longest row on, up and then down, each row with the row beside it that came before."""
     longest = max(range(len(run)), key=lambda i: rows[run[i]].size)
     yield run[longest], None
     for i in range(longest + 1, len(run)):
@@ -211,19 +196,14 @@ def _longest_first(rows: Sequence[Ids], run: Sequence[int]) -> Iterator[tuple[in
 
 
 def _common_length(first: Ids, second: Ids) -> int:
-    """How many tokens both begin with."""
+    """How many first tokens two rows share."""
     shorter = min(first.size, second.size)
     same = first[:shorter] == second[:shorter]
     return shorter if same.all() else int(np.argmin(same))
 
 
 def read_pack(decoder: torch.nn.Module, pack: Pack) -> torch.Tensor:
-    """Hidden states of a pack's tokens, shape ``(tokens, hidden size)``.
-
-    Args:
-        decoder: A :func:`.packed_attention.packed_decoder`.
-        pack: Rows in one sequence.
-    """
+    """Hidden states of a pack's tokens, shape ``(tokens, hidden size)``, by a packed decoder."""
     with laid_out(pack.layout):
         output = decoder(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
     return output.last_hidden_state[0]

@@ -37,7 +37,7 @@ def agree(decoder: Decoder, read: ReadTwice) -> bool:
     length = min(_PROBE_LENGTH, decoder.max_positions or _PROBE_LENGTH)
     pairs = read(torch.randint(0, decoder.vocab_size, (3, length), generator=generator))
     scale = max(1.0, *(largest(expected) for _, expected in pairs))
-    tolerance = 32 * torch.finfo(decoder.dtype).eps * scale
+    tolerance = 32 * torch.finfo(decoder.model.dtype).eps * scale
     for found, expected in ((found.float(), expected.float()) for found, expected in pairs):
         far = (found - expected).norm(dim=-1) > _MOST_OF_A_TOKEN * expected.norm(dim=-1)
         if far.any() or not torch.allclose(found, expected, rtol=0, atol=tolerance):
@@ -69,8 +69,8 @@ def check(decoder: Decoder, head: OutputHead, described: str) -> int:
     with refusing(f"{described}: its output head cannot be run on its own"):
         found = head.logits(hidden).float()
     # Two computations of the same numbers differ by rounding in the student's dtype; float32 takes more steps.
-    steps = 32 if decoder.dtype == torch.float32 else 4
-    tolerance = steps * torch.finfo(decoder.dtype).eps * max(1.0, largest(expected))
+    steps = 32 if decoder.model.dtype == torch.float32 else 4
+    tolerance = steps * torch.finfo(decoder.model.dtype).eps * max(1.0, largest(expected))
     if expected.shape != found.shape or not torch.allclose(
         expected.to(found.device), found, rtol=0, atol=tolerance, equal_nan=True
     ):
@@ -81,7 +81,7 @@ def check(decoder: Decoder, head: OutputHead, described: str) -> int:
     vocab_size = min(decoder.vocab_size, expected.shape[-1])
     probe[0, -1] = (probe[0, -1] + 1) % vocab_size
     changed = decoder.hidden(probe)[0, :-1].float()
-    tolerance = 32 * torch.finfo(decoder.dtype).eps * max(1.0, largest(hidden))
+    tolerance = 32 * torch.finfo(decoder.model.dtype).eps * max(1.0, largest(hidden))
     # Attention spreads a NaN even with a weight of zero. A token that a NaN reaches has no score that could be wrong.
     numbers = changed.isfinite() & hidden[:-1].isfinite()
     if not torch.allclose(changed[numbers], hidden[:-1][numbers].float(), rtol=0, atol=tolerance):

@@ -12,13 +12,11 @@ import torch
 logger = logging.getLogger(__name__)
 
 _PROBE_SHAPE = (8, 5000)
-# So many bits below the greatest logit a float32 probability is zero, and so is its part of the entropy.
+# 200 bits below the greatest logit a float32 probability is zero, and so is its part of the entropy.
 _NO_PROBABILITY = -200.0
-# torch computes powers of two by itself. Those of e it leaves to MKL, which takes more than twice as long on AMD's
-# processors.
+# torch computes powers of two by itself. It leaves powers of e to MKL, which is slow on AMD's processors.
 _BITS_IN_A_NAT = math.log2(math.e)
-# Float32 numbers of a block that each thread of a CPU has in hand; with a scratch of the same size they stay in its
-# second-level cache.
+# Bytes of a block for each thread of a CPU: with a scratch of the same size a block stays in the second-level cache.
 _BLOCK_BYTES = 3 << 17
 
 
@@ -27,9 +25,9 @@ def rank_and_surprisal(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Rank and surprisal of one target a row (Eq. 2 and section 3.1), and the entropy of the row.
 
-    No sort and no top-k: counting the entries above the target gives the exact rank. The sum of exponentials is
-    accumulated in float32 and surprisal is put together from two terms that are never negative, so that confident
-    tokens keep their digits.
+    Counting the entries above the target gives the exact rank, without sort or top-k. The sum of exponentials is
+    accumulated in float32. Surprisal is the sum of two terms that are never negative, so that confident tokens keep
+    their digits.
 
     Args:
         logits: Shape ``(tokens, vocabulary)``, any floating dtype; not changed.
@@ -37,9 +35,8 @@ def rank_and_surprisal(
         entropy: Whether to give the entropies too. They take no further memory of the size of the logits.
 
     Returns:
-        Ranks, int32, shape ``(tokens,)``: 1 + the number of entries strictly above the target's; and surprisals in
-        nats, float32, shape ``(tokens,)``: NaN or infinite where the logits do not give a number. Last the entropies
-        of the whole distributions in nats, float32, shape ``(tokens,)``, or ``None`` where they were not asked for.
+        Ranks, int32; surprisals in nats, float32, NaN or infinite where the logits give no number; and entropies in
+        nats, float32, or ``None``. All have the shape ``(tokens,)``.
     """
     if logits.is_cuda:
         with torch.cuda.device(logits.device):  # Triton launches on the current one
@@ -50,7 +47,7 @@ def rank_and_surprisal(
     rows = (
         max(1, _BLOCK_BYTES * torch.get_num_threads() // (4 * vocabulary)) if logits.device.type == "cpu" else tokens
     )
-    # On a CPU the passes below take most of their time to move logits: a few rows at a time, they stay in the cache.
+    # On a CPU the passes below take most of their time to move logits: few rows at a time stay in the cache.
     floats, scratch = (logits.new_empty((min(rows, tokens), vocabulary), dtype=torch.float32) for _ in range(2))
     ranks = torch.empty(tokens, dtype=torch.int32, device=logits.device)
     surprisals = torch.empty(tokens, dtype=torch.float32, device=logits.device)
@@ -61,7 +58,7 @@ def rank_and_surprisal(
         if block.dtype.itemsize < 4:
             block, own = floats[: len(block)].copy_(block), own.float()
         shifted, work = floats[: len(block)], scratch[: len(block)]
-        # A sum of ones in float32 is exact up to 16 million of them, and faster than one of integers or truth values.
+        # A sum of ones in float32 is exact up to 16 million, and faster than a sum of integers or booleans.
         ranks[here] = torch.gt(block, own, out=work).sum(dim=1) + 1
         top = block.amax(dim=1, keepdim=True)
         gap = (top - own).squeeze(1)

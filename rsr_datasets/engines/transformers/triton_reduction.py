@@ -1,4 +1,4 @@
-"""The reduction of :mod:`.reduction` for GPUs: each logit is read once, and nothing of its size written."""
+"""The reduction of :mod:`.reduction` for GPUs: each logit is read once, and nothing of that size is written."""
 
 import torch
 import triton
@@ -33,10 +33,10 @@ def _reduce_row(  # type: ignore[no-untyped-def]  # the compiler resolves annota
         inside = places < vocabulary
         x = tl.load(start_of_row + places, mask=inside, other=-float("inf")).to(tl.float32)
         above += tl.sum((x > target).to(tl.int32), axis=0)
-        # The greatest of a block is not NaN where one of its entries is.
+        # The maximum of a block hides a NaN.
         not_a_number += tl.sum((x != x).to(tl.int32), axis=0)
         new_top = tl.maximum(top, tl.max(x, axis=0))
-        # While everything is -inf there is nothing to subtract or to rescale.
+        # As long as all logits are -inf there is nothing to subtract or to rescale.
         base = tl.where(new_top == -float("inf"), 0.0, new_top)
         shift = tl.where(top == -float("inf"), 0.0, top - base)
         shrink = tl.exp(shift)
@@ -57,16 +57,9 @@ def _reduce_row(  # type: ignore[no-untyped-def]  # the compiler resolves annota
 def rank_and_surprisal(
     logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The same as :func:`rsr_datasets.engines.transformers.reduction.rank_and_surprisal`, in one pass over the logits.
+    """Like :func:`.reduction.rank_and_surprisal`, in one pass over the logits.
 
-    Args:
-        logits: Shape ``(tokens, vocabulary)``, float32, bfloat16 or float16, on a GPU; not changed.
-        targets: Ids of the tokens that were written, int64, shape ``(tokens,)``.
-        entropy: Whether to give the entropies too.
-
-    Returns:
-        Ranks, int32, surprisals and, where asked, entropies in nats, float32, each of shape ``(tokens,)``. Ranks have
-        the same bits as the plain version's; the others differ by the order of a float32 sum.
+    Ranks have the same bits as those of the plain version; the others differ by the order of a float32 sum.
     """
     tokens, vocabulary = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()

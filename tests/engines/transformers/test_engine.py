@@ -19,9 +19,10 @@ from oracle import assert_scored_the_same, plain_scores
 from transformers import PreTrainedModel
 
 from rsr_datasets.engines.base import BatchAccount
-from rsr_datasets.engines.transformers import budgets, decoder
+from rsr_datasets.engines.transformers import budgets
 from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.engines.transformers.source import TransformersStudent, default_device
+from rsr_datasets.engines.transformers.speedups import long_rows
 from rsr_datasets.reading.rows import EncodedRow
 
 VOCABULARY = 211
@@ -301,8 +302,9 @@ def test_long_rows_go_through_the_feed_forward_layers_in_parts(
             module.register_forward_hook(lambda _, args, __: fed.append(args[0].shape[-2]))
     whole = student.score(rows)
     assert max(fed) >= 46
-    monkeypatch.setattr(decoder, "_LONG_ROW", 20)
-    assert student.decoder._for_long_rows
+    monkeypatch.setattr(long_rows, "_MOST_TOKENS", 20)
+    student = TransformersEngine(model, tokens_per_batch=50)
+    student.decoder.attends_by_row = by_row
     fed.clear()
     found = student.score(rows)
     assert max(fed) == 20 and min(fed) < 20

@@ -81,6 +81,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(engine, "_to_numpy", lambda tensor: np.zeros(tensor.shape, dtype=np.float32))
     monkeypatch.setattr(engine, "check", lambda reader, *_: reader.vocab_size)  # it compares numbers, like "agree"
     monkeypatch.setattr(decoder, "agree", lambda *_: True)
+    monkeypatch.setattr(engine, "agree", lambda *_: True)
     before = guards[1]
     guards[1] = guards[0]  # the CPU's, which does nothing
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -22,7 +22,7 @@ _MOST_SCORES = 1 << 20
 _PROBE_QUERIES = 16
 
 
-@dataclass(frozen=True)
+@dataclass
 class AttentionByProducts:
     """An attention kernel with scores in float32 and weights in the student's dtype, as in torch's."""
 

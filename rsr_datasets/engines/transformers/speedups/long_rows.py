@@ -9,15 +9,20 @@ import torch
 from ..modules import copied
 
 _FEED_FORWARD = "mlp"  # the name in most families of transformers
+_MOST_TOKENS = 16384
+_MOST_TOKENS_OF_PROBE = 10
 
 
-def in_parts(decoder: torch.nn.Module, tokens: int) -> torch.nn.Module:
-    """A decoder whose feed-forward layers read at most so many tokens at once; the weights are shared."""
-    return copied(decoder, lambda name, module: _InParts(module, tokens) if name == _FEED_FORWARD else module)
+def in_parts(module: torch.nn.Module, for_probe: bool) -> torch.nn.Module:
+    """A copy of a decoder whose feed-forward layers read a bounded number of tokens at once."""
+    if not any(name.endswith(_FEED_FORWARD) for name, _ in module.named_modules()):
+        return module
+    tokens = _MOST_TOKENS_OF_PROBE if for_probe else _MOST_TOKENS
+    return copied(module, lambda name, part: _InParts(part, tokens) if name == _FEED_FORWARD else part)
 
 
 class _InParts(torch.nn.Module):
-    """A layer that computes each token by itself, called with a part of the tokens after the other."""
+    """A layer that computes each token by itself, called with one part of a row after the other."""
 
     def __init__(self, layer: torch.nn.Module, tokens: int) -> None:
         super().__init__()

@@ -67,8 +67,8 @@ class OneDnnLinear(torch.nn.Linear):
         return float32_product(input, self.weight, self.bias)
 
 
-def with_faster_products(module: torch.nn.Module) -> torch.nn.Module:
-    """A module whose linear layers in float32 on a CPU are multiplied by the faster library; the weights are shared.
+def with_faster_products(module: torch.nn.Module, for_probe: bool = False) -> torch.nn.Module:
+    """A copy of a module whose linear layers in float32 on a CPU are multiplied by the faster library.
 
     Small layers stay as they are, and so do layers that are more than torch's own by their class, weight or a hook.
     The module itself is returned where nothing is to be changed.
