@@ -65,7 +65,7 @@ def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
 
 
 class TransformersEngine:
-    """A loaded causal language model that gives ranks and surprisals; an :class:`rsr_datasets.engines.base.Engine`.
+    """A loaded causal language model, an :class:`rsr_datasets.engines.base.Engine`.
 
     The decoder computes hidden states. Only those at scored positions go through the output head, a bounded number at
     a time, and each chunk of logits is reduced at once.
@@ -144,15 +144,9 @@ class TransformersEngine:
     def score(
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
     ) -> list[TokenScores]:
-        """Scores rows; a batch that does not fit into the device's memory is redone in halves.
+        """Scores rows, as the protocol says; a batch that does not fit into the device's memory is redone in halves.
 
-        Args:
-            rows: Encoded rows in any order, of ids below :attr:`vocab_size`.
-            entropies: Whether to give entropies too.
-            on_batch: Called for each batch when the next one is queued, but not for a batch that is read again.
-
-        Returns:
-            The scores of each row's tokens at ``row.positions``, in the order of ``rows``.
+        ``on_batch`` is called for each batch when the next one is queued, but not for a batch that is read again.
 
         Raises:
             torch.OutOfMemoryError: If a single row does not fit into the device's memory.
@@ -200,10 +194,7 @@ class TransformersEngine:
         ids: Sequence[npt.NDArray[np.int64]] | Mapping[int, npt.NDArray[np.int64]],
         least_shared: float | None = None,
     ) -> list[list[int]]:
-        """Batches of rows that the student reads in the same way, whatever the longest of them.
-
-        ``rows`` holds numbers of rows, and ``ids`` the token ids by that number.
-        """
+        """Batches of rows (by their numbers) that the student reads in the same way, whatever the longest of them."""
         groups: dict[int, list[int]] = {}
         for row in rows:
             groups.setdefault(bisect.bisect_left(self.decoder.turning_lengths, ids[row].size), []).append(row)

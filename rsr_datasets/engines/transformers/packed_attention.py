@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
@@ -21,23 +21,15 @@ _MOST_GROUPED = 256
 _NO_EFFECT = {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
 
 
-class AttentionKernel(Protocol):
-    """Attention of the last tokens of a row to the whole row, used from a number of keys on."""
+AttentionKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
+"""Attention of the last tokens of a row to the whole row, instead of torch's.
 
-    least_keys: int
+Queries, keys and values have the shape ``(1, heads, tokens, head size)``; the mask, of shape ``(queries, keys)``, is
+added to the scores; then comes the factor of the scores. The result has the shape ``(1, queries, heads, head size)``.
+"""
 
-    def __call__(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
-    ) -> torch.Tensor:
-        """Attention of shape ``(1, queries, heads, head size)``.
-
-        Args:
-            query: Shape ``(1, heads, queries, head size)``; the queries are the last of the keys.
-            key: Shape ``(1, key heads, keys, head size)``.
-            value: Like ``key``.
-            mask: Added to the scores, shape ``(queries, keys)``.
-            scaling: Factor of the scores; ``None`` is ``head size ** -0.5``.
-        """
+LEAST_KEYS = 320
+"""A kernel is used from this number of keys on."""
 
 
 @dataclass(frozen=True)

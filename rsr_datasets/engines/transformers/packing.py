@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from .batches import cheapest_cut, to_device
-from .packed_attention import AttentionKernel, Block, Call, Layout, laid_out
+from .packed_attention import LEAST_KEYS, AttentionKernel, Block, Call, Layout, laid_out
 
 Ids = npt.NDArray[np.int64]
 
@@ -86,14 +86,14 @@ class Pack:
         path = self.paths[row]
         whole = slice(start, start + path.size)
         in_blocks = self._dtype == torch.float32 and path.size in _LENGTHS_IN_BLOCKS
-        in_blocks |= self._kernel is not None and path.size >= self._kernel.least_keys
+        in_blocks |= self._kernel is not None and path.size >= LEAST_KEYS
         if not shared and not in_blocks:
             return Block(whole, [Call(whole, path.size)])
         calls = []
         for first in range(shared, path.size, _QUERIES_A_CALL):
             end = min(first + _QUERIES_A_CALL, path.size)
             queries = slice(start + first - shared, start + end - shared)
-            kernel = self._kernel if self._kernel and end >= self._kernel.least_keys else None
+            kernel = self._kernel if end >= LEAST_KEYS else None
             calls.append(Call(queries, end, self._last_are_causal(end - first, end), kernel))
         return Block(to_device(torch.from_numpy(path), self._device) if shared else whole, calls)
 

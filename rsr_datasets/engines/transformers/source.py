@@ -44,22 +44,20 @@ class TransformersStudent:
         if isinstance(self.student, PreTrainedModel) and not isinstance(self.tokenizer, PreTrainedTokenizerBase):
             raise ValueError("a loaded student needs its loaded tokenizer too: pass tokenizer=")
         if not isinstance(self.student, str | os.PathLike | PreTrainedModel):
-            hint = (
-                "; pass its get_base_model(), which holds the adapter" if hasattr(self.student, "peft_config") else ""
-            )
+            adapted = hasattr(self.student, "peft_config")
             raise ValueError(
-                f"student: expected a Hub id, a folder, a .gguf file or a loaded PreTrainedModel, "
-                f"found {type(self.student).__name__}{hint}"
+                f"student: expected a Hub id, a folder, a .gguf file or a loaded PreTrainedModel, found "
+                f"{type(self.student).__name__}{'; pass its get_base_model(), which holds the adapter' * adapted}"
             )
         if self.logits_dtype not in ("student", "float32"):
             raise ValueError(f'logits_dtype={self.logits_dtype!r}: must be "student" or "float32"')
-        self.torch_dtype  # noqa: B018  an unknown dtype is an error at once
-        if isinstance(self.student, PreTrainedModel):
-            self._check_arguments_of_loaded_student(self.student.dtype)
-
-    def _check_arguments_of_loaded_student(self, dtype: torch.dtype) -> None:
-        if self.torch_dtype not in ("auto", dtype):
-            raise ValueError(f"dtype={self.dtype!r}: the student is loaded already, in {dtype}; convert it with .to()")
+        dtype = self.torch_dtype  # an unknown dtype is an error at once
+        if not isinstance(self.student, PreTrainedModel):
+            return
+        if dtype not in ("auto", loaded := self.student.dtype):
+            raise ValueError(
+                f"dtype={self.dtype!r}: the student is loaded already, in {loaded}; convert it with .to()"
+            )
         for name in ("revision", "attn_implementation", "model_kwargs"):
             if getattr(self, name):
                 raise ValueError(f"{name}={getattr(self, name)!r}: has no effect on a student that is loaded already")
@@ -94,7 +92,7 @@ class TransformersStudent:
         path = None if isinstance(self.student, PreTrainedModel) else Path(self.student).expanduser()
         if path is None or not path.exists():
             return None
-        subfolder = path / self.model_kwargs.get("subfolder", "")
+        subfolder = path / (self.model_kwargs.get("subfolder") or "")
         if not subfolder.exists():
             raise ValueError(f"student {self.name!r}: has no folder {subfolder.name!r}, which model_kwargs names")
         return subfolder
@@ -102,10 +100,9 @@ class TransformersStudent:
     @cached_property
     def commit(self) -> str | None:
         """The Hub commit of the student, or its revision where the commit cannot be found out."""
-        return None if self.local_path or self.is_loaded else self._commit_of(self.name, self.revision)
-
-    def _commit_of(self, repo_id: str, revision: str | None) -> str | None:
-        return resolve_commit(repo_id, revision, self.model_kwargs.get("token"))
+        if self.local_path or self.is_loaded:
+            return None
+        return resolve_commit(self.name, self.revision, self.model_kwargs.get("token"))
 
     @cached_property
     def base(self) -> TransformersStudent | None:
@@ -135,12 +132,12 @@ class TransformersStudent:
             return None
         if self.local_path is None and self.commit is None:
             return None  # neither the Hub nor the cache knows the student: loading says why
+        arguments = self._hub_arguments | {"revision": self.commit}
         with refusing(f"student {self.name!r}: its adapter_config.json cannot be read"):
             where: Any = None
-            if self.local_path is None and "subfolder" not in self.model_kwargs:
+            if self.local_path is None and "subfolder" not in arguments:
                 where = huggingface_hub.try_to_load_from_cache(self.name, "adapter_config.json", revision=self.commit)
             if where is None:
-                arguments = self._hub_arguments | {"revision": self.commit}
                 where = find_adapter_config_file(str(self.local_path or self.name), **arguments)
             return dict(json.loads(Path(where).read_text())) if isinstance(where, str) else None
 
@@ -157,17 +154,16 @@ class TransformersStudent:
         """Where a tokenizer of its own comes from: a path, or a Hub id and its commit."""
         name = os.fspath(self.tokenizer)  # type: ignore[arg-type]
         path = Path(name).expanduser()
-        return (str(path), None) if path.exists() else (name, self._commit_of(name, None))
+        return (
+            (str(path), None) if path.exists() else (name, resolve_commit(name, None, self.model_kwargs.get("token")))
+        )
 
     def identity(self, fresh: bool = False) -> dict[str, Any]:
-        """Says which student this is, by content where the student is local, without loading it.
+        """Says which student this is, without loading it, as plain JSON.
 
-        Args:
-            fresh: Hash the tensors of a loaded model even if nothing seems to have changed.
-
-        Returns:
-            JSON-serialisable. A folder or file counts by the bytes of its config, tokenizer and weight files, a
-            loaded model by its config and tensors, a Hub id by its commit. A PEFT adapter includes its base model.
+        A folder or file counts by the bytes of its config, tokenizer and weight files, a loaded model by its config
+        and tensors, a Hub id by its commit. A PEFT adapter includes its base model. ``fresh`` hashes the tensors of a
+        loaded model even if nothing seems to have changed.
         """
         identity: dict[str, Any]
         if isinstance(self.student, PreTrainedModel):

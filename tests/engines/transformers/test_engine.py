@@ -22,7 +22,6 @@ from rsr_datasets.engines.base import BatchAccount
 from rsr_datasets.engines.transformers import budgets
 from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.engines.transformers.source import TransformersStudent, default_device
-from rsr_datasets.engines.transformers.speedups import long_rows
 from rsr_datasets.reading.rows import EncodedRow
 
 VOCABULARY = 211
@@ -284,31 +283,3 @@ def test_a_batch_that_does_not_fit_is_redone_in_halves(tokenizer) -> None:
     device_memory = 20
     with pytest.raises(torch.OutOfMemoryError):
         limited.score(rows)
-
-
-@pytest.mark.parametrize("by_row", [True, False])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen2"])
-def test_long_rows_go_through_the_feed_forward_layers_in_parts(
-    family: str, by_row: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = make_model(family, VOCABULARY)
-    student = TransformersEngine(model, tokens_per_batch=50)
-    student.decoder.attends_by_row = by_row
-    rows = [row_of(length) for length in (9, 20, 47)]
-    before = list(model.modules())
-    fed: list[int] = []
-    for name, module in model.named_modules():
-        if name.endswith(".mlp"):
-            module.register_forward_hook(lambda _, args, __: fed.append(args[0].shape[-2]))
-    whole = student.score(rows)
-    assert max(fed) >= 46
-    monkeypatch.setattr(long_rows, "_MOST_TOKENS", 20)
-    student = TransformersEngine(model, tokens_per_batch=50)
-    student.decoder.attends_by_row = by_row
-    fed.clear()
-    found = student.score(rows)
-    assert max(fed) == 20 and min(fed) < 20
-    for row, one, expected in zip(rows, found, whole, strict=True):
-        np.testing.assert_allclose(one.surprisals, expected.surprisals, rtol=0, atol=1e-5)
-        assert_scored_the_same(one.ranks, one.surprisals, plain_scores(model, row))
-    assert list(model.modules()) == before
