@@ -12,7 +12,7 @@ import transformers
 from datasets import Dataset
 
 from ..engines.transformers.budgets import default_chunk_bytes, default_tokens_per_batch
-from ..engines.transformers.speedups import AT_LOAD
+from ..engines.transformers.speedups import SPEEDUPS
 from ..reading.rows import UnscorableRowError
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
@@ -73,8 +73,8 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEsti
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of large matrix products, measured now as a student's layers do them."""
     product: torch.nn.Module = torch.nn.Linear(_PROBE_SIZE, _PROBE_SIZE, bias=False, device=device, dtype=dtype)
-    for faster in AT_LOAD:
-        product = faster(product)
+    for faster in SPEEDUPS:
+        product = faster(product, False)
     matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=dtype)
     float(product(matrix)[0, 0])
     products, started = 0, time.perf_counter()
