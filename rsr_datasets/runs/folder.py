@@ -76,19 +76,12 @@ class RunFolder:
                 raise ValueError(f"{path} is not a run folder and not empty ({foreign[0]!r}): nothing is touched")
 
     def open(self, unit_rows: int, device: torch.device) -> dict[str, Any]:
-        """Begins the run, or checks that the folder is this run's; one process of a launch does so.
-
-        Returns:
-            Numbers of the units that are not done, as ``"todo"``, and ``"tokens"`` of those that are.
-
-        Raises:
-            ValueError: If the folder belongs to another run, or a unit was scored from other rows.
-        """
+        """Begins the run, or checks that the folder is this run's; gives what is to do, and tokens that are done."""
         for item in (*self.path.glob("*.aside"), *self.path.glob("units/*.aside")):  # left by processes that died
             shutil.rmtree(item) if item.is_dir() else item.unlink()
         file, scorer = self.path / "run.json", self.scorer
         run = {"format": RUN_FORMAT, "settings": scorer.settings, "output": scorer.output, "rows": len(self.dataset)}
-        wanted = _as_json(run | {"versions": package_versions()})
+        wanted = json.loads(json.dumps(run | {"versions": package_versions()}))  # without tuples, as in the file
         if file.exists() and any(self.path.glob("units/*.json")):
             _require_same_run(_read_settings(file), wanted, self.path)
         else:
@@ -163,7 +156,7 @@ class RunFolder:
         if damaged := {unit.number for unit in self.units} - {account["unit"] for account in accounts}:
             raise OSError(f"units {sorted(damaged)} of {self.path} are damaged: run again to score them")
         about = {"fingerprint": self.dataset._fingerprint, "split": self.dataset.split and str(self.dataset.split)}
-        manifest = _as_json({**self.settings, **about, "accounts": accounts, "totals": _totals(accounts)})
+        manifest = {**self.settings, **about, "accounts": accounts, "totals": _totals(accounts)}
         file, saved = self.path / "manifest.json", self.path / "scored"
         if not (saved.exists() and file.exists() and read_json(file) == manifest):
             aside = self.path / f"scored.{uuid.uuid4().hex}.aside"
@@ -244,10 +237,5 @@ def _totals(accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{key: total(key) for key in ("tokens", "scored_tokens", "batches_split_for_memory")},
         "padding_share": round(1 - total("forward_tokens") / padded, 5) if padded else None,
         "tokens_per_second_and_process": round(total("tokens") / busy, 1) if busy else None,
-        "processes": {process: {part: total(part, of[process]) for part in parts} for process in processes},
+        "processes": {str(process): {part: total(part, of[process]) for part in parts} for process in processes},
     }
-
-
-def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
-    """An object as a JSON file gives it back: lists in place of tuples, for example."""
-    return dict(json.loads(json.dumps(content)))

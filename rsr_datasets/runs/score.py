@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -89,12 +89,20 @@ def score_dataset(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with Workers(folder, launch[0], state.process_index, state.num_processes, heartbeat_timeout) as workers:
-                scored[name] = _score_split(run, workers, unit_rows, state)
+                workers.once("alone", workers.refuse_other_launches)
+                opened = workers.once("open", functools.partial(run.open, unit_rows, state.device))
+                run.load()
+                _score_units(run, workers, state, **opened)
+                statuses = workers.once("join", run.join)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
             saved = "units that are done stay done: make room and run again"
             raise OSError(f"cannot write to {folder}: {error}; {saved}") from error
+        unscored = {status: count for status, count in statuses.items() if status not in STATUSES_WITH_SCORE}
+        if unscored and state.is_main_process:
+            logger.warning("%d of %d rows have no score: %s", sum(unscored.values()), len(split), unscored)
+        scored[name] = run.result()
     return DatasetDict(scored) if isinstance(dataset, DatasetDict) else scored[""]
 
 
@@ -123,21 +131,6 @@ def order_of_work(units: list[Unit], process: int, count: int) -> list[int]:
     ordered = [unit.number for unit in sorted(units, key=lambda unit: (-unit.cost, unit.number))]
     others = [number for i in range(1, count) for number in ordered[(process + i) % count :: count][::-1]]
     return ordered[process::count] + others
-
-
-def _score_split(run: RunFolder, workers: Workers, unit_rows: int, state: PartialState) -> Dataset:
-    def open_folder() -> dict[str, Any]:
-        workers.refuse_other_launches()
-        return run.open(unit_rows, state.device)
-
-    opened = workers.once("open", open_folder)
-    run.load()
-    _score_units(run, workers, state, **opened)
-    statuses = workers.once("join", run.join)
-    unscored = {status: count for status, count in statuses.items() if status not in STATUSES_WITH_SCORE}
-    if unscored and state.is_main_process:
-        logger.warning("%d of %d rows have no score: %s", sum(unscored.values()), len(run.dataset), unscored)
-    return run.result()
 
 
 def _score_units(run: RunFolder, workers: Workers, state: PartialState, todo: list[int], tokens: int) -> None:

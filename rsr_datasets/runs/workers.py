@@ -96,7 +96,7 @@ class Workers:
         others = [file for number, file in enumerate(self._alive) if number != self._process and file.exists()]
         return self.tokens + sum(read_json(file)["tokens"] for file in others)
 
-    def refuse_other_launches(self) -> None:
+    def refuse_other_launches(self) -> dict[str, Any]:
         """Raises FolderInUseError if another launch on the run folder lives; else removes what dead ones left."""
         run = self._folder.parent
         others = [folder for folder in run.glob("launch-*") if folder != self._folder]
@@ -104,6 +104,7 @@ class Workers:
             raise FolderInUseError(f"another launch is at work in {run}: wait for it, or stop it first")
         for folder in others:
             shutil.rmtree(folder, ignore_errors=True)
+        return {}
 
     def _is_silent(self, file: Path) -> bool:
         content, now = _read(file), time.monotonic()

@@ -77,14 +77,11 @@ def launch(
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     if processes > 1 or machine:
         environment["ACCELERATE_USE_CPU"] = "true"
+        rank, port = machine or (0, 0)
+        count = ("--num_machines", "2", "--num_processes", "2") if machine else ("--num_machines", "1")
         command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no"]
-        command += ["--dynamo_backend", "no"]
-        if machine:
-            rank, port = machine
-            command += ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank)]
-            command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
-        else:
-            command += ["--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"]
+        command += ["--dynamo_backend", "no", *count, "--machine_rank", str(rank), "--main_process_port", str(port)]
+        command += ["--main_process_ip", "127.0.0.1"] if machine else ["--num_processes", str(processes)]
     command += [str(script), str(source), student, str(output), json.dumps(options), str(heartbeat_timeout)]
     command += [str(pause), str(UNIT_ROWS)]
     return subprocess.Popen(
