@@ -20,7 +20,7 @@ from rsr_datasets.metrics import trajectory_scores
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PLAYWRIGHT = importlib.util.find_spec("playwright")
-NOT_TESTED = "REPORT PAGE NOT TESTED: no browser; install chromium"
+NOT_TESTED = "REPORT PAGE NOT TESTED: no browser; install chromium and playwright"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -32,8 +32,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None or PLAYWRIGHT is None:
-        missing = f"{NOT_TESTED} (chromium: {CHROMIUM}, playwright: {PLAYWRIGHT and 'installed'})"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(NOT_TESTED)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as running:
@@ -74,14 +73,12 @@ def embedded(path: Path) -> dict[str, Any]:
     return json.loads(found[1])
 
 
-def scored_row(
-    problem: str, teacher: str | None, answer: str, ids: list[int], seed: int, clip: int = 100
-) -> dict[str, Any]:
+def scored_row(problem: str, teacher: str | None, answer: str, ids: list[int], seed: int) -> dict[str, Any]:
     """A row with token columns whose row columns are what the metric gives for them."""
     draw = np.random.default_rng(seed)
     surprisals = (draw.exponential(1.2, len(ids)) + 0.01).astype(np.float32)
     ranks = np.maximum(1, np.exp(np.minimum(surprisals, 6) * draw.uniform(0.2, 1.2, len(ids)))).astype(int)
-    scores = trajectory_scores(ranks, surprisals, [0, len(ids)], clip)
+    scores = trajectory_scores(ranks, surprisals, [0, len(ids)])
     return {
         "problem_id": problem,
         "teacher": teacher,
@@ -90,7 +87,7 @@ def scored_row(
         "rsr_avg_rank": scores.avg_rank[0],
         "rsr_avg_surprisal": scores.avg_surprisal[0],
         "rsr_num_tokens": len(ids),
-        "rsr_settings": f"0123456789ab-{clip}",
+        "rsr_settings": "0123456789ab-100",
         "rsr_status": "scored",
         "rsr_token_ids": ids,
         "rsr_token_ranks": ranks.tolist(),
@@ -121,12 +118,10 @@ def small(make_rows: Rows) -> Dataset:
         for teacher in ("ada", "bob", "eve")
     }
     rows = list(make_rows(answers))
-    rows[0]["rsr_token_ranks"] = [min(rank, 90) for rank in rows[0]["rsr_token_ranks"]]
-    rows[0]["rsr_token_ranks"][2] = 5000
-    scores = trajectory_scores(
-        rows[0]["rsr_token_ranks"], rows[0]["rsr_token_surprisals"], [0, rows[0]["rsr_num_tokens"]]
-    )
-    rows[0] |= {"rsr": scores.rsr[0], "rsr_avg_rank": scores.avg_rank[0]}
+    ranks = [min(rank, 90) for rank in rows[0]["rsr_token_ranks"]]
+    ranks[2] = 5000
+    scores = trajectory_scores(ranks, rows[0]["rsr_token_surprisals"], [0, len(ranks)])
+    rows[0] |= {"rsr_token_ranks": ranks, "rsr": scores.rsr[0], "rsr_avg_rank": scores.avg_rank[0]}
     return Dataset.from_list(rows)
 
 

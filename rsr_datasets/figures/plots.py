@@ -167,7 +167,7 @@ def plot_plane(
         color, shape = plotting.series_style(index)
         styles[code] = {"marker": _MARKERS[shape], "color": theme.series[color]}
         chosen = codes[rows] == code
-        look = {"linestyle": "", "alpha": alpha, "markersize": 4, "markeredgewidth": 0.8, "zorder": 3}
+        look: dict[str, Any] = {"linestyle": "", "alpha": alpha, "markersize": 4, "markeredgewidth": 0.8, "zorder": 3}
         axes.plot(x[chosen], y[chosen], **look, **styles[code])
     if series and len(styles) > 1:
         names = [series.values[code] if code >= 0 else None for code in styles]
@@ -259,14 +259,15 @@ def _draw_plane(
     for axis, limits in ((axes.xaxis, x_limits), (axes.yaxis, y_limits)):
         ticks = plotting.round_levels(*limits, 8)
         axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-    note = {"textcoords": "offset points", "color": theme.muted, "size": 8.5, "annotation_clip": False}
-    dashed = {"color": theme.muted, "alpha": 0.7, "linewidth": 0.7, "dashes": (4, 3), "zorder": 1}
+    note: dict[str, Any] = {"textcoords": "offset points", "color": theme.muted, "size": 8.5, "annotation_clip": False}
+    dashed: dict[str, Any] = {"color": theme.muted, "alpha": 0.7, "linewidth": 0.7, "dashes": (4, 3), "zorder": 1}
     for level in levels:
         axes.plot(x_limits, [level * x for x in x_limits], **dashed)
         end = min(x_limits[1], y_limits[1] / level)
         if end <= x_limits[0]:
             continue
-        at_top = end < x_limits[1]
-        place = {"xytext": (0, 3), "ha": "center", "va": "bottom"} if at_top else {"xytext": (4, 0), "va": "center"}
+        place: dict[str, Any] = {"xytext": (4, 0), "va": "center"}
+        if end < x_limits[1]:
+            place = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
         axes.annotate(f"{level:g}", (end, level * end), **place, **note)
     axes.annotate("RSR", (1, 1), xycoords="axes fraction", xytext=(4, 3), **note)

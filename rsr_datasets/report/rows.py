@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ..curation.prompts import group_rows, key_columns
 from ..figures.plotting import IntArray, read_scored_rows
-from ..reading.formats import find_format
+from ..reading.formats import RowFormat, find_format
 from ..reading.messages import Turns
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
@@ -52,12 +52,12 @@ class ReportRows:
             keys = key_columns(dataset, self.problem_column)
             arrays.require_columns(dataset, keys, columns)
             self.problems = group_rows(dataset, keys, turns, text_columns)
+        self.row_format: RowFormat | None = None
         try:
             self.row_format = find_format(names, text_columns)
         except ValueError:
             if text_columns:
                 raise
-            self.row_format = None
 
     def _read_teachers(self) -> tuple[list[Any], IntArray]:
         if self.teacher_column is None:
