@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +18,16 @@ from ..base import BatchAccount
 from .batches import pad_right, to_device
 from .packed_attention import packed_decoder
 from .packing import Pack, read_pack
-from .probes import agree
 from .speedups import attention_by_products
 
 logger = logging.getLogger(__name__)
 
+PROBE_LENGTH = 24
+_MOST_OF_A_TOKEN = 0.1
 _MOST_SPARE_POSITIONS = 8
+
+ReadTwice = Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
+"""Token ids of shape ``(rows, tokens)`` to pairs of tensors that two ways to compute the same give."""
 
 
 class Decoder:
@@ -62,7 +66,7 @@ class Decoder:
     def can_pack(self) -> bool:
         """Whether rows in one sequence have the hidden states that each row has by itself."""
         try:
-            return agree(self, self._packed_and_whole)
+            return self.agrees(self._packed_and_whole)
         except Exception as error:  # the attention of model families may raise any error
             logger.debug("student %r: its rows are not packed: %s", self.model.config.name_or_path, error)
             return False
@@ -100,6 +104,24 @@ class Decoder:
         module = module or self.module
         return module(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
 
+    @torch.no_grad()
+    def agrees(self, read: ReadTwice) -> bool:
+        """Says whether two ways to compute the same give the same on a probe of three rows.
+
+        Both may differ by rounding: by a part of the largest number, which may be far larger than all others, and by
+        a tenth of each token's own vector.
+        """
+        generator = torch.Generator().manual_seed(0)
+        length = min(PROBE_LENGTH, self.max_positions or PROBE_LENGTH)
+        pairs = read(torch.randint(0, self.vocab_size, (3, length), generator=generator))
+        scale = max(1.0, *(largest(expected) for _, expected in pairs))
+        tolerance = 32 * torch.finfo(self.model.dtype).eps * scale
+        for found, expected in ((found.float(), expected.float()) for found, expected in pairs):
+            far = (found - expected).norm(dim=-1) > _MOST_OF_A_TOKEN * expected.norm(dim=-1)
+            if far.any() or not torch.allclose(found, expected, rtol=0, atol=tolerance):
+                return False
+        return True
+
     def _pack(self, ids: Sequence[npt.NDArray[np.int64]], least_shared: float) -> Pack:
         return Pack(ids, least_shared, self.device, self.model.dtype, self.pack_size, self._attention)
 
@@ -118,6 +140,11 @@ class Decoder:
         whole = self.hidden(rows)
         beside = self.hidden(rows, self._packed)
         return [(found[path], row) for path, row in zip(pack.paths, whole, strict=True)] + [(beside, whole)]
+
+
+def largest(numbers: torch.Tensor) -> float:
+    """The largest finite magnitude."""
+    return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
 
 
 def read_ids(row: EncodedRow) -> npt.NDArray[np.int64]:

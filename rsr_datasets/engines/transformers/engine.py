@@ -22,7 +22,7 @@ from .decoder import Decoder, decoder_name, read_ids
 from .errors import refusing
 from .head import LogitsDtype, OutputHead
 from .packing import plan_packs, sharing_runs
-from .probes import agree, check
+from .probes import check
 from .speedups import SPEEDUPS
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class TransformersEngine:
 
         try:
             layers, output = speedup(decoder.module, False), speedup(head.module, False)
-            if (layers is not decoder.module or output is not head.module) and agree(decoder, read):
+            if (layers is not decoder.module or output is not head.module) and decoder.agrees(read):
                 decoder.module, head.module = layers, output
         except Exception as error:  # the layers of model families may raise any error
             logger.debug("student %r is read without %s: %s", self.name, speedup.__name__, error)

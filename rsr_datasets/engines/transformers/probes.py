@@ -1,48 +1,17 @@
-"""Checks at load: the head against the model's own logits, and two ways to read against each other."""
+"""The check at load: the head against the model's own logits, and each token against all that it must not see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 
 from .batches import pad_right
+from .decoder import PROBE_LENGTH, Decoder, largest
 from .errors import refusing
 
 if TYPE_CHECKING:
-    from .decoder import Decoder
     from .head import OutputHead
-
-_PROBE_LENGTH = 24
-_MOST_OF_A_TOKEN = 0.1
-
-ReadTwice = Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
-"""Token ids of shape ``(rows, tokens)`` to pairs of tensors that two ways to compute the same give."""
-
-
-def largest(numbers: torch.Tensor) -> float:
-    """The largest finite magnitude."""
-    return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
-
-
-@torch.no_grad()
-def agree(decoder: Decoder, read: ReadTwice) -> bool:
-    """Says whether two ways to compute the same give the same on a probe of three rows.
-
-    Both may differ by rounding: by a part of the largest number, which may be far larger than all others, and by a
-    tenth of each token's own vector.
-    """
-    generator = torch.Generator().manual_seed(0)
-    length = min(_PROBE_LENGTH, decoder.max_positions or _PROBE_LENGTH)
-    pairs = read(torch.randint(0, decoder.vocab_size, (3, length), generator=generator))
-    scale = max(1.0, *(largest(expected) for _, expected in pairs))
-    tolerance = 32 * torch.finfo(decoder.model.dtype).eps * scale
-    for found, expected in ((found.float(), expected.float()) for found, expected in pairs):
-        far = (found - expected).norm(dim=-1) > _MOST_OF_A_TOKEN * expected.norm(dim=-1)
-        if far.any() or not torch.allclose(found, expected, rtol=0, atol=tolerance):
-            return False
-    return True
 
 
 @torch.no_grad()
@@ -58,7 +27,7 @@ def check(decoder: Decoder, head: OutputHead, described: str) -> int:
         ValueError: If one of these does not hold; the message begins with ``described``.
     """
     generator = torch.Generator().manual_seed(0)
-    length = min([_PROBE_LENGTH, decoder.max_positions or _PROBE_LENGTH, *decoder.turning_lengths])
+    length = min([PROBE_LENGTH, decoder.max_positions or PROBE_LENGTH, *decoder.turning_lengths])
     probe, others = torch.randint(0, decoder.vocab_size, (2, 1, length), generator=generator)
     short = probe[:, : length // 2]
     with refusing(f"{described}: its forward pass fails"):
