@@ -89,6 +89,7 @@ def test_default_metrics_add_nothing(student_folder: str) -> None:
     for asked in (RSRScorer(student_folder, metrics=["rsr", "avg_surprisal"]), RSRScorer(student_folder, metrics=[])):
         assert asked.column_types == plain.column_types
         assert asked.fingerprint == plain.fingerprint and asked.output == plain.output
+    assert plain.output == {"column_prefix": "rsr", "token_columns": False, "columns": {}}
 
 
 def test_no_metric_costs_no_entropy_and_no_second_pass(
@@ -131,10 +132,6 @@ def test_a_run_is_not_resumed_with_other_metrics(student_folder: str, dataset: D
     for others in (None, ["top1_share"]):
         with pytest.raises(ValueError, match=r"belongs to another run: metrics .*'perplexity'"):
             score_dataset(dataset, RSRScorer(student_folder, metrics=others), tmp_path / "run", unit_rows=3)
-
-
-def test_a_run_without_metrics_is_described_as_before(student_folder: str) -> None:
-    assert RSRScorer(student_folder).output == {"column_prefix": "rsr", "token_columns": False, "columns": {}}
 
 
 def test_types_hold_where_every_value_is_null_and_in_streams(student_folder: str) -> None:
@@ -206,12 +203,6 @@ def test_what_the_token_columns_do_not_hold_cannot_be_computed_again(student_fol
     for name, need in (("avg_entropy", "entropies"), ("ifd", "surprisals_without_prompt")):
         with pytest.raises(ValueError, match=rf"metric '{name}' needs \['{need}'\].*metrics=\['{name}'\]"):
             rescore(scored, metrics=[name])
-
-
-def test_a_metrics_column_that_would_be_read_is_not_overwritten(student_folder: str) -> None:
-    scorer = RSRScorer(student_folder, metrics=["perplexity"], columns={"text": "rsr_perplexity"})
-    with pytest.raises(ValueError, match=r"would overwrite the columns \['rsr_perplexity'\]"):
-        scorer({"rsr_perplexity": "a b c"})
 
 
 @pytest.fixture(scope="module")

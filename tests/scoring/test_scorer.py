@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from conftest import CHATML, conversation, make_model
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from oracle import assert_scored_the_same, plain_scores
 from transformers import PreTrainedTokenizerFast
 
@@ -60,15 +60,11 @@ def test_scores_equal_the_plain_oracle(add_rsr: RSRScorer, model, tokenizer, row
         assert scored["rsr"][i] == pytest.approx(scored["rsr_avg_rank"][i] / scored["rsr_avg_surprisal"][i], rel=1e-14)
 
 
-def test_a_dict_of_lists_gives_the_new_columns_alone(add_rsr: RSRScorer) -> None:
+def test_a_dict_gives_the_new_columns_alone(add_rsr: RSRScorer) -> None:
     found = add_rsr({"id": [1, 2], "messages": [GOOD, OTHER]})
     assert list(found) == list(add_rsr.score_columns.types(token_columns=True))
     assert all(isinstance(values, list) and len(values) == 2 for values in found.values())
-
-
-def test_one_row_gives_values(add_rsr: RSRScorer) -> None:
-    alone = add_rsr({"id": 1, "messages": GOOD})
-    batch = add_rsr({"messages": [GOOD]})
+    alone, batch = add_rsr({"id": 1, "messages": GOOD}), add_rsr({"messages": [GOOD]})
     assert alone == {name: values[0] for name, values in batch.items()}
 
 
@@ -131,6 +127,8 @@ def test_prompt_and_completion_text_are_one_text(add_rsr: RSRScorer, tokenizer) 
 def test_of_text_every_token_but_the_first_is_scored(add_rsr: RSRScorer, tokenizer) -> None:
     found = add_rsr({"text": "Therefore the result is 239."})
     assert found["rsr_token_ids"] == tokenizer("Therefore the result is 239.")["input_ids"][1:]
+    assert add_rsr({"text": ["", "x"]})["rsr_status"] == ["no_response", "no_response"]
+    assert add_rsr({"prompt": "x", "completion": ""})["rsr_status"] == "no_response"
 
 
 def test_columns_of_other_names(model, tokenizer) -> None:
@@ -138,11 +136,8 @@ def test_columns_of_other_names(model, tokenizer) -> None:
     standard = RSRScorer(model, tokenizer=tokenizer)
     row = {"question": "a + b", "solution": " = c"}
     assert renamed({**row, "messages": GOOD}) == standard({"prompt": "a + b", "completion": " = c"})
-
-
-def test_messages_come_before_other_formats(add_rsr: RSRScorer) -> None:
-    both = {"text": "x", "prompt": "p", "completion": "c", "messages": GOOD}
-    assert add_rsr(both) == add_rsr({"id": 0, "messages": GOOD})
+    several = {"text": "x", "prompt": "p", "completion": "c", "messages": GOOD}  # messages come first
+    assert standard(several) == standard({"id": 0, "messages": GOOD})
 
 
 UNSCORABLE = [
@@ -181,11 +176,6 @@ def test_strict_raises_on_the_first_of_them(model, tokenizer, messages: object, 
         RSRScorer(model, tokenizer=tokenizer, strict=True)({"messages": [GOOD, messages]})
 
 
-def test_text_without_tokens_has_no_response(add_rsr: RSRScorer) -> None:
-    assert add_rsr({"text": ["", "x"]})["rsr_status"] == ["no_response", "no_response"]
-    assert add_rsr({"prompt": "x", "completion": ""})["rsr_status"] == "no_response"
-
-
 def test_a_template_that_drops_text_is_said(model, tokenizer) -> None:
     forgetful = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
     add_rsr = RSRScorer(model, tokenizer=tokenizer, chat_template=forgetful)
@@ -219,14 +209,10 @@ def test_truncation_scores_the_tokens_that_fit(model, tokenizer, too_short: int)
     np.testing.assert_allclose(found["rsr_token_surprisals"], full["rsr_token_surprisals"][:kept], atol=1e-5)
 
 
-def test_truncation_before_the_response_is_too_long(model, tokenizer) -> None:
-    before, _ = lengths(tokenizer)
-    add_rsr = RSRScorer(model, tokenizer=tokenizer, max_length=before)
-    assert add_rsr({"id": 0, "messages": GOOD})["rsr_status"] == "skipped_too_long"
-
-
 def test_skip_and_error_on_overflow(model, tokenizer) -> None:
-    _, whole = lengths(tokenizer)
+    before, whole = lengths(tokenizer)
+    before_response = RSRScorer(model, tokenizer=tokenizer, max_length=before)
+    assert before_response({"id": 0, "messages": GOOD})["rsr_status"] == "skipped_too_long"
     skip = RSRScorer(model, tokenizer=tokenizer, max_length=whole - 1, on_overflow="skip")
     assert skip({"messages": [GOOD, conversation("?", "x")]})["rsr_status"] == ["skipped_too_long", "scored"]
     error = RSRScorer(model, tokenizer=tokenizer, max_length=whole - 1, on_overflow="error")
@@ -313,17 +299,14 @@ def test_arguments_that_cannot_be_right(arguments: dict, message: str) -> None:
 def test_what_a_loaded_model_cannot_take_is_refused(model, tokenizer, arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         RSRScorer(model, tokenizer=tokenizer, **arguments)
+    with pytest.raises(ValueError, match="pass tokenizer="):
+        RSRScorer(model)
     assert RSRScorer(model, tokenizer=tokenizer, dtype="float32").settings["dtype"] == "float32"
 
 
 def test_renamed_columns_that_no_format_reads_are_an_error(model, tokenizer) -> None:
     with pytest.raises(ValueError, match=r"\['system'\] have no meaning in the format 'messages'"):
         RSRScorer(model, tokenizer=tokenizer, columns={"system": "sys"})({"messages": [GOOD], "sys": ["x"]})
-
-
-def test_a_loaded_model_needs_its_tokenizer(model) -> None:
-    with pytest.raises(ValueError, match="pass tokenizer="):
-        RSRScorer(model)
 
 
 def test_no_recognised_column_lists_what_was_found_and_what_is_accepted(add_rsr: RSRScorer) -> None:
@@ -354,15 +337,11 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         RSRScorer(str(tmp_path))({"messages": [GOOD]})
 
 
-def test_settings_are_json_and_name_the_student(student_folder: str) -> None:
-    settings = json.loads(json.dumps(RSRScorer(student_folder, rank_clip=7).settings))
+def test_settings_are_what_json_gives_back_and_name_the_student(student_folder: str) -> None:
+    settings = RSRScorer(student_folder, rank_clip=7, chat_template_kwargs={"a": (1, 2)}).settings
+    assert json.loads(json.dumps(settings)) == settings
     assert settings["rank_clip"] == 7 and set(settings["student"]) == {"content"}
     assert student_folder not in json.dumps(settings)
-
-
-def test_settings_are_what_json_gives_back() -> None:
-    settings = RSRScorer("nobody/nothing", revision="a" * 40, chat_template_kwargs={"a": (1, 2)}).settings
-    assert json.loads(json.dumps(settings)) == settings
 
 
 def test_old_names_of_arguments_are_accepted_with_a_warning() -> None:
@@ -439,7 +418,7 @@ def test_rescore_works_after_reloading_and_on_splits(scored: Dataset, tmp_path: 
     assert len(splits["test"]) == 1
 
 
-def test_rescore_needs_token_columns(dataset: Dataset, student_folder: str) -> None:
+def test_rescore_needs_token_columns(dataset: Dataset, scored: Dataset, student_folder: str) -> None:
     bare = dataset.map(RSRScorer(student_folder), batched=True)
     with pytest.raises(ValueError, match=r"rescore needs the columns \['rsr_token_ids'.*token_columns=True"):
         rescore(bare)
@@ -447,14 +426,6 @@ def test_rescore_needs_token_columns(dataset: Dataset, student_folder: str) -> N
         rescore(bare, rank_clip=0)
     with pytest.raises(TypeError, match="a stream has no length"):
         rescore(bare.to_iterable_dataset())
-
-
-def test_rescore_refuses_rows_whose_tokens_are_not_there(
-    dataset: Dataset, scored: Dataset, student_folder: str
-) -> None:
-    from datasets import concatenate_datasets
-
-    bare = dataset.map(RSRScorer(student_folder), batched=True)
     with pytest.raises(ValueError, match="null in a row with status 'scored'"):
         rescore(concatenate_datasets([scored, bare]))
 
@@ -462,6 +433,9 @@ def test_rescore_refuses_rows_whose_tokens_are_not_there(
 def test_a_prefix_that_would_overwrite_what_is_read_is_refused(model, tokenizer) -> None:
     with pytest.raises(ValueError, match=r"column_prefix='text': the scores would overwrite the columns \['text'\]"):
         RSRScorer(model, tokenizer=tokenizer, column_prefix="text")({"text": ["x = 3"]})
+    add_rsr = RSRScorer(model, tokenizer=tokenizer, metrics=["perplexity"], columns={"text": "rsr_perplexity"})
+    with pytest.raises(ValueError, match=r"would overwrite the columns \['rsr_perplexity'\]"):
+        add_rsr({"rsr_perplexity": "a b c"})
 
 
 def test_a_token_outside_the_vocabulary_marks_its_row(tokenizer, caplog: pytest.LogCaptureFixture) -> None:
