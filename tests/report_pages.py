@@ -69,7 +69,6 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 
 def embedded(path: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
-    assert found
     return json.loads(found[1])
 
 
