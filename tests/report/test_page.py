@@ -251,9 +251,7 @@ def test_without_token_columns_it_shows_text(small: Dataset, tokenizer: Any, tmp
     assert "No tokenizer was given" in page.locator("#trajectories .note").inner_text()
 
 
-def test_a_sample_is_said_and_a_page_small(
-    make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any
-) -> None:
+def test_a_sample_is_said_and_a_page_small(make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
     text = "Nothing here repeats 日本語 quite as it did before, does it? 42 \n" * 130
     rows = make_rows({(f"p{p}", t): f"{p} {t} {text}" for p in range(40) for t in ("ada", "bob")})
     rows = rows.remove_columns("messages").add_column("text", [f"{i} {text * 9}" for i in range(80)])
