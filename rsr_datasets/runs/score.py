@@ -27,8 +27,6 @@ from .workers import BEAT_SECONDS, POLL_SECONDS, Workers
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_UNIT_ROWS = 1000
-DEFAULT_HEARTBEAT_TIMEOUT = 600.0
 _LEAST_TIMEOUT = 3 * BEAT_SECONDS
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -38,8 +36,8 @@ def score_dataset(
     dataset: Dataset | DatasetDict,
     scorer: RSRScorer,
     output_dir: str | os.PathLike[str],
-    unit_rows: int = DEFAULT_UNIT_ROWS,
-    heartbeat_timeout: float = DEFAULT_HEARTBEAT_TIMEOUT,
+    unit_rows: int = 1000,
+    heartbeat_timeout: float = 600.0,
 ) -> Dataset | DatasetDict:
     """Scores a dataset in checkpointed units; under ``accelerate launch`` on all processes of all machines.
 
@@ -107,11 +105,7 @@ def score_dataset(
 
 
 def process_state() -> PartialState:
-    """The processes that were launched.
-
-    Raises:
-        RuntimeError: If ``accelerate`` sees another number of them than ``WORLD_SIZE`` says.
-    """
+    """The processes that were launched; RuntimeError if ``accelerate`` sees more or fewer than ``WORLD_SIZE``."""
     on_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     state = PartialState(cpu=True) if on_cpu else PartialState()
     launched = int(os.environ.get("WORLD_SIZE", "1"))

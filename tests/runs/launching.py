@@ -105,15 +105,10 @@ def free_port() -> int:
 def kill_when(
     process: subprocess.Popen[str], folder: Path, notes: int = 0, victim: str = "all", taken_by: str = ""
 ) -> set[str]:
-    """Kills (-9) all processes of a run, or one rank, once so many units are done or a process has taken a unit.
-
-    Returns:
-        The notes of the units that are done.
-    """
+    """Kills (-9) a run, or one rank, once so many units are done or a process has taken one; gives those done."""
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("units/*.json"))) < notes or (
-        taken_by and taken_by not in {file.read_text() for file in folder.glob("launch-*/unit-*")}
-    ):
+    claims = lambda: {file.read_text() for file in folder.glob("launch-*/unit-*")}  # noqa: E731
+    while len(list(folder.glob("units/*.json"))) < notes or (taken_by and taken_by not in claims()):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     launched = psutil.Process(process.pid)

@@ -175,11 +175,8 @@ def test_splits_keep_their_names_and_share_a_student(dataset: Dataset, student_f
         split._split = NamedSplit(name)
     scorer = RSRScorer(student_folder, token_columns=True)
     scored = score_dataset(splits, scorer, tmp_path)
-    assert [(name, split.split, len(split)) for name, split in scored.items()] == [
-        ("test", "test", 6),
-        ("train", "train", 6),
-        ("empty", "empty", 0),
-    ]
+    assert {name: len(split) for name, split in scored.items()} == {"test": 6, "train": 6, "empty": 0}
+    assert [split.split for split in scored.values()] == ["test", "train", "empty"]
     assert scored["test"].features == scored["empty"].features
     assert (tmp_path / "train" / "manifest.json").exists() and scorer._session.engine is not None
 
@@ -202,15 +199,12 @@ def test_progress_ends_at_the_tokens_of_all_rows(
     student_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: bool
 ) -> None:
     """Rows share their prompt, and a metric of a second pass reads them again."""
-    bars = []
+    shown = []
 
     class Bar(tqdm):
-        def __init__(self, *arguments, **options) -> None:
-            super().__init__(*arguments, **options)
-            bars.append(self)
-
         def update(self, n: float | None = 1) -> bool | None:
             assert n is not None and n >= 0
+            shown.append((self.n + n, self.total))
             return super().update(n)
 
     monkeypatch.setattr(score_module, "tqdm", Bar)
@@ -219,10 +213,9 @@ def test_progress_ends_at_the_tokens_of_all_rows(
         score = RSRScorer.score_encoded
         monkeypatch.setattr(RSRScorer, "score_encoded", lambda *given: score(*given[:-1]))
     dataset = Dataset.from_list([{"messages": conversation("How many? " * 9, f"Maybe {i}.")} for i in range(12)])
-    scorer = RSRScorer(student_folder, metrics=["ifd"])
-    score_dataset(dataset, scorer, tmp_path / "run", unit_rows=6)
+    score_dataset(dataset, RSRScorer(student_folder, metrics=["ifd"]), tmp_path / "run", unit_rows=6)
     totals = json.loads((tmp_path / "run" / "manifest.json").read_text())["totals"]
-    assert [(bar.n, bar.total) for bar in bars] == [(totals["tokens"], totals["tokens"])]
+    assert shown[-1] == (totals["tokens"], totals["tokens"])
 
 
 def test_a_shuffled_dataset_keeps_its_order(
