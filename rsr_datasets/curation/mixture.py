@@ -11,14 +11,13 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Value
 
 from ..metrics import find_metric
-from ..reading.formats import find_format
 from ..reading.messages import Turns
 from ..tables.arrays import metric_column, replace_column
 from ..tables.columns import ScoreColumns
 from ..tables.records import append_record
 from ..tables.splits import map_splits
 from .pool import NO_GROUP, Pool, SelectionOptions
-from .prompts import group_rows, key_columns
+from .prompts import group_problems
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +77,9 @@ def mixture_weights(
     }
 
     def weigh(split: Dataset) -> Dataset:
-        keys = key_columns(split, group_by)
-        read = keys or find_format(split.column_names, columns).names
-        there = split.features.get(weight_column)
-        if weight_column in read or names.is_score(weight_column) or (there and there != Value("float64")):
+        present = split.features.get(weight_column, Value("float64"))
+        keys = [group_by] if isinstance(group_by, str) else group_by
+        if weight_column in keys or names.is_score(weight_column) or present != Value("float64"):
             raise ValueError(f"weight_column={weight_column!r}: a column of something else; give another name")
         options = SelectionOptions(
             metric=metric_column(split, chosen.name, names),
@@ -89,8 +87,8 @@ def mixture_weights(
             allow_mixed_settings=allow_mixed_settings,
             column_prefix=column_prefix,
         )
-        pool = Pool(split, options, keys)
-        groups = group_rows(split, keys, turns, columns)
+        pool = Pool(split, options)
+        groups, _ = group_problems(split, group_by, turns, columns)
         pool.drop(groups.codes < 0, NO_GROUP)
         pool.drop_by_score()
         rows = np.flatnonzero(pool.open)

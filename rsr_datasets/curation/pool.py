@@ -78,12 +78,7 @@ class SelectionOptions:
 
 
 class Pool:
-    """The rows of one dataset, and which of them may still be kept.
-
-    Args:
-        dataset: The rows.
-        options: The column to compare, and which rows may be kept.
-        needed: Other columns that the selection reads.
+    """The rows of one dataset, and which of them may still be kept. ``needed`` names other columns that are read.
 
     Attributes:
         metric: The column that is compared.
@@ -94,9 +89,6 @@ class Pool:
         num_tokens: Scored tokens of each row, float64, shape ``(rows,)``; ``None`` where there is no such column.
         open: Which rows may still be kept, bool, shape ``(rows,)``.
         dropped: Number of rows that may not be kept, by reason.
-
-    Raises:
-        ValueError: If a column is missing or of the wrong type.
     """
 
     def __init__(self, dataset: Dataset, options: SelectionOptions, needed: Sequence[str] = ()) -> None:
@@ -135,11 +127,7 @@ class Pool:
             self.open &= ~rows
 
     def drop_by_score(self) -> None:
-        """Excludes the rows that the options exclude, for their score, status or length.
-
-        Raises:
-            ValueError: If the rows to compare were scored with different settings.
-        """
+        """Excludes the rows that the options exclude, and refuses to compare scores of different settings."""
         options, scored = self.options, self.status.scored
         if not options.keep_unscored:
             self.drop(~scored, UNSCORED)
@@ -153,14 +141,7 @@ class Pool:
             arrays.require_one_setting(self.columns, self.settings(self.open & scored))
 
     def order(self, codes: IntArray) -> tuple[IntArray, IntArray]:
-        """Orders the rows that may be kept, group after group, the best first, equal ones in row order.
-
-        Args:
-            codes: Group of each row, int64, shape ``(rows,)``.
-
-        Returns:
-            The rows by number, and the place of each in its group, from 0.
-        """
+        """The rows that may be kept, group after group, the best first, and the place of each in its group, from 0."""
         rows = np.flatnonzero(self.open)
         order = rows[np.lexsort((self.scores[rows], codes[rows]))]
         starts = np.flatnonzero(np.diff(codes[order], prepend=-1))

@@ -10,61 +10,36 @@ from datasets import Dataset
 from ..reading.formats import find_format
 from ..reading.messages import Turns, read_prompt
 from ..reading.rows import UnscorableRowError
-from ..tables.arrays import batches, read_rows
+from ..tables.arrays import batches, read_rows, require_columns
+from ..tables.columns import ScoreColumns
 from ..tables.groups import Digests, Groups, densify, digest, group_by_columns
 
-PROMPT = "prompt"
 _CONVERSATIONS_PER_BATCH = 1_000
 
 
-def key_columns(dataset: Dataset, group_by: str | Sequence[str]) -> list[str]:
-    """Finds the columns that tell problems apart.
+def group_problems(
+    dataset: Dataset, group_by: str | Sequence[str], turns: Turns = "all", columns: Mapping[str, str] | None = None
+) -> tuple[Groups, list[str]]:
+    """Groups rows by their problems, and names the columns that tell problems apart, none where prompts do.
 
     Args:
         dataset: The rows.
         group_by: A column, or several. ``"prompt"``, where there is no such column, is the conversation before the
             first scored turn.
-
-    Returns:
-        Names; none where the conversations tell problems apart.
-
-    Raises:
-        ValueError: If ``group_by`` is empty.
+        turns: For prompts: which assistant turns were scored.
+        columns: For prompts: standard column name to actual name, where they differ.
     """
     keys = [group_by] if isinstance(group_by, str) else list(group_by)
     if not keys:
         raise ValueError("group_by=[]: name at least one column")
-    return [] if keys == [PROMPT] and PROMPT not in dataset.column_names else keys
-
-
-def group_rows(
-    dataset: Dataset, keys: Sequence[str], turns: Turns = "all", columns: Mapping[str, str] | None = None
-) -> Groups:
-    """Groups rows by columns, or by their prompts.
-
-    Args:
-        dataset: The rows.
-        keys: From :func:`key_columns`.
-        turns: For prompts: which assistant turns were scored.
-        columns: For prompts: standard column name to actual name, where they differ.
-    """
-    return group_by_columns(dataset, keys) if keys else group_by_prompt(dataset, turns, columns)
+    if keys == ["prompt"] and "prompt" not in dataset.column_names:
+        return group_by_prompt(dataset, turns, columns), []
+    require_columns(dataset, keys, ScoreColumns())
+    return group_by_columns(dataset, keys), keys
 
 
 def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str, str] | None = None) -> Groups:
-    """Groups rows by the content of the conversation before the first scored turn.
-
-    Args:
-        dataset: Rows of one of the formats of :mod:`rsr_datasets.reading.formats`.
-        turns: Which assistant turns were scored.
-        columns: Standard column name to actual name, where they differ.
-
-    Returns:
-        The groups; a row that cannot be read belongs to none.
-
-    Raises:
-        ValueError: If no format fits the columns, or the format has no prompt.
-    """
+    """Groups rows by the conversation before the first scored turn; a row that cannot be read is in no group."""
     row_format = find_format(dataset.column_names, columns)
     if row_format.kind == "text":
         raise ValueError(f"group_by='prompt': column {row_format.names[0]!r} has no prompt apart; name a key column")

@@ -65,7 +65,7 @@ def add_rule_based_quality(
         same = np.ptp(indicators, axis=0) == 0
         z = (indicators - indicators.mean(axis=0)) / np.where(same, 1.0, indicators.std(axis=0))
         quality[has_words] = np.where(same, 0.0, z) @ np.array(list(WEIGHTS.values()))
-    values = np.where(has_words, quality, None).tolist()
+    values = [value if has else None for value, has in zip(quality.tolist(), has_words, strict=True)]
     return replace_column(dataset, quality_column, values, Value("float64"))
 
 

@@ -88,14 +88,7 @@ class SelectionReport:
 
 
 def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequence[str]) -> SelectionReport:
-    """Counts what a selection did.
-
-    Args:
-        pool: The rows, after all were dropped that may not be kept.
-        kept: The rows that are kept, by number.
-        groups: The groups among which the selection chose; ``None`` for none.
-        keys: The columns that tell the groups apart; none where their prompts do.
-    """
+    """Counts what a selection did; the arguments are those of :func:`~rsr_datasets.curation.rules.finish`."""
     dataset = pool.dataset
     scored = np.flatnonzero(pool.status.scored)
     scored_kept = kept[pool.status.scored[kept]]
@@ -127,22 +120,16 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
         mean = float(pool.num_tokens[rows].mean()) if pool.num_tokens is not None and rows.size else math.nan
         return mean if math.isfinite(mean) else None
 
-    groups_out = without_score = None
-    lost: tuple[str, ...] = ()
-    if groups:
-        has_kept = groups.present(kept)
-        groups_out = int(has_kept.sum())
-        has_score = groups.present(scored)
-        without_score = int((~has_score).sum())
-        lost = tuple(_describe(pool, groups, keys, group) for group in np.flatnonzero(~has_kept)[:_EXAMPLES])
+    has_kept, has_score = (groups.present(rows) if groups else np.array([], dtype=bool) for rows in (kept, scored))
+    lost = np.flatnonzero(~has_kept)[:_EXAMPLES]
     share_before = dict(list(shares(np.arange(len(dataset))).items())[:_MAX_TEACHERS])
     return SelectionReport(
         rows_in=len(dataset),
         rows_out=kept.size,
         groups_in=groups.count if groups else None,
-        groups_out=groups_out,
-        groups_without_score=without_score,
-        lost_groups=lost,
+        groups_out=int(has_kept.sum()) if groups else None,
+        groups_without_score=int((~has_score).sum()) if groups else None,
+        lost_groups=tuple(_describe(pool, groups, keys, group) for group in lost) if groups else (),
         dropped={reason: dropped[reason] for reason in REASONS if reason in dropped},
         unscored=pool.status.unscored,
         teacher_share=shares(kept),

@@ -27,15 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 def selection_rule(select: Callable[..., tuple[Dataset, SelectionReport]]) -> Callable[..., Any]:
-    """Makes a public selection of a rule for one ``Dataset``.
+    """Makes a public selection of a rule for one ``Dataset``, which takes ``SelectionOptions`` as ``options``.
 
-    Args:
-        select: Takes a ``dataset``, arguments of its own, and ``options``, a
-            :class:`~rsr_datasets.curation.pool.SelectionOptions`; returns what :func:`finish` gives.
-
-    Returns:
-        A function of a ``Dataset`` or a ``DatasetDict``, with the fields of the options as arguments. Its signature
-        and docstring show them all: the line on ``options`` in the rule's docstring is replaced.
+    The selection takes a ``DatasetDict`` too, and each field of the options as an argument. Its signature and its
+    docstring show the fields: they replace the line on ``options`` in the rule's docstring.
     """
     own = inspect.signature(select, eval_str=True).parameters
     fields = inspect.signature(SelectionOptions, eval_str=True).parameters
@@ -54,8 +49,8 @@ def selection_rule(select: Callable[..., tuple[Dataset, SelectionReport]]) -> Ca
         kept = DatasetDict({name: rows for name, (rows, _) in found.items()})
         return (kept, {name: report for name, (_, report) in found.items()}) if options.return_report else kept
 
-    before, after = re.split(r"^ +options: .*\n", inspect.getdoc(select) or "", flags=re.MULTILINE)
-    selecting.__doc__ = before + (inspect.getdoc(SelectionOptions) or "").split("Args:\n")[1] + "\n" + after
+    shared = (inspect.getdoc(SelectionOptions) or "").partition("Args:\n")[2] + "\n"
+    selecting.__doc__ = re.sub(r"(?m)^ +options: .*\n", lambda _: shared, inspect.getdoc(select) or "")
     selecting.__signature__ = signature  # type: ignore[attr-defined]
     return selecting
 
@@ -68,18 +63,15 @@ def finish(
     groups: Groups | None = None,
     keys: Sequence[str] = (),
 ) -> tuple[Dataset, SelectionReport]:
-    """Takes the chosen rows, reports on them and logs groups that keep no row.
+    """Takes the chosen rows, adds the provenance record and reports; logs groups that keep no row.
 
     Args:
         pool: The rows that could be kept.
         kept: The chosen ones, by number, in any order.
-        step: Name of the selection in the provenance record.
-        rule: Its own arguments, plain JSON.
-        groups: The groups among which it chose.
+        step: Name of the selection in the record.
+        rule: Its own arguments, plain JSON, for the record.
+        groups: The groups among which the selection chose.
         keys: The columns that tell the groups apart; none where their prompts do.
-
-    Returns:
-        The rows in their original order, or the best first with ``sort=True``, with a provenance record; the report.
     """
     rows = kept[np.lexsort((kept, pool.scores[kept]))] if pool.options.sort else np.sort(kept)
     report = make_report(pool, rows, groups, keys)

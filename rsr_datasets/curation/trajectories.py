@@ -12,7 +12,7 @@ from ..reading.messages import Turns
 from ..tables.arrays import read_flags
 from ..utils.deprecation import renamed_arguments
 from .pool import INCORRECT, NO_GROUP, Pool, SelectionOptions, positive_int
-from .prompts import group_rows, key_columns
+from .prompts import group_problems
 from .report import SelectionReport
 from .rules import finish, selection_rule
 
@@ -63,12 +63,10 @@ def select_trajectories(
         "turns": turns,
         "columns": dict(columns) if columns else None,
     }
-    keys = key_columns(dataset, group_by)
-    pool = Pool(dataset, options, [*keys, correct] if correct else keys)
-    groups = group_rows(dataset, keys, turns, columns)
+    pool = Pool(dataset, options, [correct] if correct else [])
+    groups, keys = group_problems(dataset, group_by, turns, columns)
     if without_group := int((groups.codes < 0).sum()):
-        named = keys or ["prompt"]
-        logger.warning("%d rows have no key in %s: they belong to no group and are not kept", without_group, named)
+        logger.warning("%d rows have no %s: they belong to no group and are not kept", without_group, keys or "prompt")
     pool.drop(groups.codes < 0, NO_GROUP)
     if correct:
         is_correct = read_flags(dataset, correct)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..curation.prompts import group_rows, key_columns
+from ..curation.prompts import group_problems
 from ..figures.plotting import IntArray, read_scored_rows
 from ..reading.formats import RowFormat, find_format
 from ..reading.messages import Turns
@@ -49,9 +49,7 @@ class ReportRows:
         self.problem_column = problem_column or ("problem_id" if "problem_id" in names else None)
         self.problems = Groups(np.arange(len(dataset)), len(dataset))
         if self.problem_column is not None:
-            keys = key_columns(dataset, self.problem_column)
-            arrays.require_columns(dataset, keys, columns)
-            self.problems = group_rows(dataset, keys, turns, text_columns)
+            self.problems, _ = group_problems(dataset, self.problem_column, turns, text_columns)
         self.row_format: RowFormat | None = None
         try:
             self.row_format = find_format(names, text_columns)

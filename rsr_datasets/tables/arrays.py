@@ -196,14 +196,7 @@ def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
 
 
 def replace_column(dataset: Dataset, name: str, values: Any, feature: Any = None) -> Dataset:
-    """Adds a column at the end, in place of one of the same name.
-
-    Args:
-        dataset: The rows.
-        name: Its name.
-        values: One value a row.
-        feature: Its type; ``None`` to infer the type from the values.
-    """
+    """Adds a column at the end, in place of one of the same name; without a feature its type is inferred."""
     kept = dataset.remove_columns(name) if name in dataset.column_names else dataset
     added: Dataset = kept.add_column(name, values, feature=feature)
     return added

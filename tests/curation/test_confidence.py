@@ -12,11 +12,7 @@ from datasets import Dataset
 from oracle import plain_scores
 from transformers import PreTrainedTokenizerFast
 
-from rsr_datasets import (
-    RSRScorer,
-    answer_confidence,
-    truncate_at,
-)
+from rsr_datasets import RSRScorer, answer_confidence, truncate_at
 from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
 

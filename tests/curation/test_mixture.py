@@ -12,9 +12,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsr_datasets import (
-    mixture_weights,
-)
+from rsr_datasets import mixture_weights
 from rsr_datasets.tables.records import read_records
 
 STATUS = {True: "scored", False: "nonfinite"}
@@ -63,11 +61,7 @@ def test_rows_without_score_or_key_weigh_nothing_and_are_said(caplog: pytest.Log
 
 
 def test_truncated_rows_weigh_only_when_asked() -> None:
-    ds = (
-        scored_rows([2.0, 2.0], ["a", "a"])
-        .remove_columns("rsr_status")
-        .add_column("rsr_status", ["truncated", "scored"])
-    )
+    ds = scored_rows([2.0, 2.0], ["a", "a"], rsr_status=["truncated", "scored"])
     assert mixture_weights(ds, "problem")["mixture_weight"][:] == [0.0, 1.0]
     assert mixture_weights(ds, "problem", keep_truncated=True)["mixture_weight"][:] == [0.5, 0.5]
 

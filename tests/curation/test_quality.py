@@ -7,11 +7,7 @@ import pytest
 from conftest import conversation
 from datasets import Dataset
 
-from rsr_datasets import (
-    add_rule_based_quality,
-    add_verified,
-    select_trajectories,
-)
+from rsr_datasets import add_rule_based_quality, add_verified, select_trajectories
 
 TEXTS = ["Check, verify; check! since", "perhaps it might be so", "Therefore 3 since x. Checking is no check", "a b"]
 
