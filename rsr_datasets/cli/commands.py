@@ -91,7 +91,10 @@ def score(
         statuses = {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: -c["counts"])}
         found[name] = {"path": str(output_dir / name / "scored"), "statuses": statuses}
     if process_state().is_main_process:
-        arguments = _plain({"dataset": dataset, "student": student, **options})
+        arguments = {"dataset": dataset, "student": student, **options}
+        # A token must not be written down.
+        arguments["model_kwargs"] = {k: v for k, v in (options["model_kwargs"] or {}).items() if k != "token"} or None
+        arguments = {name: value for name, value in arguments.items() if value is not None}
         (output_dir / CONFIG_FILE).write_text(yaml.safe_dump(arguments, sort_keys=True), encoding="utf-8")
         lines = []
         for split in found.values():
@@ -136,7 +139,7 @@ def select(
     output: Annotated[Path, typer.Option(help="A folder (save_to_disk), or a .parquet or .jsonl file.")],
     group_by: Annotated[
         list[str] | None,
-        typer.Option(help="Keep the best rows of each problem: the column, or columns, that tell problems apart."),
+        typer.Option(help="Keep the best rows of each problem: the columns that tell problems apart."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -198,9 +201,7 @@ def report(
 def push(
     dataset: Annotated[str, typer.Argument(help="A save_to_disk folder or a file, as select wrote it.")],
     repo_id: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
-    student: Annotated[
-        str | None, typer.Option(help="The student that gave the scores, where the data does not say it.")
-    ] = None,
+    student: Annotated[str | None, typer.Option(help="Who gave the scores, where the data does not say it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card, and send nothing.")] = False,
     as_json: Json = False,
     config: Config = None,
@@ -259,14 +260,6 @@ def _fail(message: str, code: int) -> NoReturn:
     """Ends the command with an exit code, and one line on stderr that says why."""
     typer.echo(f"rsr-datasets: {' '.join(message.split())}", err=True)
     sys.exit(code)
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a YAML file can hold, without what was not given, and without an access token."""
-    given = {name: value for name, value in values.items() if value is not None}
-    if "model_kwargs" in given:
-        given["model_kwargs"] = {k: v for k, v in given["model_kwargs"].items() if k != "token"}
-    return given
 
 
 def _estimate_text(name: str, estimate: Mapping[str, Any]) -> str:

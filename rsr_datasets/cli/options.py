@@ -113,11 +113,10 @@ def _option(name: str, kinds: set[str], choices: tuple[str, ...], default: Any, 
 
 
 def _json_object(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise typer.BadParameter(f"{value!r} is not JSON: {error}") from error
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise typer.BadParameter(f"{value!r} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise typer.BadParameter(f"{value!r} is not a JSON object")
     return value

@@ -136,19 +136,15 @@ def _open_folder(folder: Path) -> Dataset | DatasetDict:
 
 
 def _open_hub(name: str, config_name: str | None) -> Dataset | DatasetDict:
-    from datasets import get_dataset_config_names, load_dataset
+    from datasets import load_dataset
 
     try:
         return load_dataset(name, config_name)
-    except (OSError, ValueError) as error:
-        reason = error
-    try:
-        configurations = get_dataset_config_names(name)
-    except (OSError, ValueError):
-        configurations = []
-    if len(configurations) > 1 and config_name not in configurations:
-        raise ValueError(f"{name} has the configurations {configurations}: name one with --config-name") from reason
-    raise FileNotFoundError(f"{name!r} is no file or folder here, and no dataset of the Hub: {reason}") from reason
+    except (OSError, ValueError) as error:  # datasets lists the configurations of a dataset that has several
+        advice = "" if config_name else " (--config-name chooses one of several configurations)"
+        raise FileNotFoundError(
+            f"{name!r} is no file or folder here, and not to be loaded from the Hub{advice}: {error}"
+        ) from error
 
 
 def _open_files(files: Sequence[str], teacher_from_file: bool) -> Dataset:
