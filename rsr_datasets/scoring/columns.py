@@ -36,14 +36,6 @@ class ScoredRow:
     local_surprisals: npt.NDArray[np.float32] | None = None
     surprisals_without_prompt: npt.NDArray[np.float32] | None = None
 
-    def tokens(self, rank_clip: int) -> TrajectoryTokens | None:
-        """The values from which metrics are computed, under the given ``r_max``; ``None`` without a score."""
-        if self.ranks is None or self.surprisals is None:
-            return None
-        further = (self.entropies, self.local_surprisals, self.surprisals_without_prompt)
-        floats = [None if values is None else values.astype(np.float64) for values in further]
-        return TrajectoryTokens(self.ranks, self.surprisals.astype(np.float64), rank_clip, *floats)
-
 
 def make_columns(
     outcomes: Sequence[ScoredRow],
@@ -75,7 +67,7 @@ def make_columns(
         names.settings: pa.array([settings] * len(outcomes), pa.string()),
         names.status: pa.array([row.status for row in outcomes], pa.string()),
     }
-    tokens = [row.tokens(rank_clip) for row in outcomes] if metrics else []
+    tokens = [_metric_tokens(row, rank_clip) for row in outcomes] if metrics else []
     for metric in metrics:
         values = metric_values(metric, tokens)
         columns[names.metric(metric.name)] = pa.array(values, pa.float64(), mask=np.isnan(values))
@@ -86,6 +78,14 @@ def make_columns(
             mask = pa.array(unscored)
             columns[name] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=kind, mask=mask)
     return columns
+
+
+def _metric_tokens(row: ScoredRow, rank_clip: int) -> TrajectoryTokens | None:
+    if row.ranks is None or row.surprisals is None:
+        return None
+    further = (row.entropies, row.local_surprisals, row.surprisals_without_prompt)
+    floats = [None if values is None else values.astype(np.float64) for values in further]
+    return TrajectoryTokens(row.ranks, row.surprisals.astype(np.float64), rank_clip, *floats)
 
 
 def append_columns(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:

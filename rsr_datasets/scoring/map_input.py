@@ -58,9 +58,8 @@ def read_input(
         batched = isinstance(rows, LazyBatch)
     else:
         batched = _is_batch(values, row_format) if stream is None else getattr(stream, "batched", False)
-    as_rows = (
-        [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)] if batched else [values]
-    )
+    lines = zip(*values.values(), strict=True) if batched else [values.values()]
+    as_rows = [dict(zip(values, line, strict=True)) for line in lines]
     if isinstance(rows, LazyDict):
         # Arrow arrays that map finds in its own batch keep their types, also when every value is null. Lists that are
         # returned lose their types, and a table that is returned would make map forget remove_columns.
@@ -119,10 +118,8 @@ def _split_extra(extra: tuple[Any, ...], caller: FrameType) -> tuple[Sequence[in
 def _gives_rank(caller: FrameType | None) -> bool:
     """Says whether a single number is a rank: ``map`` knows; by hand it is one in a worker process."""
     while caller is not None:
-        module = caller.f_globals.get("__name__")
-        if module == "datasets.iterable_dataset" or (
-            module == "datasets.arrow_dataset" and "with_rank" in caller.f_locals
-        ):
-            return bool(caller.f_locals.get("with_rank"))
+        module, known = caller.f_globals.get("__name__"), caller.f_locals
+        if module == "datasets.iterable_dataset" or (module == "datasets.arrow_dataset" and "with_rank" in known):
+            return bool(known.get("with_rank"))
         caller = caller.f_back
     return multiprocess.process.parent_process() is not None

@@ -42,16 +42,13 @@ def read_again(
 
     again = list(outcomes)
     for need in sorted(parts.keys() & set(needs)):
-        rows = [
-            parts[need](row) if outcome.ranks is not None and isinstance(row, EncodedRow) else []
-            for outcome, row in zip(outcomes, encoded, strict=True)
-        ]
-        flat = [part for some in rows for part in some]
+        pairs = enumerate(zip(outcomes, encoded, strict=True))
+        rows = {i: parts[need](r) for i, (o, r) in pairs if isinstance(r, EncodedRow) and o.ranks is not None}
+        flat = [part for some in rows.values() for part in some]
         found = iter(engine.score(flat, on_batch=on_batch and count_no_rows) if flat else ())
-        for i, some in enumerate(rows):
-            if some:
-                added: dict[str, Any] = {need: np.concatenate([next(found).surprisals for _ in some])}
-                again[i] = replace(again[i], **added)
+        for i, some in rows.items():
+            added: dict[str, Any] = {need: np.concatenate([next(found).surprisals for _ in some])}
+            again[i] = replace(again[i], **added)
     return again
 
 
