@@ -67,17 +67,6 @@ def checked_card(repo_id: str, token: str) -> tuple[str, dict[str, Any]]:
     return str(card), card.data.to_dict()
 
 
-def curate_again(repo_id: str, folder: str, token: str, key: str) -> Any:
-    """Loads a published data set, selects from it, and pushes the rest without a word on how it was scored."""
-    from datasets import load_dataset
-
-    from rsr_datasets import push_curated, select_trajectories
-
-    best = select_trajectories(load_dataset(repo_id, token=token, split="train"), group_by=key)
-    header = {"source_datasets": [repo_id]}
-    return push_curated(best, f"{repo_id}-again", provenance=folder, token=token, card=header)
-
-
 def train(code: str, student: str, folder: str, token: str) -> tuple[list[str], float, bool]:
     """Runs the card's code to train for one step; what was trained on, the loss, and whether weights changed."""
     import torch

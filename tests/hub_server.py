@@ -345,8 +345,6 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(self._info(repo, self._sha(repo, argument or "main")))
         if self.command == "GET" and action == "tree":
             return self._tree(self._repo(kind, repo_id), argument)
-        if self.command == "GET" and action == "refs":
-            return self._refs(self._repo(kind, repo_id))
         if self.command == "POST" and action == "paths-info":
             return self._paths_info(self._repo(kind, repo_id), argument)
         if self.command == "POST" and action == "branch":
@@ -408,14 +406,6 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = parse_qs(self.body.decode()).get("paths", [])
         found = [self._entry(path, files[path]) for path in wanted if path in files]
         self._json(found + [_folder(path) for path in wanted if path in folders])
-
-    def _refs(self, repo: Repo) -> None:
-        branches = [
-            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha}
-            for name, sha in repo.refs.items()
-            if not name.startswith("refs/")
-        ]
-        self._json({"branches": branches, "tags": [], "converts": []})
 
     def _branch(self, repo: Repo, name: str) -> None:
         if name.startswith("refs/"):

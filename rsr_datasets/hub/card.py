@@ -20,8 +20,10 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..scoring.scorer import RSRScorer
-from .facts import Splits
-from .markdown import HUB_ID, code, listed, number, python, ratio, text
+from ..tables.records import package_versions
+from ..tables.splits import require_dataset
+from .facts import Splits, as_mapping, read_rule
+from .markdown import HUB_ID, code, fenced_json, listed, number, percent, python, ratio, text, to_json
 from .provenance import load_records, read_facts, score_record
 from .sections import SECTIONS
 from .sections.teachers import draw
@@ -30,7 +32,6 @@ FIGURE_FILE = "rsr/teachers.png"
 RECORDS_FILE = "rsr/provenance.json"
 REPORT_FILE = "rsr/report.html"
 TAGS = ("rsr", "rsr-datasets", "reasoning", "distillation", "data-selection")
-TASK_CATEGORIES = ("text-generation",)
 
 _BEGIN = "<!-- rsr_datasets: what stands between these two comments is written anew by every push -->"
 _END = "<!-- rsr_datasets: end -->"
@@ -44,14 +45,9 @@ _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 @dataclass(frozen=True)
 class CuratedCard:
-    """The files that a push adds to a repository beside the data.
+    """The title, header fields and section of a card, and files beside it by their path.
 
-    Attributes:
-        title: The heading of a card that has no text yet.
-        fields: Fields of the YAML header that are known.
-        given: Fields that the caller gave; they win over the fields of an existing card.
-        section: The text between the marks.
-        files: Path in the repository to content: records, and figure and report where there are any.
+    ``given`` fields, which are the caller's, win over the fields of an existing card; other ``fields`` do not.
     """
 
     title: str
@@ -109,7 +105,7 @@ def preview_card(
         repo_id: The repository that the card is for: its name is the title and stands in the examples.
         scorer: As in :func:`rsr_datasets.push_curated`.
         provenance: As there.
-        card: As there; the Hub alone can check the fields, so they are not checked here.
+        card: As there, but not checked by the Hub.
         embed_report: As there.
 
     Returns:
@@ -149,19 +145,20 @@ def build_card(
         files[FIGURE_FILE] = figure
     records = json.dumps(facts.records, indent=1, ensure_ascii=False) + "\n"
     files[RECORDS_FILE] = records.encode(errors="backslashreplace")
-    title, rows = repo_id.split("/")[-1], sum(map(len, splits.values()))
+    title = repo_id.split("/")[-1]
     license_id, license_text = _license(splits)
-    fields = {
-        "license": license_id,
-        "task_categories": list(TASK_CATEGORIES),
-        "size_categories": [_size_category(rows)],
+    fields: dict[str, Any] = {"license": license_id} if license_id else {}
+    fields |= {
+        "task_categories": ["text-generation"],
+        "size_categories": [_size_category(facts.rows)],
         "tags": list(TAGS),
     }
     section = _template().render(
+        facts=facts,
+        versions=package_versions(),
         repo_id=repo_id,
         title=title,
         source=sources[0] if len(sources) == 1 else None,
-        total_rows=rows,
         license_text=license_text,
         records_file=RECORDS_FILE,
         figure_file=FIGURE_FILE if FIGURE_FILE in files else None,
@@ -170,7 +167,7 @@ def build_card(
     )
     return CuratedCard(
         title=text(title),
-        fields={name: value for name, value in fields.items() if value},
+        fields=({"license": license_id} if license_id else {}) | fields,
         given=hide(header),
         section=f"{_BEGIN}\n\n{hide(section).strip()}\n\n{_END}",
         files=files,
@@ -180,10 +177,8 @@ def build_card(
 def _as_splits(dataset: Dataset | DatasetDict) -> Splits:
     if isinstance(dataset, DatasetDict):
         splits = {str(name): part for name, part in dataset.items()}
-    elif isinstance(dataset, Dataset):
-        splits = {str(dataset.split) if dataset.split is not None else "train": dataset}
     else:
-        raise TypeError(f"expected a Dataset or DatasetDict, found {type(dataset).__name__}")
+        splits = {str(require_dataset(dataset).split or "train"): dataset}
     if not any(map(len, splits.values())):
         raise ValueError("the dataset has no rows: there is nothing to publish")
     return splits
@@ -226,10 +221,8 @@ def _hider(secrets: Sequence[str]) -> Callable[[Any], Any]:
 
 def _rows_said(dataset_info: Any) -> int:
     """Rows of all configurations that a header speaks of."""
-    splits = [
-        split for info in listed(dataset_info) if isinstance(info, Mapping) for split in info.get("splits") or []
-    ]
-    return sum(split.get("num_examples") or 0 for split in splits if isinstance(split, Mapping))
+    splits = [split for info in listed(dataset_info) for split in as_mapping(info).get("splits") or []]
+    return sum(as_mapping(split).get("num_examples") or 0 for split in splits)
 
 
 def _size_category(rows: int) -> str:
@@ -237,17 +230,11 @@ def _size_category(rows: int) -> str:
     return f"{_SIZES[place - 1]}<n<{_SIZES[place]}" if place else "n<1K"
 
 
-def _fenced_json(value: Any) -> str:
-    return json.dumps(value, indent=2).replace("`", "\\u0060").replace("<", "\\u003c")
-
-
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
     environment.filters |= {"text": text, "code": code, "python": python, "number": number, "ratio": ratio}
-    environment.filters["percent"] = lambda value: "-" if value is None else f"{value:.1%}"
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-    environment.filters["fenced"] = _fenced_json
+    environment.filters |= {"percent": percent, "json": to_json, "fenced": fenced_json, "rule": read_rule}
     name = "dataset_card.md.jinja"
     try:
         source = (resources.files("rsr_datasets.cards") / name).read_text(encoding="utf-8")

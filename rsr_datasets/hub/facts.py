@@ -44,6 +44,11 @@ class Scoring:
         return as_mapping(self.record["settings"].get("student"))
 
     @property
+    def output(self) -> Mapping[str, Any]:
+        """The scorer's arguments that decide which columns are read and written."""
+        return as_mapping(self.record.get("output"))
+
+    @property
     def student(self) -> str | None:
         """The student's Hub id, or else its name."""
         name = self.identity.get("hub") or self.record.get("student")
@@ -84,9 +89,19 @@ class Facts:
         return [record for i, record in enumerate(records) if record not in records[:i]]
 
     @property
+    def rows(self) -> int:
+        """The number of rows in all splits."""
+        return sum(map(len, self.splits.values()))
+
+    @property
     def main_split(self) -> str:
         """The split to train on."""
         return "train" if "train" in self.splits else next(iter(self.splits))
+
+    @property
+    def hub_student(self) -> str | None:
+        """The first student that is on the Hub."""
+        return next((score.student for score in self.scores if score.identity.get("hub")), None)
 
     @property
     def teacher_column(self) -> str:
@@ -96,8 +111,8 @@ class Facts:
     @cached_property
     def row_format(self) -> RowFormat | None:
         """The columns that the student read, if the dataset still has them."""
-        columns = [as_mapping(as_mapping(score.record.get("output")).get("columns")) for score in self.scores]
-        named = {str(standard): str(name) for standard, name in next(filter(None, columns), {}).items()}
+        columns = filter(None, (as_mapping(score.output.get("columns")) for score in self.scores))
+        named = {str(standard): str(name) for standard, name in next(columns, {}).items()}
         try:
             return find_format(next(iter(self.splits.values())).column_names, named)
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import string
@@ -24,20 +25,13 @@ def text(value: Any) -> str:
     """A value as running text or a table's cell, on one line.
 
     Every punctuation mark becomes a character reference, so that it makes no emphasis, link, table, tag or comment.
-
-    Args:
-        value: Anything; its ``str``, shortened where it is long.
     """
     line = _one_line(value)
     return line if _TAME_TEXT.fullmatch(line) and not line.endswith(" ") else line.translate(_SPECIAL)
 
 
 def code(value: Any) -> str:
-    """A value as inline code, on one line.
-
-    Args:
-        value: Anything; its ``str``, shortened where it is long.
-    """
+    """A value as inline code, on one line."""
     line = _one_line(value)
     if _TAME_CODE.fullmatch(line) and line == line.strip() and line:
         return f"`{line}`"
@@ -45,11 +39,7 @@ def code(value: Any) -> str:
 
 
 def python(value: Any) -> str:
-    """A JSON value as a Python literal in ASCII, which can neither end a fenced block nor a comment.
-
-    Args:
-        value: A value of JSON.
-    """
+    """A JSON value as a Python literal in ASCII, which can neither end a fenced block nor a comment."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{python(key)}: {python(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -76,6 +66,21 @@ def number(value: Any) -> str:
 def ratio(value: Any) -> str:
     """A number with three digits; ``-`` for ``None`` and text for anything else."""
     return number(value) if finite(value) is None else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; ``-`` for ``None``."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def fenced_json(value: Any) -> str:
+    """A value as indented JSON that cannot end a fenced block."""
+    return json.dumps(value, indent=2).replace("`", "\\u0060").replace("<", "\\u003c")
 
 
 def listed(value: Any) -> list[Any]:

@@ -64,8 +64,8 @@ def read_facts(splits: Splits, given: Sequence[Record], hide: Callable[[Any], An
         ValueError: If scores have no record, or a given record belongs to no scores.
     """
     own = {split: read_records(part) for split, part in splits.items()}
-    carried = [record for records in own.values() for record in records if _is_score(record)]
-    scores = _match(splits, carried, [record for record in given if _is_score(record)])
+    carried = [record for records in own.values() for record in records]
+    scores = _match(splits, *([r for r in records if _is_score(r)] for records in (carried, given)))
     steps: list[tuple[str, Record]] = []
     parallel = False
     for split, part in splits.items():
@@ -86,9 +86,10 @@ def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -
     found: dict[tuple[str, str], int] = {}
     for part in splits.values():
         for prefix in score_prefixes(part):
-            settings = arrays.read_categories(part, ScoreColumns(prefix).settings)
-            for i, value in enumerate(settings.values):
-                found[prefix, value] = found.get((prefix, value), 0) + int((settings.codes == i).sum())
+            counts = arrays.read_categories(part, ScoreColumns(prefix).settings).counts()
+            for value, count in counts.items():
+                if value is not None:
+                    found[prefix, value] = found.get((prefix, value), 0) + count
     values = [value for _, value in found]
     for record in given if found else ():
         if (name := settings_hash(record["settings"])) not in values:
@@ -138,11 +139,9 @@ def _is_chain(steps: Sequence[Record], rows: int) -> bool:
 def _record_files(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"provenance={str(path)!r}: no such file or folder")
-    if path.is_file():
-        return [path]
-    folders = [path, *sorted(folder for folder in path.iterdir() if folder.is_dir())]
+    folders = [path, *sorted(path.iterdir())] if path.is_dir() else []
     found = [next((folder / name for name in RUN_FILES if (folder / name).is_file()), None) for folder in folders]
-    files = [file for file in (found[:1] if found[0] else found) if file]
+    files = [path] if path.is_file() else [file for file in found if file]
     if not files:
         raise ValueError(f"provenance={str(path)!r}: a folder without {' or '.join(RUN_FILES)}")
     return files

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, DatasetCardData, HfApi, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
 from ..scoring.scorer import RSRScorer
@@ -137,7 +136,7 @@ class _Push:
         self.repo_id = repo_id
         if "/" not in repo_id:
             self.repo_id = f"{self._try(api.whoami)['name']}/{repo_id}"
-        self.repo = {"repo_id": self.repo_id, "repo_type": "dataset"}
+        self.repo: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": "dataset"}
         self.revision: str | None = None
         self.pull_request: int | None = None
 
@@ -146,7 +145,12 @@ class _Push:
         api, repo = self.api, self.repo
         is_new = not self._try(lambda: api.repo_exists(**repo))
         existing = None if is_new else self._try(lambda: self._readme(None))
-        self._try(lambda: _validate(made.merged_into(existing)))
+        merged = made.merged_into(existing)
+        try:
+            self._try(merged.validate)
+        except ValueError as error:
+            message = f"the Hub does not accept the card's header, correct it with card=: {error}"
+            raise ValueError(message) from None
         if is_new:
             url = self._try(lambda: api.create_repo(**repo, private=private, exist_ok=True))
             if url.repo_type != repo["repo_type"]:
@@ -162,8 +166,8 @@ class _Push:
 
     def send_data(self, dataset: Dataset | DatasetDict, max_shard_size: int | str | None) -> None:
         """Pushes the rows."""
-        target = {"token": self.token, "revision": self.revision, "commit_message": f"{_MESSAGE}: data"}
-        self._try(lambda: dataset.push_to_hub(self.repo_id, max_shard_size=max_shard_size, **target))
+        target: dict[str, Any] = {"token": self.token, "revision": self.revision, "max_shard_size": max_shard_size}
+        self._try(lambda: dataset.push_to_hub(self.repo_id, commit_message=f"{_MESSAGE}: data", **target))
         self.so_far = f"the data is in {self.repo_id}, but its card could not be written"
 
     def send_card(self, made: CuratedCard) -> Published:
@@ -173,7 +177,11 @@ class _Push:
             head = self.api.repo_info(**self.repo, revision=self.revision).sha
             content = {**made.files, _README: str(made.merged_into(self._readme(head))).encode()}
             operations = [CommitOperationAdd(path, content[path]) for path in sorted(content)]
-            target = {"revision": self.revision, "parent_commit": head, "commit_message": f"{_MESSAGE}: card"}
+            target: dict[str, Any] = {
+                "revision": self.revision,
+                "parent_commit": head,
+                "commit_message": f"{_MESSAGE}: card",
+            }
             return str(self.api.create_commit(**self.repo, operations=operations, **target).oid)
 
         oid = self._try(commit)
@@ -222,8 +230,6 @@ class _Push:
             return "the Hub client is offline: unset HF_HUB_OFFLINE to push"
         if status is None and not isinstance(cause, json.JSONDecodeError):
             return f"cannot reach {endpoint} ({_reason(cause)}): check the network and push again"
-        if isinstance(cause, RevisionNotFoundError):
-            return f"{self.repo_id} has no revision {self.revision!r}: push to a branch that can be made"
         if status == 401:
             return (
                 f"the Hub does not accept the access token ({status}): make a new one with the right to write at "
@@ -237,13 +243,6 @@ class _Push:
         if _passes(cause):
             return f"the Hub keeps failing ({_reason(cause)}): push again later, what arrived is not sent twice"
         return f"the Hub refused: {_reason(cause)}"
-
-
-def _validate(card: DatasetCard) -> None:
-    try:
-        card.validate()
-    except ValueError as error:
-        raise ValueError(f"the Hub does not accept the card's header, correct it with card=: {error}") from None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from PIL import Image
 
 from rsr_datasets import HubError, Published, RSRScorer, preview_card, score_dataset, select_trajectories
 from rsr_datasets.hub.card import FIGURE_FILE, RECORDS_FILE, REPORT_FILE
-from rsr_datasets.tables.records import read_records
 
 TOKEN = "hf_MeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMe"
 OTHER_TOKEN = "hf_YouYouYouYouYouYouYouYouYouYouYouYo"
@@ -99,11 +97,6 @@ def scored(scorer: RSRScorer, tmp_path_factory: pytest.TempPathFactory) -> Datas
 
 
 @pytest.fixture(scope="module")
-def run_folder(scored: Dataset) -> str:
-    return str(Path(scored.cache_files[0]["filename"]).parents[1])
-
-
-@pytest.fixture(scope="module")
 def best(scored: Dataset) -> Dataset:
     return select_trajectories(scored, group_by="problem_id", keep=2)
 
@@ -155,15 +148,6 @@ class TestRoundTrip:
         assert preview.text == text.split("\n---\n", 1)[1]
         assert preview.data.to_dict().items() <= header.items()
 
-    def test_the_card_says_how_it_was_made_without_being_told(
-        self, hub: Hub, run: Any, curated: str, scorer: RSRScorer, best: Dataset
-    ) -> None:
-        run(hub_client.push, curated, "me/how", token=TOKEN)
-        text = readme(hub, "me/how")
-        assert f"`{scorer.settings_hash}`" in text and "`tiny-student`" in text
-        assert "The 2 rows with the lowest `rsr` for each `problem_id` (`select_trajectories`)" in text
-        assert json.loads(hub.dataset("me/how").files()[RECORDS_FILE].content) == read_records(best)
-
     def test_splits_stay_splits(self, hub: Hub, run: Any, best: Dataset, tmp_path: Path) -> None:
         splits = DatasetDict(train=best.select(range(10)), test=best.select(range(10, len(best))))
         run(hub_client.push, saved(splits, tmp_path), "me/splits", token=TOKEN)
@@ -182,16 +166,6 @@ class TestRoundTrip:
         run(hub_client.push, curated, "me/shards", token=TOKEN, max_shard_size="10KB")
         assert sum(path.endswith(".parquet") for path in hub.dataset("me/shards").files()) > 2
         assert run(hub_client.load, "me/shards", split="train", token=TOKEN)[0] == best.to_list()
-
-    def test_what_was_published_can_be_curated_on(
-        self, hub: Hub, run: Any, curated: str, run_folder: str, best: Dataset
-    ) -> None:
-        run(hub_client.push, curated, "me/chain", token=TOKEN)
-        run(hub_client.curate_again, "me/chain", run_folder, TOKEN, "problem_id")
-        header = run(hub_client.checked_card, "me/chain-again", TOKEN)[1]
-        assert header["source_datasets"] == ["me/chain"]
-        text = readme(hub, "me/chain-again")
-        assert 'dataset = load_dataset("me/chain", split="train")' in text
 
     def test_hostile_text_arrives_unchanged_and_harmless(
         self, hub: Hub, run: Any, scored: Dataset, tmp_path: Path
@@ -247,11 +221,6 @@ class TestCardThatIsThere:
     def test_the_same_again_changes_nothing(self, hub: Hub, run: Any, curated: str) -> None:
         first = run(hub_client.push, curated, "me/same", token=TOKEN)
         assert run(hub_client.push, curated, "me/same", token=TOKEN) == first
-
-    def test_given_fields_win(self, hub: Hub, run: Any, curated: str) -> None:
-        hub.create("dataset", "me/wins", files={"README.md": b"---\nlicense: mit\n---\n"})
-        run(hub_client.push, curated, "me/wins", token=TOKEN, card={"license": "odc-by"})
-        assert run(hub_client.checked_card, "me/wins", TOKEN)[1]["license"] == "odc-by"
 
     def test_a_header_that_the_hub_refuses_is_refused_before_the_data(self, hub: Hub, run: Any, curated: str) -> None:
         with pytest.raises(ValueError, match=r'(?s)card=.*"license\W+ must be one of'):

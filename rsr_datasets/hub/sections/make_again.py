@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from ...curation.subset import select_subset
@@ -12,7 +11,7 @@ from ...curation.trajectories import select_trajectories
 from ...metrics import available_metrics
 from ...scoring.scorer import RSRScorer
 from ...tables.columns import ScoreColumns
-from ..facts import Facts, Record, Scoring, as_mapping, read_rule
+from ..facts import Facts, Record, Scoring, read_rule
 from ..markdown import python
 
 _SELECTIONS: dict[str, Callable[..., Any]] = {
@@ -54,14 +53,15 @@ def make_again(facts: Facts) -> dict[str, Any]:
 
 
 def _scorer_arguments(score: Scoring) -> list[str]:
-    settings, output = score.record["settings"], as_mapping(score.record.get("output"))
+    arguments = {"revision": score.identity.get("revision"), **score.record["settings"], **score.output}
     clip = int(score.rank_clip) if score.rank_clip.isdigit() else score.rank_clip
-    own = {"rank_clip": clip, "column_prefix": score.prefix}
-    arguments = {"revision": score.identity.get("revision"), **settings, **output, **own}
+    arguments |= {"rank_clip": clip, "column_prefix": score.prefix}
     if isinstance(metrics := arguments.get("metrics"), Mapping):
         arguments["metrics"] = list(metrics)
+    arguments.pop("student", None)
     written = [python(score.student or "path/to/the/student")]
-    written += ["chat_template=chat_template"] * (arguments.pop("chat_template", None) is not None)
+    if arguments.pop("chat_template", None) is not None:
+        written.append("chat_template=chat_template")
     return written + _changed(arguments, RSRScorer)
 
 
@@ -80,21 +80,13 @@ def _selection(record: Record) -> list[str]:
 
 def _changed(arguments: Mapping[str, Any], function: Callable[..., Any]) -> list[str]:
     """The keyword arguments that a function has and that are not its defaults."""
-    defaults = _defaults(function)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    empty = (None, {}, [])
     return [
         f"{name}={python(value)}"
         for name, value in arguments.items()
-        if name != "student" and name in defaults and not _same(value, defaults[name])
+        if name in defaults and str(value) != str(defaults[name]) and not (value in empty and defaults[name] in empty)
     ]
-
-
-@cache
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-
-
-def _same(value: Any, default: Any) -> bool:
-    return str(value) == str(default) or (value in (None, {}, []) and default in (None, {}, []))
 
 
 def _call(function: str, arguments: Sequence[str]) -> str:

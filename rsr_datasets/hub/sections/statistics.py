@@ -26,9 +26,8 @@ def statistics(facts: Facts) -> dict[str, Any]:
             values["statistics"].append(where | _scores(part, columns, one_setting))
             if one_setting:
                 values["metrics"] += [where | row for row in summarize_metrics(part, columns)]
-            status = arrays.read_categories(part, columns.status)
-            counts = {value: int((status.codes == i).sum()) for i, value in enumerate(status.values)}
-            if set(counts) - {SCORED}:
+            counts = arrays.read_categories(part, columns.status).counts()
+            if counts.keys() - {SCORED, None}:
                 values["statuses"].append(where | {"counts": counts})
     return values
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from datasets import Dataset
 from ...figures.plots import plot_teachers
 from ...tables import arrays
 from ...teachers.dataset_rsr import DatasetRSR, dataset_rsr
-from ..facts import Facts, score_prefixes
+from ..facts import Facts, as_mapping, score_prefixes
 from ..markdown import finite
 
 logger = logging.getLogger(__name__)
@@ -27,13 +28,11 @@ def teachers(facts: Facts) -> dict[str, Any]:
     column = facts.teacher_column
     if column not in part.column_names:
         return {"teachers": None}
-    categories = arrays.read_categories(part, column)
-    rows = {str(name): count for name, count in categories.counts().items()}
-    reports = [record.get("report") for where, record in facts.steps if where == split]
-    reports = [report for report in reports if isinstance(report, Mapping)]
-    first = reports if facts.parallel else reports[:1]
-    before = _said(first, "teacher_rsr_before")
-    share_before = {} if facts.parallel else _said(first, "teacher_share_before")
+    rows = {str(name): count for name, count in arrays.read_categories(part, column).counts().items()}
+    own = [as_mapping(record.get("report")) for where, record in facts.steps if where == split]
+    reports = [report for report in own if report]
+    before = _said(reports if facts.parallel else reports[:1], "teacher_rsr_before")
+    share_before = {} if facts.parallel else _said(reports[:1], "teacher_share_before")
     after = _ratios(facts, part, reports)
     names = sorted(dict.fromkeys([*rows, *share_before, *before]), key=lambda name: -rows.get(name, 0))
     shown = [
@@ -48,9 +47,7 @@ def teachers(facts: Facts) -> dict[str, Any]:
         }
         for name in names[:_MAX_TEACHERS]
     ]
-    left_out = len(names) - len(shown)
-    several = split if len(facts.splits) > 1 else None
-    return {"teachers": {"split": several, "rows": shown, "names": len(rows), "left_out": left_out}}
+    return {"teachers": {"split": split, "rows": shown, "names": len(rows), "left_out": len(names) - len(shown)}}
 
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
@@ -94,11 +91,6 @@ def _ratio(result: DatasetRSR | float | None) -> float | None:
 
 def _said(reports: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
     """Numbers by teacher, of the teachers that only one report knows: parallel reports may contradict each other."""
-    said = [report[name] for report in reports if isinstance(report.get(name), Mapping)]
-    numbers = [{str(teacher): finite(value) for teacher, value in values.items()} for values in said]
-    return {
-        teacher: value
-        for i, values in enumerate(numbers)
-        for teacher, value in values.items()
-        if value is not None and not any(teacher in others for others in numbers[:i] + numbers[i + 1 :])
-    }
+    said = [(str(teacher), value) for report in reports for teacher, value in as_mapping(report.get(name)).items()]
+    times = Counter(teacher for teacher, _ in said)
+    return {teacher: value for teacher, value in said if times[teacher] == 1 and finite(value) is not None}
