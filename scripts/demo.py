@@ -17,7 +17,7 @@ from champ import load_champ, smollm2_path
 from datasets import Dataset, load_from_disk
 
 from rsr_datasets import RSRScorer, rank_teachers, select_trajectories
-from rsr_datasets.report.page import build_report
+from rsr_datasets.report import build_report
 
 FOLDER = Path(__file__).resolve().parents[1] / ".demo"
 ROWS_PER_BATCH = 5

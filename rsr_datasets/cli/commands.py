@@ -85,7 +85,7 @@ def score(
         _show({"splits": estimates}, "\n".join(_estimate_text(name, e) for name, e in estimates.items()), as_json)
         return
     scored = call(rsr.score_dataset, options, source, scorer, output_dir)
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, part in splits_of(scored).items():
         counts = part.data.column(scorer.score_columns.status).value_counts().to_pylist()
         statuses = {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: -c["counts"])}

@@ -150,7 +150,7 @@ def _arguments(node: Any) -> list[tuple[str, Any, ast.expr | None]]:
     """Name, annotation and default of each argument of a function or a class; those of a dataclass are its fields."""
     function = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), node)
     if isinstance(function, ast.ClassDef):
-        return [(n.target.id, n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
+        return [(ast.unparse(n.target), n.annotation, n.value) for n in node.body if isinstance(n, ast.AnnAssign)]
     given = function.args
     defaults = [*[None] * (len(given.args) - len(given.defaults)), *given.defaults, *given.kw_defaults]
     arguments = [*given.args, *given.kwonlyargs]

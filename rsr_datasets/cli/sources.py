@@ -66,7 +66,7 @@ def open_dataset(
         return found
     splits = found if isinstance(found, dict) else {str(found.split): found} if found.split else {}
     if split not in splits:
-        raise ValueError(f"no split {split!r}; there {'are' if splits else 'is none, only rows'} {[*splits] or ''}")
+        raise ValueError(f"no split {split!r}; there {f'are {[*splits]}' if splits else 'is none, only rows'}")
     return splits[split]
 
 
