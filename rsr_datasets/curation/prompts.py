@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset
 
 from ..reading.formats import find_format
 from ..reading.messages import Turns, read_prompt
 from ..reading.rows import UnscorableRowError
-from ..tables.arrays import batches, read_rows, require_columns
+from ..tables.arrays import read_rows, require_columns
 from ..tables.columns import ScoreColumns
-from ..tables.groups import Digests, Groups, densify, digest, group_by_columns
-
-_CONVERSATIONS_PER_BATCH = 1_000
+from ..tables.groups import Groups, densify, digest, digests, group_by_columns
 
 
 def group_problems(
@@ -50,7 +49,7 @@ def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str
         except UnscorableRowError:
             return None
 
-    digests = Digests(len(dataset))
-    for where, batch in batches(dataset, row_format.names, _CONVERSATIONS_PER_BATCH):
-        digests.set(where, [digest_of(row) for row in read_rows(batch, dataset.features)])
-    return densify(digests.to_arrow())
+    def read(batch: pa.Table) -> list[bytes | None]:
+        return [digest_of(row) for row in read_rows(batch, dataset.features)]
+
+    return densify(digests(dataset, row_format.names, read))

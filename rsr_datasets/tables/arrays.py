@@ -1,7 +1,4 @@
-"""Single columns of a data set as NumPy arrays: numbers, categories, groups of equal keys.
-
-Everything streams through Arrow batches, so that memory holds numbers per row and never a column of text.
-"""
+"""Single columns of a dataset as NumPy arrays, read in batches: memory never holds a column of text."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from datasets.utils import tqdm
 from .columns import ScoreColumns
 
 NUMBERS_PER_BATCH = 1_000_000
+ROWS_PER_BATCH = 1_000
 _SHOWN_AFTER = 2.0
 
 
@@ -49,63 +47,38 @@ class Categories:
 
 
 def require_columns(dataset: Dataset, names: Iterable[str], columns: ScoreColumns) -> None:
-    """Checks that columns are there before anything is read.
-
-    Args:
-        dataset: The data set.
-        names: Columns that are needed.
-        columns: The score columns; a missing one of them means that the data set was never scored.
-
-    Raises:
-        ValueError: If one is missing.
-    """
+    """Checks that columns are there before anything is read; without score columns the dataset was never scored."""
     present = list(dataset.column_names)
     for name in names:
-        if name in present:
-            continue
-        if name in columns.row_types:
-            prefix = "" if columns.prefix == "rsr" else f", column_prefix={columns.prefix!r}"
+        if name not in present and name in columns.row_types:
             raise ValueError(
                 f"the dataset was never scored: it has no column {name!r}, only {present}; "
-                f"dataset.map(RSRScorer(student{prefix}), batched=True) adds it"
+                f"dataset.map(RSRScorer(student{_prefix_argument(columns)}), batched=True) adds it"
             )
-        raise ValueError(f"no column {name!r}; the dataset has {present}")
+        if name not in present:
+            raise ValueError(f"no column {name!r}; the dataset has {present}")
 
 
 def metric_column(dataset: Dataset, metric: str, columns: ScoreColumns) -> str:
-    """Finds the column of a metric.
-
-    Args:
-        dataset: The data set.
-        metric: The metric's name.
-        columns: The score columns.
-
-    Raises:
-        ValueError: If it is missing, with what adds it.
-    """
+    """Finds the column of a metric; a ``ValueError`` says what adds a missing one."""
     column = columns.metric(metric)
     if column in columns.row_types:
         require_columns(dataset, [column], columns)
     if column not in dataset.column_names:
-        prefix = "" if columns.prefix == "rsr" else f", column_prefix={columns.prefix!r}"
         raise ValueError(
-            f"metric {metric!r}: no column {column!r}; RSRScorer(student, metrics=[{metric!r}]{prefix}) adds it, and "
-            f"rescore(dataset, metrics=[{metric!r}]) where there are token columns; the dataset has "
-            f"{list(dataset.column_names)}"
+            f"metric {metric!r}: no column {column!r}; RSRScorer(student, metrics=[{metric!r}]"
+            f"{_prefix_argument(columns)}) adds it, and rescore(dataset, metrics=[{metric!r}]) where there are token "
+            f"columns; the dataset has {list(dataset.column_names)}"
         )
     return column
 
 
+def _prefix_argument(columns: ScoreColumns) -> str:
+    return "" if columns.prefix == "rsr" else f", column_prefix={columns.prefix!r}"
+
+
 def require_one_setting(columns: ScoreColumns, settings: Sequence[str]) -> None:
-    """Checks that scores may be compared.
-
-    Args:
-        columns: Their columns.
-        settings: The distinct settings of the rows that are compared.
-
-    Raises:
-        ValueError: If there are several.
-    """
+    """Checks that scores may be compared: that the distinct settings of their rows are not several."""
     if len(settings) > 1:
         shown = ", ".join(settings[:5]) + (", ..." if len(settings) > 5 else "")
         raise ValueError(
@@ -115,18 +88,7 @@ def require_one_setting(columns: ScoreColumns, settings: Sequence[str]) -> None:
 
 
 def read_numbers(dataset: Dataset, column: str) -> npt.NDArray[np.float64]:
-    """Reads a numeric column.
-
-    Args:
-        dataset: The data set.
-        column: Its name.
-
-    Returns:
-        Float64, shape ``(rows,)``; NaN for null.
-
-    Raises:
-        ValueError: If the column is not numeric.
-    """
+    """Reads a numeric column; NaN for null. A column of another type is a ``ValueError``."""
     numbers = np.empty(len(dataset))
     for where, batch in batches(dataset, [column], NUMBERS_PER_BATCH):
         array = batch[column]
@@ -137,18 +99,7 @@ def read_numbers(dataset: Dataset, column: str) -> npt.NDArray[np.float64]:
 
 
 def read_flags(dataset: Dataset, column: str) -> npt.NDArray[np.bool_]:
-    """Reads a boolean column.
-
-    Args:
-        dataset: The data set.
-        column: Its name.
-
-    Returns:
-        Bool, shape ``(rows,)``; false for null.
-
-    Raises:
-        ValueError: If the column is not boolean.
-    """
+    """Reads a boolean column; false for null. A column of another type is a ``ValueError``."""
     flags = np.empty(len(dataset), dtype=bool)
     for where, batch in batches(dataset, [column], NUMBERS_PER_BATCH):
         array = batch[column]
@@ -159,15 +110,7 @@ def read_flags(dataset: Dataset, column: str) -> npt.NDArray[np.bool_]:
 
 
 def read_categories(dataset: Dataset, column: str) -> Categories:
-    """Reads a column of few distinct texts or numbers; a ``ClassLabel`` by its names.
-
-    Args:
-        dataset: The data set.
-        column: Its name.
-
-    Raises:
-        ValueError: If its values are lists or dicts.
-    """
+    """Reads a column of few distinct texts or numbers, a ``ClassLabel`` by its names; not of lists or dicts."""
     codes = np.empty(len(dataset), dtype=np.int32)
     known: dict[Any, int] = {}
     for where, batch in batches(dataset, [column], NUMBERS_PER_BATCH):
@@ -185,12 +128,7 @@ def read_categories(dataset: Dataset, column: str) -> Categories:
 
 
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
-    """Reads rows of a table as dicts.
-
-    Args:
-        table: Some columns of some rows.
-        features: The types of at least these columns; those that need decoding, such as JSON, are decoded.
-    """
+    """Reads rows as dicts; columns whose feature, such as JSON, needs decoding are decoded."""
     decoded = Features({name: features[name] for name in table.column_names}).decode_batch(table.to_pydict())
     return [dict(zip(decoded, values, strict=True)) for values in zip(*decoded.values(), strict=True)]
 
@@ -198,31 +136,30 @@ def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
 def replace_column(dataset: Dataset, name: str, values: Any, feature: Any = None) -> Dataset:
     """Adds a column at the end, in place of one of the same name; without a feature its type is inferred."""
     kept = dataset.remove_columns(name) if name in dataset.column_names else dataset
-    added: Dataset = kept.add_column(name, values, feature=feature)
-    return added
+    return kept.add_column(name, values, feature=feature)
 
 
 def batches(
     dataset: Dataset, names: Sequence[str], size: int
 ) -> Iterator[tuple[slice | npt.NDArray[np.int64], pa.Table]]:
-    """Some columns piece by piece, each with the rows of the data set that it holds.
+    """Some columns piece by piece, each with the rows of the dataset that it holds.
 
-    A data set that was shuffled, filtered or selected has an indices mapping. Its own way of reading through that
-    copies row by row; here the table below is read once, in the order in which it lies.
+    A dataset that was shuffled, filtered or selected has an indices mapping, through which ``datasets`` copies row by
+    row; here the table below the mapping is read once, in the order in which it lies.
     """
     table = dataset.data.table.select(list(names))
-    bar = tqdm(total=table.num_rows, desc=f"Reading {', '.join(names)}", unit="row", delay=_SHOWN_AFTER, leave=False)
-    with bar:
-        if dataset._indices is None:
-            for start in range(0, table.num_rows, size):
-                yield slice(start, start + size), table.slice(start, size)
-                bar.update(min(size, table.num_rows - start))
-            return
+    if dataset._indices is not None:
         indices = dataset._indices.column(0).to_numpy().astype(np.int64)
         rows = np.argsort(indices, kind="stable")
         indices = indices[rows]
+    bar = tqdm(total=table.num_rows, desc=f"Reading {', '.join(names)}", unit="row", delay=_SHOWN_AFTER, leave=False)
+    with bar:
         for start in range(0, table.num_rows, size):
-            first, end = np.searchsorted(indices, [start, start + size])
-            if first < end:
-                yield rows[first:end], table.slice(start, size).combine_chunks().take(indices[first:end] - start)
-            bar.update(min(size, table.num_rows - start))
+            piece = table.slice(start, size)
+            if dataset._indices is None:
+                yield slice(start, start + size), piece
+            else:
+                first, end = np.searchsorted(indices, [start, start + size])
+                if first < end:
+                    yield rows[first:end], piece.combine_chunks().take(indices[first:end] - start)
+            bar.update(piece.num_rows)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 
 import pyarrow as pa
 
@@ -24,94 +22,18 @@ STATUSES_WITH_SCORE = (SCORED, TRUNCATED)
 STATUSES_WITHOUT_SCORE = (SKIPPED_TOO_LONG, NO_RESPONSE, BAD_ROW, TEMPLATE_DROPPED_TEXT, NONFINITE)
 
 
-@dataclass(frozen=True)
 class ScoreColumns:
-    """Names and Arrow types of the columns that belong to one ``column_prefix``.
+    """Names and Arrow types of the columns of one ``column_prefix``; the ratio's own column is the prefix itself."""
 
-    Args:
-        prefix: The scorer's ``column_prefix``; the ratio's own column is the prefix itself.
-    """
-
-    prefix: str = "rsr"
-
-    @property
-    def rsr(self) -> str:
-        """Rank-Surprisal Ratio of the trajectory (Eq. 7), float64."""
-        return self.prefix
-
-    @property
-    def avg_rank(self) -> str:
-        """Mean rank of the scored tokens, each clipped at ``rank_clip``, float64."""
-        return f"{self.prefix}_avg_rank"
-
-    @property
-    def avg_surprisal(self) -> str:
-        """Mean surprisal of the scored tokens in nats, float64."""
-        return f"{self.prefix}_avg_surprisal"
-
-    @property
-    def num_tokens(self) -> str:
-        """Number of tokens scored, int32."""
-        return f"{self.prefix}_num_tokens"
-
-    @property
-    def settings(self) -> str:
-        """Short hash of the student and the settings that gave the score, string."""
-        return f"{self.prefix}_settings"
-
-    @property
-    def status(self) -> str:
-        """How the scoring of the row ended, string."""
-        return f"{self.prefix}_status"
-
-    @property
-    def token_ids(self) -> str:
-        """Ids of the scored tokens, list of int32."""
-        return f"{self.prefix}_token_ids"
-
-    @property
-    def token_ranks(self) -> str:
-        """Exact, unclipped ranks of the scored tokens, list of int32."""
-        return f"{self.prefix}_token_ranks"
-
-    @property
-    def token_surprisals(self) -> str:
-        """Surprisals of the scored tokens in nats, list of float32."""
-        return f"{self.prefix}_token_surprisals"
-
-    @property
-    def token_entropies(self) -> str:
-        """Entropies of the student's distribution at the scored tokens in nats, list of float32."""
-        return f"{self.prefix}_token_entropies"
-
-    def metric(self, name: str) -> str:
-        """A metric's value of the trajectory, float64.
-
-        Args:
-            name: The metric's name; the ratio's own column is the prefix itself.
-        """
-        return self.prefix if name == RSR else f"{self.prefix}_{name}"
-
-    def is_score(self, column: str) -> bool:
-        """Whether a column holds one value a row that belongs to the scores: a default one, or a known metric's.
-
-        Args:
-            column: Its name.
-        """
-        return column in self.row_types or column in {self.metric(name) for name in available_metrics()}
-
-    def is_any(self, column: str) -> bool:
-        """Whether a column belongs to the scores: one of :meth:`is_score`, or a list with one value a token.
-
-        Args:
-            column: Its name.
-        """
-        return self.is_score(column) or column in {*self.token_types, self.token_entropies}
-
-    @cached_property
-    def row_types(self) -> dict[str, pa.DataType]:
-        """Arrow types of the columns with one value a row, in column order."""
-        return {
+    def __init__(self, prefix: str = RSR) -> None:
+        self.prefix = prefix
+        self.rsr = prefix  # Rank-Surprisal Ratio of the trajectory (Eq. 7)
+        self.avg_rank = f"{prefix}_avg_rank"  # mean over the scored tokens, each rank clipped at rank_clip
+        self.avg_surprisal = f"{prefix}_avg_surprisal"  # mean over the scored tokens, in nats
+        self.num_tokens = f"{prefix}_num_tokens"  # how many tokens were scored
+        self.settings = f"{prefix}_settings"  # short hash of the student and the settings that gave the score
+        self.status = f"{prefix}_status"  # how the scoring of the row ended
+        self.row_types: dict[str, pa.DataType] = {
             self.rsr: pa.float64(),
             self.avg_rank: pa.float64(),
             self.avg_surprisal: pa.float64(),
@@ -119,25 +41,35 @@ class ScoreColumns:
             self.settings: pa.string(),
             self.status: pa.string(),
         }
-
-    @cached_property
-    def token_types(self) -> dict[str, pa.DataType]:
-        """Arrow types of the columns with one value a token, in column order."""
-        return {
+        self.token_ids = f"{prefix}_token_ids"
+        self.token_ranks = f"{prefix}_token_ranks"  # exact, not clipped
+        self.token_surprisals = f"{prefix}_token_surprisals"  # nats
+        self.token_entropies = f"{prefix}_token_entropies"  # of the student's whole distribution, nats
+        self.token_types: dict[str, pa.DataType] = {
             self.token_ids: pa.list_(pa.int32()),
             self.token_ranks: pa.list_(pa.int32()),
             self.token_surprisals: pa.list_(pa.float32()),
         }
 
-    def types(self, token_columns: bool, metrics: Iterable[Metric] = ()) -> dict[str, pa.DataType]:
-        """Arrow types of all columns that a scorer adds.
+    def metric(self, name: str) -> str:
+        """The column of a metric, float64."""
+        return self.prefix if name == RSR else f"{self.prefix}_{name}"
 
-        Args:
-            token_columns: Whether the per-token lists are among them.
-            metrics: The metrics beside the default ones. With token columns the entropies that they need are kept.
+    def is_score(self, column: str) -> bool:
+        """Whether a column holds one value a row that belongs to the scores: a default one, or a known metric's."""
+        return column in self.row_types or column in map(self.metric, available_metrics())
+
+    def is_any(self, column: str) -> bool:
+        """Whether a column belongs to the scores: one of :meth:`is_score`, or a list with one value a token."""
+        return self.is_score(column) or column in self.token_types or column == self.token_entropies
+
+    def types(self, token_columns: bool, metrics: Iterable[Metric] = ()) -> dict[str, pa.DataType]:
+        """Arrow types of all columns that a scorer adds, in order.
+
+        ``metrics`` are beside the default ones. With token columns the entropies that they need are kept.
         """
         metrics = list(metrics)
-        types = {**self.row_types, **{self.metric(metric.name): pa.float64() for metric in metrics}}
+        types = self.row_types | {self.metric(metric.name): pa.float64() for metric in metrics}
         if token_columns:
             types |= self.token_types
             if any("entropies" in metric.needs for metric in metrics):
@@ -146,14 +78,7 @@ class ScoreColumns:
 
 
 def score_prefixes(names: Iterable[str]) -> list[str]:
-    """Finds the prefixes of score columns: those with a status and a settings column.
-
-    Args:
-        names: Column names.
-
-    Returns:
-        The prefixes, sorted.
-    """
+    """The sorted prefixes of the column names that have both a status and a settings column."""
     present = set(names)
     found = [ScoreColumns(name.removesuffix("_status")) for name in sorted(present) if name.endswith("_status")]
     return [columns.prefix for columns in found if columns.settings in present]

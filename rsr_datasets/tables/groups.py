@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,7 @@ import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset
 
-from .arrays import NUMBERS_PER_BATCH, batches, read_numbers
-
-_KEYS_PER_BATCH = 20_000
-_CONVERSATIONS_PER_BATCH = 1_000
-_DIGEST_TYPE = np.dtype("V16")
-_NO_DIGEST = bytes(16)
+from .arrays import NUMBERS_PER_BATCH, ROWS_PER_BATCH, batches, read_numbers
 
 
 @dataclass(frozen=True)
@@ -42,41 +37,13 @@ class Groups:
 
 
 def group_by_columns(dataset: Dataset, names: Sequence[str]) -> Groups:
-    """Groups rows by the values of one or several columns, nested ones too.
-
-    Args:
-        dataset: The data set.
-        names: The columns; a row belongs to no group where one of them is null or NaN.
-    """
+    """Groups rows by one or several columns, nested ones too; a row with a null or NaN among them is in no group."""
     groups = densify(_keys(dataset, names[0]))
     for name in names[1:]:
         other = densify(_keys(dataset, name))
         missing = (groups.codes < 0) | (other.codes < 0)
         groups = densify(pa.array(groups.codes * other.count + other.codes, mask=missing))
     return groups
-
-
-class Digests:
-    """A 128-bit digest of each row, or none."""
-
-    def __init__(self, rows: int) -> None:
-        self._bytes = np.zeros(rows, dtype=_DIGEST_TYPE)
-        self._valid = np.zeros(rows, dtype=bool)
-
-    def set(
-        self, where: slice | npt.NDArray[np.int64], digests: Sequence[bytes | None], codes: Any = slice(None)
-    ) -> None:
-        """Sets the digests of some rows; ``codes`` picks each row's among ``digests``."""
-        filled = b"".join(digest or _NO_DIGEST for digest in digests)
-        self._bytes[where] = np.frombuffer(filled, dtype=_DIGEST_TYPE)[codes]
-        self._valid[where] = np.array([digest is not None for digest in digests], dtype=bool)[codes]
-
-    def to_arrow(self) -> pa.Array:
-        """The digests as fixed-size binary; null for none."""
-        validity = pa.py_buffer(np.packbits(self._valid, bitorder="little"))
-        return pa.Array.from_buffers(
-            pa.binary(_DIGEST_TYPE.itemsize), self._valid.size, [validity, pa.py_buffer(self._bytes)]
-        )
 
 
 def _keys(dataset: Dataset, name: str) -> pa.Array:
@@ -91,16 +58,17 @@ def _keys(dataset: Dataset, name: str) -> pa.Array:
         return pa.array(numbers, mask=~valid)
     if pa.types.is_floating(arrow_type):
         return pa.array(read_numbers(dataset, name), from_pandas=True)
-    digests = Digests(len(dataset))
-    is_text = pa.types.is_large_string(arrow_type) or pa.types.is_string(arrow_type)
-    for where, batch in batches(dataset, [name], _KEYS_PER_BATCH if is_text else _CONVERSATIONS_PER_BATCH):
-        if is_text:
-            encoded = batch[name].combine_chunks().dictionary_encode()
-            distinct = [digest(value) for value in encoded.dictionary.to_pylist()]
-            digests.set(where, [*distinct, None], pc.fill_null(encoded.indices, -1).to_numpy())
-        else:
-            digests.set(where, [digest(value) for value in batch[name].to_pylist()])
-    return digests.to_arrow()
+    return digests(dataset, [name], lambda batch: [digest(value) for value in batch[name].to_pylist()])
+
+
+def digests(dataset: Dataset, names: Sequence[str], read: Callable[[pa.Table], list[bytes | None]]) -> pa.Array:
+    """A 128-bit digest of each row, or null; ``read`` gives the digests of a few rows of some columns."""
+    words = np.zeros((len(dataset), 2), dtype=np.uint64)
+    for where, batch in batches(dataset, names, ROWS_PER_BATCH):
+        found = b"".join(each or bytes(16) for each in read(batch))
+        words[where] = np.frombuffer(found, dtype=np.uint64).reshape(-1, 2)
+    valid = np.packbits(words.any(axis=1), bitorder="little")
+    return pa.Array.from_buffers(pa.binary(16), len(words), [pa.py_buffer(valid), pa.py_buffer(words)])
 
 
 def digest(value: Any) -> bytes | None:

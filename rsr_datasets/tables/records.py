@@ -23,44 +23,30 @@ from ..utils.files import hash_text
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "transformers", "datasets", "pyarrow")
 SCORE = "score"
 
-_OPEN = "<rsr_datasets>"
-_CLOSE = "</rsr_datasets>"
-_RECORD = re.compile(re.escape(_OPEN) + r"(.*?)" + re.escape(_CLOSE), re.DOTALL)
+_RECORD = re.compile(r"<rsr_datasets>(.*?)</rsr_datasets>", re.DOTALL)
 
 
 def append_record(dataset: Dataset, record: Mapping[str, Any]) -> Dataset:
-    """Adds a provenance record to a dataset.
+    """The same rows under a description that ends with a provenance record.
 
-    Args:
-        dataset: Any dataset; it is not changed.
-        record: A JSON object; its numbers are finite and may be NumPy's. By convention ``"step"`` names what was done.
-
-    Returns:
-        The same rows under a description that ends with the record.
-
-    Raises:
-        TypeError: If the record is not JSON.
-        ValueError: If it holds a number that is NaN or infinite.
+    The record is JSON, else a ``TypeError``; its numbers are finite, else a ``ValueError``, and may be NumPy's. By
+    convention ``"step"`` names what was done.
     """
     text = json.dumps(dict(record), ensure_ascii=False, allow_nan=False, default=_plain_number).replace("<", "\\u003c")
     marked = copy.copy(dataset)
     marked._info = dataset.info.copy()
-    marked.info.description = f"{dataset.info.description or ''}\n{_OPEN}{text}{_CLOSE}".lstrip("\n")
+    described = f"{dataset.info.description or ''}\n<rsr_datasets>{text}</rsr_datasets>"
+    marked.info.description = described.lstrip("\n")
     return marked
 
 
 def read_records(source: Dataset | str) -> list[dict[str, Any]]:
-    """Reads the provenance records of a dataset.
+    """Reads the provenance records of a dataset, or of a description's text, in the order of the text.
 
-    Args:
-        source: A dataset, or a description's text.
-
-    Returns:
-        The records in the order of the text, equal records once: concatenated datasets may share their first steps.
-        A record that somebody's editing broke is skipped with a warning.
+    Equal records count once: concatenated datasets may share their first steps. A record that somebody's editing broke
+    is skipped with a warning.
     """
     description = source if isinstance(source, str) else source.info.description
     records: list[dict[str, Any]] = []
@@ -77,22 +63,14 @@ def read_records(source: Dataset | str) -> list[dict[str, Any]]:
 
 
 def student_name(name: str) -> str:
-    """How a record calls a student: a Hub id as it is, and a folder or file by its last name alone.
-
-    Args:
-        name: The student's name: a Hub id, or the path of a folder or file, which says where it lies on this machine.
-    """
+    """How a record calls a student: a Hub id as it is, a folder or file without its place on this machine."""
     return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """The content of the ``rsr_settings`` column.
+    """The content of the ``rsr_settings`` column: a short hash of the scorer's other settings, then the rank clip.
 
-    Args:
-        settings: :attr:`rsr_datasets.RSRScorer.settings`.
-
-    Returns:
-        A short hash of the other settings, then the rank clip: scores under another clip need no new student.
+    The clip stands apart because scores under another clip need no new student.
     """
     others = {name: value for name, value in settings.items() if name != "rank_clip"}
     return f"{hash_text(json.dumps(others, sort_keys=True))[:12]}-{settings['rank_clip']}"
@@ -101,7 +79,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 def package_versions() -> dict[str, str]:
     """Versions of the packages that take part in scoring."""
     versions = {"rsr_datasets": __version__}
-    for name in PACKAGES:
+    for name in ("torch", "transformers", "datasets", "pyarrow"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -11,11 +11,7 @@ Result = TypeVar("Result")
 
 
 def require_dataset(dataset: Any, name: str = "dataset") -> Dataset:
-    """Checks that an argument is a ``Dataset``.
-
-    Raises:
-        TypeError: If it is not; for a ``DatasetDict`` and a streamed dataset the message says what to do.
-    """
+    """Checks that an argument is a ``Dataset``; else a ``TypeError`` says what to do."""
     if isinstance(dataset, Dataset):
         return dataset
     kind = type(dataset).__name__
@@ -25,18 +21,9 @@ def require_dataset(dataset: Any, name: str = "dataset") -> Dataset:
 
 
 def map_splits(dataset: Any, step: Callable[[Dataset], Result]) -> Result | dict[str, Result]:
-    """Applies a step to a dataset.
+    """Applies a step to a ``Dataset``, or to each split of a ``DatasetDict``; anything else is a ``TypeError``.
 
-    Args:
-        dataset: A ``Dataset`` or a ``DatasetDict``.
-        step: Called with a ``Dataset``.
-
-    Returns:
-        The step's result; for a ``DatasetDict`` a dict of split to result, as a ``DatasetDict`` where the results are
-        datasets.
-
-    Raises:
-        TypeError: If ``dataset`` is neither.
+    The results of splits are a dict by split, as a ``DatasetDict`` where all results are datasets.
     """
     if not isinstance(dataset, DatasetDict):
         return step(require_dataset(dataset))

@@ -31,13 +31,7 @@ class RowStatus:
 
 
 def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.float64] | None = None) -> RowStatus:
-    """Reads the status column, if there is one.
-
-    Args:
-        dataset: Scored rows.
-        columns: The score columns.
-        values: Values that a row needs too, NaN where there is none, shape ``(rows,)``.
-    """
+    """Reads the status column, if there is one. A row also needs a finite value, where ``values`` are given."""
     scored = np.ones(len(dataset), dtype=bool) if values is None else np.isfinite(values)
     if columns.status not in dataset.column_names:
         missing = int((~scored).sum())

@@ -11,13 +11,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def renamed_arguments(**renamed: str | None) -> Callable[[Function], Function]:
-    """Accepts keyword arguments under their old names.
+    """Decorates a function that accepts keyword arguments under their old names too; both at once: ``TypeError``.
 
-    Args:
-        renamed: Old name to new name; ``None`` for an argument that was removed and has no effect any more.
-
-    Returns:
-        A decorator. The decorated function raises ``TypeError`` where the old and the new name are both given.
+    ``renamed`` maps an old name to the new one, or to ``None`` where the argument has no effect any more.
     """
 
     def decorate(function: Function) -> Function:
@@ -26,14 +22,13 @@ def renamed_arguments(**renamed: str | None) -> Callable[[Function], Function]:
             for old, new in renamed.items():
                 if old not in kwargs:
                     continue
-                value = kwargs.pop(old)
-                if new is None:
-                    warnings.warn(f"{old}= has no effect any more; leave it out", FutureWarning, stacklevel=2)
-                    continue
                 if new in kwargs:
                     raise TypeError(f"{old}= is the old name of {new}=: give {new}= alone")
-                warnings.warn(f"{old}= is now called {new}=", FutureWarning, stacklevel=2)
-                kwargs[new] = value
+                advice = f"is now called {new}=" if new else "has no effect any more; leave it out"
+                warnings.warn(f"{old}= {advice}", FutureWarning, stacklevel=2)
+                value = kwargs.pop(old)
+                if new:
+                    kwargs[new] = value
             return function(*args, **kwargs)
 
         return accepting  # type: ignore[return-value]

@@ -17,12 +17,9 @@ _READ_SIZE = 1 << 24
 
 @contextlib.contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
-    """Gives a path to write to; the finished file then replaces ``file`` in one step.
+    """Gives a path to write to; the finished file, flushed to the disk, then replaces ``file`` in one step.
 
-    A reader sees the old file or the new one, never a part. The content is flushed to the disk first.
-
-    Args:
-        file: The file to create or replace; its folder must exist.
+    A reader sees the old file or the new one, never a part. The folder must exist.
     """
     aside = file.with_name(f"{file.name}.{uuid.uuid4().hex}.aside")
     try:
@@ -35,12 +32,7 @@ def written_aside(file: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object atomically.
-
-    Args:
-        file: The file to create or replace.
-        content: The object.
-    """
+    """Writes a JSON object atomically."""
     with written_aside(file) as aside:
         aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
