@@ -233,8 +233,19 @@ def _size_category(rows: int) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.filters |= {"text": text, "code": code, "python": python, "number": number, "ratio": ratio}
-    environment.filters |= {"percent": percent, "json": to_json, "fenced": fenced_json, "rule": read_rule}
+    filters: tuple[Callable[..., Any], ...] = (
+        text,
+        code,
+        python,
+        number,
+        ratio,
+        percent,
+        to_json,
+        fenced_json,
+        read_rule,
+    )
+    for function in filters:
+        environment.filters[function.__name__] = function
     name = "dataset_card.md.jinja"
     try:
         source = (resources.files("rsr_datasets.cards") / name).read_text(encoding="utf-8")

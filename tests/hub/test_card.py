@@ -71,6 +71,12 @@ def without_records(dataset: Dataset) -> Dataset:
     return Dataset.from_list(dataset.to_list(), features=dataset.features)
 
 
+def with_settings(dataset: Dataset, record: dict[str, Any]) -> Dataset:
+    """The rows as if they were scored with a record's settings, of which the data says nothing."""
+    column = [settings_hash(record["settings"])] * len(dataset)
+    return without_records(dataset).remove_columns("rsr_settings").add_column("rsr_settings", column)
+
+
 def body(card: DatasetCard) -> str:
     return card.text
 
@@ -157,10 +163,6 @@ class TestWhatItSays:
         card = preview_card(licensed)
         assert card.data.to_dict().get("license") == in_header
         assert ("As given with the data: Ask &#60;us&#62;" in body(card)) is in_text
-
-    def test_scored_but_not_selected(self, scored: Dataset) -> None:
-        card = body(preview_card(scored))
-        assert "36 reasoning trajectories scored for fine-tuning" in card and "### Selection" not in card
 
     def test_statuses_of_rows_without_a_score(self, rows: list[dict[str, Any]], student_folder: str) -> None:
         scorer = RSRScorer(student_folder)
@@ -352,7 +354,8 @@ class TestMerging:
         edited = first.replace("# x\n", "# Title of mine\n\nBefore.\n") + "\nAfter.\n"
         second = build_card(scored, "me/x").merged_into(edited).text
         assert second.startswith("\n# Title of mine\n\nBefore.\n") and second.endswith("\nAfter.\n")
-        assert "36 reasoning trajectories" in second and "12 reasoning trajectories" not in second
+        assert "36 reasoning trajectories scored for fine-tuning" in second and "### Selection" not in second
+        assert "12 reasoning trajectories" not in second
 
     def test_windows_line_ends_and_no_header(self, best: Dataset) -> None:
         merged = build_card(best, "me/x").merged_into("Just words.\r\n")
@@ -362,9 +365,9 @@ class TestMerging:
 class TestSecrets:
     def test_what_looks_like_one_is_hidden(self, best: Dataset) -> None:
         record = {"step": "score", "settings": read_records(best)[0]["settings"] | {"model_kwargs": {"token": "s3"}}}
-        other = without_records(best).remove_columns("rsr_settings")
-        other = other.add_column("rsr_settings", [settings_hash(record["settings"])] * len(other))
-        made = build_card(other, "me/x", provenance=[record | {"note": TOKEN}], card={"pretty_name": TOKEN})
+        made = build_card(
+            with_settings(best, record), "me/x", provenance=[record | {"note": TOKEN}], card={"pretty_name": TOKEN}
+        )
         everything = str(made.merged_into(None)) + "".join(map(str, made.files.values()))
         assert TOKEN not in everything and '"s3"' not in everything and "(hidden)" in made.section
 
@@ -407,7 +410,5 @@ def test_splits_are_told_apart(best: Dataset, scored: Dataset) -> None:
 
 def test_a_student_on_the_hub_is_linked(best: Dataset) -> None:
     record = {"step": "score", "settings": {"rank_clip": 100, "student": {"hub": "a/b", "revision": "c" * 40}}}
-    other = without_records(best).remove_columns("rsr_settings")
-    other = other.add_column("rsr_settings", [settings_hash(record["settings"])] * len(other))
-    card = body(preview_card(other, provenance=record))
+    card = body(preview_card(with_settings(best, record), provenance=record))
     assert f"the student [`a/b`](https://huggingface.co/a/b) at revision `{'c' * 40}`" in card

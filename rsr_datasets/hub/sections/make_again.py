@@ -81,7 +81,7 @@ def _selection(record: Record) -> list[str]:
 def _changed(arguments: Mapping[str, Any], function: Callable[..., Any]) -> list[str]:
     """The keyword arguments that a function has and that are not its defaults."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-    empty = (None, {}, [])
+    empty: Any = (None, {}, [])
     return [
         f"{name}={python(value)}"
         for name, value in arguments.items()
