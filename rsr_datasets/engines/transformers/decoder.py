@@ -134,7 +134,8 @@ class Decoder:
         rows[1, : length * 5 // 6] = rows[0, : length * 5 // 6]
         pack = self._pack(list(rows.numpy()), least_shared=0.0)
         found = read_pack(self._packed, pack)
-        layers = self.module.config.get_text_config().num_hidden_layers
+        config: Any = self.module.config
+        layers = config.get_text_config().num_hidden_layers
         if pack.layout.attended != layers:
             raise ValueError(f"{pack.layout.attended} of {layers} layers use attention as they are told to")
         whole = self.hidden(rows)

@@ -107,8 +107,8 @@ def _attend(
     for block in blocks:
         keys, values = (_taken(each, block.keys) for each in (key, value))
         for call in block.calls:
-            visible = (each[:, :, : call.visible] for each in (keys, values))
-            found[:, call.queries] = _computed(call, query[:, :, call.queries], *visible, scaling)
+            visible, contents = keys[:, :, : call.visible], values[:, :, : call.visible]
+            found[:, call.queries] = _computed(call, query[:, :, call.queries], visible, contents, scaling)
     return found, None
 
 

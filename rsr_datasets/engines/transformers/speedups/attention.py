@@ -42,9 +42,8 @@ def by_products(
 def attention_by_products(model: PreTrainedModel) -> AttentionKernel | None:
     """The kernel for a student whose attention is faster with it, where it agrees with torch's on a probe."""
     config = model.config.get_text_config()
-    heads, shared = (getattr(config, f"num_{name}_heads", None) for name in ("attention", "key_value"))
-    grouped = bool(heads and shared and heads > shared)
-    if not grouped or model.device.type != "cpu" or model.dtype != torch.bfloat16 or not onednn_is_faster():
+    heads, shared = (getattr(config, f"num_{name}_heads", None) or 0 for name in ("attention", "key_value"))
+    if not heads > shared > 0 or model.device.type != "cpu" or model.dtype != torch.bfloat16 or not onednn_is_faster():
         return None
     try:
         return by_products if _agrees(heads, shared) else None
