@@ -233,19 +233,8 @@ def _size_category(rows: int) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    filters: tuple[Callable[..., Any], ...] = (
-        text,
-        code,
-        python,
-        number,
-        ratio,
-        percent,
-        to_json,
-        fenced_json,
-        read_rule,
-    )
-    for function in filters:
-        environment.filters[function.__name__] = function
+    filters: list[Any] = [text, code, python, number, ratio, percent, to_json, fenced_json, read_rule]
+    environment.filters |= {function.__name__: function for function in filters}
     name = "dataset_card.md.jinja"
     try:
         source = (resources.files("rsr_datasets.cards") / name).read_text(encoding="utf-8")
