@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE, TEMPLATE_DROPPED_TEXT
 from .formats import RowFormat
-from .locating import RenderedText, TextDroppedError, locate
+from .marks import TextDroppedError
 from .messages import (
     Conversation,
     PlainText,
@@ -22,6 +22,7 @@ from .messages import (
     read_kwargs,
     read_tools,
 )
+from .response import RenderedText, locate
 from .rows import EncodedRow, UnscorableRowError
 from .templates import ChatTemplate, TemplateRefusedError, resolve_chat_template, training_twin
 from .tokenizing import Tokens, tokenize

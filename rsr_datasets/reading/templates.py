@@ -15,7 +15,6 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 PRESETS = ("chatml", "llama3", "plain")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-FIRST_PRIVATE_CHARACTER = 0xF0100
 
 Messages = list[dict[str, Any]]
 
@@ -117,71 +116,65 @@ class ChatTemplate:
         special_tokens = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
         self._tools = tools
         self._kwargs = {**special_tokens, **(kwargs or {})}
-        self.literals, self.marks_generation = _constants(self.source, tuple(special_tokens.values()))
+        self.literals = _constants(self.source, tuple(special_tokens.values()))
         self._wants_blocks = _wants_blocks(self.source, tuple(special_tokens.items()))
 
-    def render(self, messages: Messages) -> tuple[str, list[tuple[int, int]]]:
+    def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
         """Renders one conversation whose contents are texts.
 
         Args:
             messages: The conversation.
-
-        Returns:
-            The text, and the spans that the template marks as generated.
+            add_generation_prompt: Whether the rendering ends with the prompt for the assistant's next turn.
 
         Raises:
             ValueError: If the template is not valid Jinja.
-            TemplateRefusedError: If it raises an error.
+            TemplateRefusedError: If the template raises an error.
         """
         if self._wants_blocks:
             messages = [_in_blocks(message) for message in messages]
-        return _render(self.source, messages, self._tools, self.marks_generation, self._kwargs)
+        return _render(self.source, messages, self._tools, add_generation_prompt, self._kwargs)
 
 
 def _render(
-    source: str, messages: Messages, tools: list[Any] | None, with_spans: bool, kwargs: Mapping[str, Any]
-) -> tuple[str, list[tuple[int, int]]]:
+    source: str, messages: Messages, tools: list[Any] | None, add_generation_prompt: bool, kwargs: Mapping[str, Any]
+) -> str:
     try:
-        texts, spans = render_jinja_template(
+        texts, _ = render_jinja_template(
             conversations=[messages],
             tools=tools,
             chat_template=source,
-            return_assistant_tokens_mask=with_spans,
+            add_generation_prompt=add_generation_prompt,
             **kwargs,
         )
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
     except Exception as error:  # a template is a program of its own: whatever it raises concerns this row
         raise TemplateRefusedError(f"the chat template refused the row: {error}") from error
-    return texts[0], list(spans[0]) if spans else []
+    return str(texts[0])
 
 
 @functools.lru_cache(maxsize=64)
-def _constants(source: str, tokens: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
-    """What a template could look for in a message (its string constants, special tokens); if it marks generation."""
+def _constants(source: str, tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """Texts that a template could look for in a message: its string constants and special tokens."""
     found = set(tokens)
-    marks_generation = False
-    before = ""
     try:
         for _, kind, value in jinja2.Environment().lex(source):
             if kind == "string":
                 found.add(value[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape"))
-            marks_generation |= (before, kind, value) == ("block_begin", "name", "generation")
-            before = before if kind == "whitespace" else kind
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"the chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
-    return tuple(sorted(literal for literal in found if literal.strip())), marks_generation
+    return tuple(sorted(literal for literal in found if literal.strip()))
 
 
 @functools.lru_cache(maxsize=64)
 def _wants_blocks(source: str, special_tokens: tuple[tuple[str, str], ...]) -> bool:
     """Whether a template renders content only where it is a list of blocks, as those of vision models do."""
-    question, answer = chr(FIRST_PRIVATE_CHARACTER), chr(FIRST_PRIVATE_CHARACTER + 1)
+    question, answer = chr(0xF0100), chr(0xF0101)
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
     def shows_all(messages: Messages) -> bool:
         try:
-            text, _ = _render(source, messages, None, False, dict(special_tokens))
+            text = _render(source, messages, None, False, dict(special_tokens))
         except TemplateRefusedError:
             return False
         return question in text and answer in text

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from .locating import RenderedText
-from .shadow import BoolArray, IntArray
+from .marks import BoolArray, IntArray
+from .response import RenderedText
 
 # Without offsets, tokens are decoded in windows that begin at least this many tokens before the one that is looked at.
 _WINDOW = 16

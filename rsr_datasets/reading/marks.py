@@ -1,0 +1,175 @@
+"""A conversation whose texts are marked by private-use characters, which show where a template puts each text.
+
+Every text of an assistant message is replaced by a character of this message, length for length. Behind the text of
+another message stands a character of that message. Text that a template may test for or split at (its own string
+constants, special tokens, white space at the edges) stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from .templates import REASONING_KEYS, ChatTemplate, Messages
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+# Message k has a character for its text, one for the names of functions that it calls, and one behind its text.
+_TEXTS, _NAMES, _ENDS = 0xF0100, 0xF5000, 0xFA000
+_MOST_MESSAGES = _NAMES - _TEXTS
+
+
+class TextDroppedError(Exception):
+    """The template does not render all of the row's own text as it is, or what it renders cannot be told apart."""
+
+
+def drop(what: str) -> NoReturn:
+    """Says which text the template leaves out or changes."""
+    raise TextDroppedError(f"the chat template leaves out or changes {what}")
+
+
+def mark(messages: Messages, literals: tuple[str, ...]) -> Messages:
+    """Marks the texts of a conversation.
+
+    Args:
+        messages: The conversation; contents are texts.
+        literals: Texts that the template may look for.
+
+    Raises:
+        TextDroppedError: If there are more messages than private-use characters.
+    """
+    if len(messages) > _MOST_MESSAGES:
+        raise TextDroppedError(f"more than {_MOST_MESSAGES} messages in one conversation cannot be told apart")
+    return [_mark_message(i, message, literals) for i, message in enumerate(messages)]
+
+
+def _mark_message(i: int, message: Mapping[str, Any], literals: tuple[str, ...]) -> dict[str, Any]:
+    texts = {key: text for key in (*REASONING_KEYS, "content") if isinstance(text := message.get(key), str) and text}
+    if message["role"] != "assistant":
+        return {**message, **{key: _with_end(text, chr(_ENDS + i), literals) for key, text in texts.items()}}
+    character = chr(_TEXTS + i)
+    marked = {key: _replace(text, character, literals) for key, text in texts.items()}
+    # A text that is nothing but one of the template's own strings is marked all the same: if the template treats the
+    # text otherwise then, the two renderings differ and the row is refused.
+    marked = {key: text if character in text else _replace(texts[key], character, ()) for key, text in marked.items()}
+    if calls := message.get("tool_calls"):
+        marked["tool_calls"] = [_rename(call, chr(_NAMES + i)) for call in calls]
+    return {**message, **marked}
+
+
+def _rename(call: Mapping[str, Any], character: str) -> dict[str, Any]:
+    if "function" in call:
+        return {**call, "function": _rename(call["function"], character)}
+    name = call.get("name")
+    return {**call, "name": character * len(name)} if isinstance(name, str) else dict(call)
+
+
+def _with_end(text: str, character: str, literals: tuple[str, ...]) -> str:
+    end = _replace(text, character, literals).rfind(character) + 1 or len(text.rstrip())
+    return f"{text[:end]}{character}{text[end:]}" if end else text
+
+
+def _replace(text: str, character: str, literals: tuple[str, ...]) -> str:
+    """Replaces text length for length, but for ``literals`` and white space beside them or at the ends."""
+    present = tuple(literal for literal in literals if literal in text)
+    kept: list[tuple[int, int]] = []
+    for match in _any_of(present).finditer(text) if present else ():
+        start, end = match.span(1)
+        if kept and start <= kept[-1][1]:
+            kept[-1] = kept[-1][0], max(end, kept[-1][1])
+        else:
+            kept.append((start, end))
+    replaced = []
+    position = 0
+    for start, end in [*kept, (len(text), len(text))]:
+        piece = text[position:start]
+        core = piece.strip()
+        lead = len(piece) - len(piece.lstrip()) if core else 0
+        replaced += [piece[:lead], character * len(core), piece[lead + len(core) :], text[start:end]]
+        position = end
+    return "".join(replaced)
+
+
+@functools.lru_cache(maxsize=256)
+def _any_of(literals: tuple[str, ...]) -> re.Pattern[str]:
+    r"""Finds the longest literal at each position: one may begin inside another (``\n<`` and ``</think>``)."""
+    return re.compile("(?=(" + "|".join(re.escape(text) for text in sorted(literals, key=len, reverse=True)) + "))")
+
+
+class Marked:
+    """A rendering of marked messages.
+
+    Args:
+        rendered: The rendering.
+
+    Attributes:
+        text: The rendering without the characters behind texts.
+        codes: Code points of ``text``, int64, shape ``(characters,)``.
+    """
+
+    def __init__(self, rendered: str) -> None:
+        codes = codepoints(rendered)
+        ends = (codes >= _ENDS) & (codes < _ENDS + _MOST_MESSAGES)
+        self.codes = codes[~ends]
+        self.text = rendered if self.codes.size == codes.size else "".join(map(chr, self.codes.tolist()))
+        places = np.flatnonzero(ends)
+        self._ends = places - np.arange(places.size), codes[places] - _ENDS
+
+    def texts_of(self, i: int) -> IntArray:
+        """Positions of the text of assistant message ``i``."""
+        return np.flatnonzero(self.codes == _TEXTS + i)
+
+    def names_of(self, i: int) -> IntArray:
+        """Positions of the names of the functions that assistant message ``i`` calls."""
+        return np.flatnonzero(self.codes == _NAMES + i)
+
+    @functools.cached_property
+    def ends(self) -> tuple[IntArray, IntArray]:
+        """Positions behind characters of messages, ascending, and the message of each."""
+        places = np.flatnonzero((self.codes >= _TEXTS) & (self.codes < _ENDS))
+        codes = self.codes[places]
+        owners = np.where(codes < _NAMES, codes - _TEXTS, codes - _NAMES)
+        positions = np.concatenate([places + 1, self._ends[0]])
+        order = np.argsort(positions, kind="stable")
+        return positions[order], np.concatenate([owners, self._ends[1]])[order]
+
+    def is_rendering_of(self, text: str) -> bool:
+        """Whether a text differs from this rendering in nothing but the marked characters."""
+        codes = codepoints(text)
+        if codes.size != self.codes.size:
+            return False
+        return bool(np.all((codes == self.codes) | ((self.codes >= _TEXTS) & (self.codes < _ENDS))))
+
+
+def codepoints(text: str) -> IntArray:
+    """Code points of a text, int64, shape ``(characters,)``."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.int64)
+
+
+def wanted(message: Mapping[str, Any], i: int) -> tuple[int, int]:
+    """How many characters of its texts and of its functions' names a marked message must show.
+
+    The same reasoning under several keys need stand once.
+    """
+    character = chr(_TEXTS + i)
+    texts = {text for key in REASONING_KEYS if isinstance(text := message.get(key), str)}
+    count = sum(text.count(character) for text in texts) + str(message.get("content") or "").count(character)
+    names = [call.get("function", call).get("name") for call in message.get("tool_calls") or ()]
+    return count, sum(name.count(chr(_NAMES + i)) for name in names if isinstance(name, str))
+
+
+def rendered(template: ChatTemplate, messages: Sequence[dict[str, Any]], prompt: bool = False) -> Marked:
+    """Renders marked messages.
+
+    Args:
+        template: The template.
+        messages: From :func:`mark`.
+        prompt: Whether to add the generation prompt.
+    """
+    return Marked(template.render(list(messages), add_generation_prompt=prompt))

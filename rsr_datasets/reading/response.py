@@ -1,0 +1,251 @@
+"""The response: the characters of a rendered conversation that the student itself would have to write.
+
+In turn ``i`` let *asked* be the rendering of the messages before the turn with the generation prompt, and *told* the
+rendering up to the turn and including it.
+
+* Start. The part of *asked* after the last character of the earlier messages is cut into pieces: a tag ``<...>`` with
+  the text up to the next tag. The response begins after as many whole pieces as stand, in order, after the last
+  character of the earlier messages.
+* End. The response ends before the text that the template puts after the content of a turn of content alone, if *told*
+  ends with that text; else before the last tag of *told*.
+* Between, all characters count, also headers that the template writes inside one turn. The text of another message
+  there, and the template's text around it, does not count.
+
+The same pieces and the same end are looked for where the turn stands in the rendering of the whole conversation.
+*Asked* and *told* are rendered after the few messages that a template can look back at; where the result does not fit
+the whole rendering, after all earlier messages.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .marks import BoolArray, IntArray, Marked, TextDroppedError, drop, mark, rendered, wanted
+from .templates import REASONING_KEYS, ChatTemplate, Messages, TemplateRefusedError
+from .tool_calls import forms, missing_part
+
+_TAG = re.compile(r"<[^<>\s]{1,64}>")
+_LONGEST_TAG = 66
+_LONGEST_PROMPT = 400
+_SUPPLIED = re.compile(r"(?:\s|<[^<>\s]{1,64}>)*")
+_LAST_TAG = re.compile(r"(?:<[^<>\s]{1,64}>)?\s*\Z")
+_CONTENT = chr(0xFFFFC)
+_QUESTION = {"role": "user", "content": _CONTENT}
+
+
+@dataclass(frozen=True)
+class RenderedText:
+    """A text for the student.
+
+    Attributes:
+        text: The text.
+        own: Which of its characters count, bool, shape ``(characters,)``.
+        add_special_tokens: Whether the tokenizer is to add what it adds around a text, such as a BOS token.
+    """
+
+    text: str
+    own: BoolArray
+    add_special_tokens: bool
+
+
+def locate(template: ChatTemplate, messages: Messages, counted: Sequence[int]) -> RenderedText:
+    """Renders a conversation and finds the responses of some of its turns.
+
+    Args:
+        template: The template.
+        messages: The conversation; contents are texts.
+        counted: Indices of the assistant messages that count; each has text or tool calls.
+
+    Raises:
+        TextDroppedError: If the template leaves out or changes text of a counted message.
+        TemplateRefusedError: If the template raises an error.
+    """
+    failure: Exception | None = None
+    for form in forms(messages):
+        try:
+            return _Whole(template, form).responses(counted)
+        except (TextDroppedError, TemplateRefusedError) as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+class _Whole:
+    """A conversation in one rendering."""
+
+    def __init__(self, template: ChatTemplate, messages: Messages) -> None:
+        self.template = template
+        self.messages = messages
+        self.marked = mark(messages, template.literals)
+        self.text = template.render(messages)
+        self.rendering = rendered(template, self.marked)
+        if not self.rendering.is_rendering_of(self.text):
+            raise TextDroppedError("the chat template rewrites the text of the messages")
+        self._after_content: dict[str, str] = {}
+        self._asked: dict[str, tuple[str, str, int]] = {}
+
+    def responses(self, counted: Sequence[int]) -> RenderedText:
+        own = np.zeros(len(self.text), dtype=bool)
+        for i in counted:
+            try:
+                spans = list(self._spans(i, short=True))
+            except (TextDroppedError, TemplateRefusedError):
+                if _short_context(self.marked, i) is None:
+                    raise
+                spans = list(self._spans(i, short=False))
+            for start, end in spans:
+                own[start:end] = True
+        return RenderedText(self.text, own, add_special_tokens=False)
+
+    def _spans(self, i: int, short: bool) -> Iterator[tuple[int, int]]:
+        """The response of turn ``i``, cut where other messages stand inside."""
+        context = (_short_context(self.marked, i) if short else None) or self.marked[:i]
+        told = self._told(i, context)
+        places = _own_places(told, i, self.marked[i])
+        texts, names = len(told.texts_of(i)), len(told.names_of(i))
+        here = np.sort(np.concatenate([self.rendering.texts_of(i)[:texts], self.rendering.names_of(i)[:names]]))
+        if here.size != places.size:
+            drop(f"text of message {i}")
+        tail = told.text[places[-1] + 1 : self._end(told.text, context)]
+        end = int(here[-1]) + 1 + len(tail)
+        if self.text[int(here[-1]) + 1 : end] != tail:
+            drop(f"the end of message {i}")
+        positions, owners = self.rendering.ends
+        others, owners = positions[owners != i], owners[owners != i]
+        start = self._start(i, context, others[others <= here[0]], owners, int(here[0]))
+        self._check_edges(i, start, here, end)
+        for k in np.flatnonzero(np.diff(here) > 1):
+            first, last = int(here[k]) + 1, int(here[k + 1])
+            if np.any((others > first) & (others <= last)):
+                gap = told.text[places[k] + 1 : places[k + 1]]
+                yield start, first + (len(gap) if self.text.startswith(gap, first) else 0)
+                start = last
+        yield start, end
+
+    def _told(self, i: int, context: Messages) -> Marked:
+        if i + 1 == len(self.messages):
+            return self.rendering
+        return rendered(self.template, [*context, self.marked[i]])
+
+    def _end(self, told: str, context: Messages) -> int:
+        after = self._after_content.get(_role(context))
+        if after is None:
+            probe = rendered(self.template, [*context, {"role": "assistant", "content": _CONTENT}]).text
+            after = self._after_content[_role(context)] = probe[probe.rfind(_CONTENT) + 1 :]
+        return len(told) - len(after) if told.endswith(after) else _last_tag(told)
+
+    def _start(self, i: int, context: Messages, before: IntArray, owners: IntArray, own: int) -> int:
+        start = int(before[-1]) if before.size else 0
+        tail, prompt, owner = self._prompt(context)
+        found = _supplied(tail, self.text, start)
+        short = len(context) < i
+        if short and (owner != i - 1 or owners[before.size - 1] != i - 1 or found < len(tail)):
+            tail, prompt, _ = self._prompt(self.marked[:i], f"all before {self.marked[i - 1]['role']}")
+            found = _supplied(tail, self.text, start)
+        if before.size:
+            start += found
+            if tail and found == len(tail):
+                return start
+        return max(_places_of(prompt, self.text, start, own), default=(0, start))[1]
+
+    def _prompt(self, context: Messages, key: str | None = None) -> tuple[str, str, int]:
+        """*Asked* after the last character of the earlier messages, the prompt alone, and whose that character is."""
+        key = key or _role(context)
+        if key not in self._asked:
+            try:
+                asked, told = (rendered(self.template, context, prompt) for prompt in (True, False))
+            except TemplateRefusedError:
+                asked, told = (rendered(self.template, [_QUESTION], prompt) for prompt in (True, False))
+            ends, owners = asked.ends
+            tail = asked.text[int(ends[-1]) :] if ends.size else ""
+            prompt = asked.text[_common_prefix(asked.text, told.text) :]
+            self._asked[key] = tail, prompt, int(owners[-1]) if ends.size else -1
+        return self._asked[key]
+
+    def _check_edges(self, i: int, start: int, places: IntArray, end: int) -> None:
+        """Checks the row's text that is not marked: the template's own strings at the ends and inside of texts."""
+        if end <= places[-1] or not _SUPPLIED.fullmatch(self.text, int(places[0]), max(start, int(places[0]))):
+            drop(f"text of message {i}")
+        message = self.messages[i]
+        shown = _squeezed(self.text[max(0, start - _LONGEST_PROMPT) : end])
+        for key in (*REASONING_KEYS, "content"):
+            if isinstance(text := message.get(key), str) and _squeezed(text) not in shown:
+                drop(f"text of message {i}, {key!r}")
+        for k, call in enumerate(message.get("tool_calls") or ()):
+            if missing := missing_part(call, self.text[start:end]):
+                drop(f"tool call {k} of message {i}, e.g. {missing!r}")
+
+
+def _own_places(rendering: Marked, i: int, message: Mapping[str, Any]) -> IntArray:
+    """Positions of a message's own characters in a rendering of the conversation up to the message."""
+    texts, names = rendering.texts_of(i), rendering.names_of(i)
+    least_texts, least_names = wanted(message, i)
+    if texts.size < least_texts or names.size < least_names or not texts.size + names.size:
+        drop(f"text of message {i}")
+    return np.sort(np.concatenate([texts, names]))
+
+
+def _short_context(messages: Messages, i: int) -> Messages | None:
+    """The messages that a template can look back at from turn ``i``; ``None`` where these are all."""
+    first = next((k for k, message in enumerate(messages[:i]) if message["role"] == "user"), None)
+    if first is None:
+        return None
+    last = i - 1
+    while last > first and messages[last]["role"] == "tool":
+        last -= 1
+    if last <= first + 1:
+        return None
+    return [*messages[: first + 1], *messages[last:i]]
+
+
+def _role(context: Messages) -> str:
+    return str(context[-1]["role"]) if context else ""
+
+
+def _last_tag(text: str) -> int:
+    found = _LAST_TAG.search(text)
+    return found.start() if found else len(text)
+
+
+def _pieces(prompt: str) -> list[str]:
+    cuts = [0, *(tag.start() for tag in _TAG.finditer(prompt)), len(prompt)]
+    return [prompt[a:b] for a, b in itertools.pairwise(cuts) if b > a]
+
+
+def _supplied(prompt: str, text: str, start: int) -> int:
+    """How many characters of ``text`` from ``start`` on are whole pieces of a generation prompt."""
+    length = 0
+    for piece in _pieces(prompt):
+        if not text.startswith(piece, start + length):
+            break
+        length += len(piece)
+    return length
+
+
+def _places_of(prompt: str, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where pieces of the generation prompt stand between two positions: their length, and the position after them."""
+    first = next(iter(_pieces(prompt)), "")
+    place = text.find(first, start, end + len(first)) if first else -1
+    while 0 <= place <= end:
+        length = _supplied(prompt, text, place)
+        yield length, place + length
+        place = text.find(first, place + 1, end + len(first))
+
+
+def _common_prefix(text: str, other: str) -> int:
+    """The length of what two texts begin with, but never inside a tag of either text."""
+    length = next((k for k, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    for each in (text, other):
+        around = _TAG.finditer(each, max(0, length - _LONGEST_TAG), length + _LONGEST_TAG)
+        length = next((tag.start() for tag in around if tag.start() < length < tag.end()), length)
+    return length
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
