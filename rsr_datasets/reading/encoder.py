@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,30 +17,32 @@ from .messages import (
     PlainText,
     Turns,
     bad,
-    counted_turns,
     is_written,
     read_conversation,
     read_kwargs,
     read_tools,
 )
-from .response import RenderedText, locate
+from .response import RenderedText, locate, locate_turn
 from .rows import EncodedRow, UnscorableRowError
-from .templates import ChatTemplate, TemplateRefusedError, resolve_chat_template, training_twin
+from .templates import DEFAULT_DATE, ChatTemplate, TemplateRefusedError, resolve_chat_template, training_twin
+from .tokenized import encode_tokenized
 from .tokenizing import Tokens, tokenize
 
 
 class ConversationEncoder:
     """Encodes rows of one format for one student.
 
-    What counts of a conversation is told in :mod:`rsr_datasets.reading.locating`, and which tokens hold it in
-    :mod:`rsr_datasets.reading.tokenizing`. A text of nothing but white space does not count.
+    :mod:`.response` says which characters of a conversation count, :mod:`.tokenizing` which tokens hold those
+    characters. A turn of nothing but white space does not count.
 
     Args:
         tokenizer: The student's tokenizer. One without character offsets (a "slow" one) serves too, but rows that its
             tokens do not spell exactly cannot be scored then.
         chat_template: Jinja text; ``None`` for the tokenizer's own.
         chat_template_kwargs: Passed to the template for every row; a row's own column of that name wins.
-        turns: Which assistant messages count.
+        turns: ``"all"`` or ``"last"`` assistant turns of the conversation in one rendering, or ``"each"`` turn in the
+            rendering that the student sees when it writes the turn.
+        template_date: What ``strftime_now`` gives in templates that write a date, ``YYYY-MM-DD``.
     """
 
     def __init__(
@@ -49,11 +52,13 @@ class ConversationEncoder:
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         turns: Turns = "all",
+        template_date: str = DEFAULT_DATE,
     ) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.turns = turns
+        self.template_date = template_date
         self._said_ways_out = False
 
     def encode(
@@ -72,25 +77,31 @@ class ConversationEncoder:
         Raises:
             ValueError: If a conversation needs a chat template and there is none, or the template is not valid Jinja.
         """
-        outcomes: list[RenderedText | UnscorableRowError] = []
+        outcomes: list[list[RenderedText] | EncodedRow | UnscorableRowError] = []
         for row in rows:
             try:
-                outcomes.append(self._render(row, row_format))
+                outcomes.append(self._read(row, row_format))
             except UnscorableRowError as error:
                 outcomes.append(error)
             except RecursionError:
                 outcomes.append(UnscorableRowError(BAD_ROW, "a value is nested too deeply"))
-        tokens = iter(tokenize(self.tokenizer, [row for row in outcomes if isinstance(row, RenderedText)]))
-        return [self._to_encoded_row(next(tokens)) if isinstance(row, RenderedText) else row for row in outcomes]
+        texts = [text for outcome in outcomes if isinstance(outcome, list) for text in outcome]
+        tokens = iter(tokenize(self.tokenizer, texts) if texts else ())
+        return [
+            self._to_encoded_row([next(tokens) for _ in outcome]) if isinstance(outcome, list) else outcome
+            for outcome in outcomes
+        ]
 
-    def _render(self, row: Mapping[str, Any], row_format: RowFormat) -> RenderedText:
+    def _read(self, row: Mapping[str, Any], row_format: RowFormat) -> list[RenderedText] | EncodedRow:
         values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
+        if row_format.kind == "tokenized":
+            return encode_tokenized(values)
         conversation = read_conversation(values, row_format)
         if isinstance(conversation, PlainText):
-            rendered = self._render_text(conversation)
+            rendered = [self._render_text(conversation)]
         else:
             rendered = self._render_messages(conversation, values)
-        if not _is_utf8(rendered.text):
+        if not all(_is_utf8(each.text) for each in rendered):
             bad("text with a lone surrogate is not valid Unicode")
         return rendered
 
@@ -101,15 +112,17 @@ class ConversationEncoder:
         bos = self.tokenizer.bos_token
         return RenderedText(text, own, add_special_tokens=not (bos and text.startswith(bos)))
 
-    def _render_messages(self, row: Conversation, values: Mapping[str, Any]) -> RenderedText:
-        counted = counted_turns(row.messages, row.first_counted, self.turns)
-        if not any(is_written(row.messages[i]) for i in counted):
+    def _render_messages(self, row: Conversation, values: Mapping[str, Any]) -> list[RenderedText]:
+        counted = [i for i in row.counted(self.turns) if is_written(row.messages[i])]
+        if not counted:
             raise UnscorableRowError(NO_RESPONSE, "every assistant turn is empty")
         tools = read_tools(values.get("tools"))
         kwargs = self.chat_template_kwargs | read_kwargs(values.get("chat_template_kwargs"))
-        template = ChatTemplate(self.tokenizer, self.chat_template, tools, kwargs)
+        template = ChatTemplate(self.tokenizer, self.chat_template, tools, kwargs, self.template_date)
         try:
-            return locate(template, row.messages, counted)
+            if self.turns == "each":
+                return [locate_turn(template, row.messages, i) for i in counted]
+            return [locate(template, row.messages, counted)]
         except TemplateRefusedError as error:
             raise UnscorableRowError(BAD_ROW, str(error)) from error
         except TextDroppedError as error:
@@ -135,26 +148,40 @@ class ConversationEncoder:
         if twin:
             name += f", which is {twin.removesuffix('_training')}"
         ways = []
+        if self.turns != "each" and all(_keeps_turn(template, messages, i) for i in counted):
+            ways.append(('turns="each" (scores every turn as the student sees it)', template, ()))
         if len(counted) > 1:
             ways.append(('turns="last" (scores the last turn alone)', template, counted[-1:]))
         if twin:
-            training = ChatTemplate(self.tokenizer, resolve_chat_template(twin), tools, kwargs)
+            training = ChatTemplate(self.tokenizer, resolve_chat_template(twin), tools, kwargs, self.template_date)
             ways.append((f'chat_template="{twin}"', training, counted))
-        keeping = [way for way, other, turns in ways if _keeps_text(other, messages, turns)]
+        keeping = [way for way, other, turns in ways if not turns or _keeps_text(other, messages, turns)]
         return f" ({name}). To keep the text: {'; '.join([*keeping, 'chat_template= with one of your own'])}"
 
-    def _to_encoded_row(self, tokens: Tokens | None) -> EncodedRow | UnscorableRowError:
-        if tokens is None:
-            return UnscorableRowError(
-                BAD_ROW,
-                f"{type(self.tokenizer).__name__} gives no character offsets and its tokens do not spell the text, so "
-                "that the response cannot be found; pass tokenizer= a fast one",
-            )
-        positions = np.flatnonzero(tokens.counts)
-        positions = positions[positions > 0]
-        if not positions.size:
+    def _to_encoded_row(self, sequences: Sequence[Tokens | None]) -> EncodedRow | UnscorableRowError:
+        encoded = []
+        for tokens in sequences:
+            if tokens is None:
+                return UnscorableRowError(
+                    BAD_ROW,
+                    f"{type(self.tokenizer).__name__}: no character offsets and its tokens do not spell the text, "
+                    "so that the response cannot be found; pass tokenizer= a fast one",
+                )
+            positions = np.flatnonzero(tokens.counts)
+            positions = positions[positions > 0]
+            if positions.size:
+                encoded.append(EncodedRow(tokens.ids[: positions[-1] + 1], positions))
+        if not encoded:
             return UnscorableRowError(NO_RESPONSE, "no token of the text is a response token with context before it")
-        return EncodedRow(tokens.ids[: positions[-1] + 1], positions)
+        return replace(encoded[0], more=tuple(encoded[1:]))
+
+
+def _keeps_turn(template: ChatTemplate, messages: list[dict[str, Any]], i: int) -> bool:
+    try:
+        locate_turn(template, messages, i)
+    except (TextDroppedError, TemplateRefusedError):
+        return False
+    return True
 
 
 def _keeps_text(template: ChatTemplate, messages: list[dict[str, Any]], counted: Sequence[int]) -> bool:

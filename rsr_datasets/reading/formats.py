@@ -12,6 +12,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
     "text": ("text",),
+    "tokenized": ("input_ids",),
 }
 OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("tools", "chat_template_kwargs"),
@@ -19,6 +20,7 @@ OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("tools", "chat_template_kwargs"),
     "alpaca": ("input", "chat_template_kwargs"),
     "text": (),
+    "tokenized": ("labels", "completion_mask", "assistant_masks", "attention_mask", "position_ids", "seq_lengths"),
 }
 STANDARD_COLUMNS = tuple(
     dict.fromkeys(name for names in (*FORMATS.values(), *OPTIONAL_COLUMNS.values()) for name in names)

@@ -12,7 +12,7 @@ from .formats import RowFormat
 from .rows import UnscorableRowError
 from .templates import REASONING_KEYS
 
-Turns = Literal["all", "last"]
+Turns = Literal["all", "last", "each"]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _ROLE_ALIASES = {
@@ -24,6 +24,8 @@ _ROLE_ALIASES = {
     "observation": "tool",
     "ipython": "tool",
 }
+# Flags by which a trainer leaves a turn out: 0 or false.
+_TRAINED = ("weight", "train", "training", "loss", "loss_weight")
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,25 @@ class PlainText:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in one form; only those from index ``first_counted`` on can count."""
+    """Messages in one form; only those from index ``first_counted`` on that are not ``masked`` can count."""
 
     messages: list[dict[str, Any]]
     first_counted: int
+    masked: frozenset[int]
+
+    def counted(self, turns: Turns) -> list[int]:
+        """Indices of the assistant messages that count.
+
+        Raises:
+            UnscorableRowError: If there are none.
+        """
+        own = [i for i, m in enumerate(self.messages) if i >= self.first_counted and m["role"] == "assistant"]
+        if not own:
+            raise UnscorableRowError(NO_RESPONSE, "no assistant turn; scored rows need at least one")
+        trained = [i for i in own if i not in self.masked]
+        if not trained:
+            raise UnscorableRowError(NO_RESPONSE, f"every assistant turn is left out by its flags {list(_TRAINED)}")
+        return trained[-1:] if turns == "last" else trained
 
 
 def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> PlainText | Conversation:
@@ -51,25 +68,25 @@ def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Plain
     names = row_format.columns
     match row_format.kind:
         case "messages" | "conversations":
-            messages = _read_messages(values[row_format.kind], names[row_format.kind])
+            messages, masked = _read_messages(values[row_format.kind], names[row_format.kind])
             system = values.get("system")
             if system is not None and _read_text(system, names["system"]).strip() and _begins_without_system(messages):
-                messages = [{"role": "system", "content": system}, *messages]
-            return Conversation(messages, 0)
+                messages, masked = [{"role": "system", "content": system}, *messages], {i + 1 for i in masked}
+            return Conversation(messages, 0, frozenset(masked))
         case "prompt_completion":
             prompt, completion = values["prompt"], values["completion"]
             if isinstance(prompt, str) and isinstance(completion, str):
                 return PlainText(prompt, completion)
-            before = _read_messages(prompt, names["prompt"], text_role="user")
-            after = _read_messages(completion, names["completion"], text_role="assistant")
-            return Conversation([*before, *after], len(before))
+            before, _ = _read_messages(prompt, names["prompt"], text_role="user")
+            after, masked = _read_messages(completion, names["completion"], text_role="assistant")
+            return Conversation([*before, *after], len(before), frozenset(len(before) + i for i in masked))
         case "alpaca":
             parts = [_read_text(values["instruction"], names["instruction"])]
             if values.get("input") is not None:
                 parts.append(_read_text(values["input"], names["input"]))
             output = _read_text(values["output"], names["output"])
             request = {"role": "user", "content": "\n".join(part for part in parts if part)}
-            return Conversation([request, {"role": "assistant", "content": output}], 1)
+            return Conversation([request, {"role": "assistant", "content": output}], 1, frozenset())
         case _:
             return PlainText("", _read_text(values["text"], names["text"]))
 
@@ -92,7 +109,7 @@ def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "a
     conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
     if isinstance(conversation, PlainText):
         return conversation.prompt
-    return conversation.messages[: counted_turns(conversation.messages, conversation.first_counted, turns)[0]]
+    return conversation.messages[: conversation.counted(turns)[0]]
 
 
 def read_response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | list[dict[str, Any]]:
@@ -112,19 +129,7 @@ def read_response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = 
     conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
     if isinstance(conversation, PlainText):
         return conversation.response
-    return conversation.messages[counted_turns(conversation.messages, conversation.first_counted, turns)[0] :]
-
-
-def counted_turns(messages: Sequence[Mapping[str, Any]], first_counted: int, turns: Turns) -> list[int]:
-    """Indices of the assistant messages that count.
-
-    Raises:
-        UnscorableRowError: If there are none.
-    """
-    counted = [i for i, m in enumerate(messages) if i >= first_counted and m["role"] == "assistant"]
-    if not counted:
-        raise UnscorableRowError(NO_RESPONSE, "no assistant turn; scored rows need at least one")
-    return counted[-1:] if turns == "last" else counted
+    return conversation.messages[conversation.counted(turns)[0] :]
 
 
 def _begins_without_system(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -137,13 +142,34 @@ def _read_text(value: Any, column: str) -> str:
     return value
 
 
-def _read_messages(value: Any, column: str, text_role: str | None = None) -> list[dict[str, Any]]:
+def _read_messages(value: Any, column: str, text_role: str | None = None) -> tuple[list[dict[str, Any]], set[int]]:
+    """Messages without their flags, and the indices of those that their flags leave out."""
     if isinstance(value, str) and text_role:
-        return [{"role": text_role, "content": value}]
+        return [{"role": text_role, "content": value}], set()
     value = _transpose(value)
     if not isinstance(value, list | tuple):
         bad(f"column {column!r}: expected a list of messages, found {_kind(value)}")
-    return [_read_message(message, f"column {column!r}, message {i}") for i, message in enumerate(value)]
+    places = [f"column {column!r}, message {i}" for i in range(len(value))]
+    masked = {i for i, message in enumerate(value) if _is_masked(message, places[i])}
+    return [_read_message(message, place) for message, place in zip(value, places, strict=True)], masked
+
+
+def _is_masked(message: Any, where: str) -> bool:
+    if not isinstance(message, Mapping):
+        return False
+    if message.get("train_detail") is not None:
+        bad(f"{where}: 'train_detail' marks parts of a turn, which cannot be kept to: split the turn or drop the key")
+    blocks = _transpose(message.get("content"))
+    flags = [_flag(block) for block in blocks] if isinstance(blocks, list) else []
+    if any(flags) and not all(flags):
+        bad(f"{where}: a flag leaves out a part of a turn, which cannot be kept to: split the turn or drop the flag")
+    return _flag(message) or any(flags)
+
+
+def _flag(part: Any) -> bool:
+    """Whether one of the flags says that a turn, or a part of a turn, is not trained on."""
+    values = [part.get(name) for name in _TRAINED] if isinstance(part, Mapping) else []
+    return any(isinstance(value, bool | int | float) and not value for value in values)
 
 
 def _transpose(value: Any) -> Any:
@@ -158,7 +184,7 @@ def _transpose(value: Any) -> Any:
 def _read_message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         bad(f"{where}: expected a dict with 'role' and 'content', found {_kind(message)}")
-    kept = _without_nulls(message)
+    kept = {key: value for key, value in _without_nulls(message).items() if key not in _TRAINED}
     if "role" not in kept and "from" in kept:
         kept = {"role": kept.pop("from"), **kept}
     if "content" not in kept and "value" in kept:
@@ -203,24 +229,30 @@ def _read_tool_calls(value: Any, where: str) -> list[Any]:
 def read_tools(value: Any) -> list[Any] | None:
     """Reads the JSON schemas of a row's tools; ``None`` without any."""
     where = "column 'tools'"
-    tools = _parse_json(value, where)
-    tools = [_parse_json(tool, where) for tool in tools] if isinstance(tools, list) else tools
+    tools = _exact(value, where)
+    if isinstance(tools, list) and not isinstance(value, str):
+        tools = [_exact(tool, where) for tool in tools]
     if tools is None or tools == []:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         bad(f"{where}: expected a list of JSON schemas, found {_kind(tools)}")
-    return [_without_nulls(tool) for tool in tools]
+    return tools
 
 
 def read_kwargs(value: Any) -> dict[str, Any]:
     """Reads a row's own arguments of the chat template."""
     where = "column 'chat_template_kwargs'"
-    kwargs = _parse_json(value, where)
+    kwargs = _exact(value, where)
     if kwargs is None:
         return {}
     if not isinstance(kwargs, Mapping):
         bad(f"{where}: expected a dict, found {_kind(kwargs)}")
-    return _without_nulls(kwargs)
+    return dict(kwargs)
+
+
+def _exact(value: Any, where: str) -> Any:
+    """JSON text as it stands; of other values the null keys are dropped."""
+    return _parse_json(value, where) if isinstance(value, str) else _without_nulls(value)
 
 
 def _parse_json(value: Any, where: str) -> Any:

@@ -76,6 +76,38 @@ def locate(template: ChatTemplate, messages: Messages, counted: Sequence[int]) -
     raise failure
 
 
+def locate_turn(template: ChatTemplate, messages: Messages, i: int) -> RenderedText:
+    """Renders a conversation up to a turn, as the student sees it, and finds the response of the turn.
+
+    Where the rendering drops text of a turn without tool calls whose reasoning is in its content, the text is the
+    generation prompt's rendering and the content, less an opening tag with which that rendering ends.
+
+    Args:
+        template: The template.
+        messages: The conversation; contents are texts.
+        i: Index of the assistant message.
+
+    Raises:
+        TextDroppedError: If the template leaves out or changes text of the message.
+        TemplateRefusedError: If the template raises an error.
+    """
+    try:
+        return locate(template, messages[: i + 1], [i])
+    except TextDroppedError:
+        message = messages[i]
+        if message.get("tool_calls") or any(message.get(key) for key in REASONING_KEYS):
+            raise
+        asked = template.render(messages[:i], add_generation_prompt=True)
+        content = str(message["content"])
+        opening = _LAST_TAG.search(asked)
+        tag = opening.group().strip() if opening else ""
+        if tag and content.lstrip().startswith(tag):
+            content = content.lstrip().removeprefix(tag).lstrip()
+        own = np.zeros(len(asked) + len(content), dtype=bool)
+        own[len(asked) :] = True
+        return RenderedText(asked + content, own, add_special_tokens=False)
+
+
 class _Whole:
     """A conversation in one rendering."""
 

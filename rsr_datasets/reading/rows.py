@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,11 +34,24 @@ class EncodedRow:
         input_ids: Token ids up to and including the last scored token, int64, shape ``(tokens,)``.
         positions: Increasing positions in ``input_ids`` of the tokens to score, each at least 1, shape ``(scored,)``.
         status: ``scored``, or ``truncated`` where scored tokens were cut off.
+        more: Further sequences of the same row, each with its own context: later turns as the student sees them when
+            it writes them (``turns="each"``), or further conversations of a packed row.
     """
 
     input_ids: IntArray
     positions: IntArray
     status: str = SCORED
+    more: tuple[EncodedRow, ...] = ()
+
+    @property
+    def sequences(self) -> tuple[EncodedRow, ...]:
+        """All sequences of the row, in order."""
+        return (self, *self.more)
+
+    @property
+    def num_read(self) -> int:
+        """Tokens that the student reads: the last token of a sequence is only ever a target."""
+        return sum(sequence.input_ids.size - 1 for sequence in self.sequences)
 
 
 def fit(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> EncodedRow:
@@ -56,6 +69,8 @@ def fit(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> Enc
         UnscorableRowError: ``skipped_too_long`` for ``"skip"``, or where no response token fits.
         OverflowError: For ``"error"``.
     """
+    if row.more:
+        return _fit_sequences(row, max_length, on_overflow)
     length = row.input_ids.size
     if max_length is None or length <= max_length:
         return row
@@ -66,3 +81,20 @@ def fit(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> Enc
     if on_overflow == "skip" or not positions.size:
         raise UnscorableRowError(SKIPPED_TOO_LONG, found)
     return EncodedRow(row.input_ids[: positions[-1] + 1], positions, TRUNCATED)
+
+
+def _fit_sequences(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> EncodedRow:
+    """Fits each sequence by itself; those of which nothing fits are left out."""
+    kept: list[EncodedRow] = []
+    failure: UnscorableRowError | None = None
+    for sequence in row.sequences:
+        try:
+            kept.append(fit(replace(sequence, more=()), max_length, on_overflow))
+        except UnscorableRowError as error:
+            if on_overflow == "skip":
+                raise
+            failure = error
+    if not kept:
+        raise failure or UnscorableRowError(SKIPPED_TOO_LONG, "no sequence fits")
+    cut = failure is not None or any(sequence.status == TRUNCATED for sequence in kept)
+    return replace(kept[0], status=TRUNCATED if cut else SCORED, more=tuple(kept[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import importlib.util
 from collections.abc import Mapping
@@ -15,6 +16,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 PRESETS = ("chatml", "llama3", "plain")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+
+DEFAULT_DATE = "2025-01-01"
+_TODAY = "strftime_now"
+_DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFgGhHIjklmMpRSTuUVwWxXyYZzs")
 
 Messages = list[dict[str, Any]]
 
@@ -90,6 +95,7 @@ class ChatTemplate:
         chat_template: Jinja text; ``None`` for the tokenizer's own.
         tools: JSON schemas of the row's tools.
         kwargs: Further variables of the template.
+        date: The day that templates write which ask for today's date, ``YYYY-MM-DD``.
 
     Attributes:
         source: The Jinja text.
@@ -104,6 +110,7 @@ class ChatTemplate:
         chat_template: str | None = None,
         tools: list[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
+        date: str = DEFAULT_DATE,
     ) -> None:
         try:
             self.source: str = tokenizer.get_chat_template(chat_template, tools)
@@ -116,6 +123,9 @@ class ChatTemplate:
         special_tokens = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
         self._tools = tools
         self._kwargs = {**special_tokens, **(kwargs or {})}
+        self._dated = self.source
+        if _TODAY in self.source:
+            self._dated = _date_macro(date) + self.source
         self.literals = _constants(self.source, tuple(special_tokens.values()))
         self._wants_blocks = _wants_blocks(self.source, tuple(special_tokens.items()))
 
@@ -132,7 +142,15 @@ class ChatTemplate:
         """
         if self._wants_blocks:
             messages = [_in_blocks(message) for message in messages]
-        return _render(self.source, messages, self._tools, add_generation_prompt, self._kwargs)
+        return _render(self._dated, messages, self._tools, add_generation_prompt, self._kwargs)
+
+
+@functools.cache
+def _date_macro(date: str) -> str:
+    """A macro that gives the date; a template calls its own macro before the function of transformers."""
+    day = datetime.datetime.combine(datetime.date.fromisoformat(date), datetime.time())
+    parts = "".join(f" | replace('%{each}', '{day.strftime(f'%{each}')}')" for each in _DIRECTIVES)
+    return f"{{%- macro {_TODAY}(form) -%}}{{{{ form{parts} }}}}{{%- endmacro %}}\n"
 
 
 def _render(

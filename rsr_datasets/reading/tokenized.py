@@ -1,0 +1,96 @@
+"""Rows that are tokenized already: token ids, and which of them a trainer trains on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..tables.columns import BAD_ROW, NO_RESPONSE
+from .rows import EncodedRow, IntArray, UnscorableRowError
+
+_IGNORED = -100
+_MASKS = ("completion_mask", "assistant_masks")
+
+
+def encode_tokenized(values: Mapping[str, Any]) -> EncodedRow:
+    """Encodes a row of token ids; neither tokenizer nor template is needed.
+
+    A token is scored if its label is not -100 and each mask that the row has is 1 there. Padding, by
+    ``attention_mask``, is left out on either side. A packed row, by ``seq_lengths`` or ``position_ids`` that restart,
+    gives one sequence for each of its parts.
+
+    Args:
+        values: Standard column name to value: ``input_ids`` and ``labels``, ``completion_mask``, ``assistant_masks``,
+            ``attention_mask``, ``position_ids``, ``seq_lengths``.
+
+    Raises:
+        UnscorableRowError: ``bad_row`` for values of another form or length, ``no_response`` if no token is scored.
+    """
+    ids = _numbers(values, "input_ids")
+    if ids is None or not ids.size or ids.min() < 0:
+        raise UnscorableRowError(BAD_ROW, "column 'input_ids': expected a list of token ids, none of them negative")
+    scored = np.ones(ids.size, dtype=bool)
+    labels = _numbers(values, "labels", ids.size)
+    masks = [mask for name in _MASKS if (mask := _numbers(values, name, ids.size)) is not None]
+    if labels is None and not masks:
+        raise UnscorableRowError(
+            BAD_ROW, f"column 'input_ids' needs one of {['labels', *_MASKS]}, which says what is scored"
+        )
+    if labels is not None:
+        scored = labels != _IGNORED
+        if np.any(labels[scored] != ids[scored]):
+            raise UnscorableRowError(BAD_ROW, "column 'labels': differs from 'input_ids' where it is not -100")
+    for mask in masks:
+        scored &= mask == 1
+    starts = _starts(values, ids.size)
+    present = _numbers(values, "attention_mask", ids.size)
+    if present is not None:
+        kept = np.flatnonzero(present)
+        if kept.size and kept[-1] - kept[0] + 1 != kept.size:
+            raise UnscorableRowError(BAD_ROW, "column 'attention_mask': zeros between ones")
+        ids, scored, starts = ids[kept], scored[kept], starts[kept]
+    sequences = []
+    bounds = [*np.flatnonzero(starts).tolist(), ids.size]
+    if bounds[0] != 0:
+        bounds.insert(0, 0)
+    for first, end in itertools.pairwise(bounds):
+        positions = np.flatnonzero(scored[first:end])
+        positions = positions[positions > 0]
+        if positions.size:
+            sequences.append(EncodedRow(ids[first : first + positions[-1] + 1], positions))
+    if not sequences:
+        raise UnscorableRowError(NO_RESPONSE, "no token is scored that has context before it")
+    return replace(sequences[0], more=tuple(sequences[1:]))
+
+
+def _numbers(values: Mapping[str, Any], name: str, length: int | None = None) -> IntArray | None:
+    given = values.get(name)
+    if given is None:
+        return None
+    try:
+        numbers = np.asarray(given)
+    except ValueError:
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iub"):
+        raise UnscorableRowError(BAD_ROW, f"column {name!r}: expected a list of whole numbers")
+    if length is not None and numbers.size != length:
+        raise UnscorableRowError(BAD_ROW, f"column {name!r} has {numbers.size} entries, 'input_ids' {length}")
+    return numbers.astype(np.int64)
+
+
+def _starts(values: Mapping[str, Any], length: int) -> Any:
+    """Which tokens begin a part of a packed row, bool, shape ``(length,)``."""
+    starts = np.zeros(length, dtype=bool)
+    lengths = _numbers(values, "seq_lengths")
+    positions = _numbers(values, "position_ids", length)
+    if lengths is not None:
+        if lengths.sum() != length or (lengths < 1).any():
+            raise UnscorableRowError(BAD_ROW, f"column 'seq_lengths': the sum is {lengths.sum()}, not {length}")
+        starts[np.cumsum(lengths)[:-1]] = True
+    elif positions is not None:
+        starts[1:] = np.diff(positions) < 0
+    return starts
