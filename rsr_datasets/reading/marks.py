@@ -1,7 +1,7 @@
 """A conversation whose texts are marked by private-use characters, which show where a template puts each text.
 
-Every text of an assistant message is replaced by a character of this message, length for length. Behind the text of
-another message stands a character of that message. Text that a template may test for or split at (its own string
+Every text of an assistant message is replaced by a character of this message, length for length. The text of another
+message stands between two characters of that message. Text that a template may test for or split at (its own string
 constants, special tokens, white space at the edges) stays.
 """
 
@@ -20,8 +20,8 @@ from .templates import REASONING_KEYS, ChatTemplate, Messages
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
-# Message k has a character for its text, one for the names of functions that it calls, and one behind its text.
-_TEXTS, _NAMES, _ENDS = 0xF0100, 0xF5000, 0xFA000
+# Message k has a character for its text, one for the functions that it calls, and one on either side of its text.
+_TEXTS, _NAMES, _ENDS, _BEGINS = 0xF0100, 0xF4000, 0xF8000, 0xFC000
 _MOST_MESSAGES = _NAMES - _TEXTS
 
 
@@ -52,7 +52,7 @@ def mark(messages: Messages, literals: tuple[str, ...]) -> Messages:
 def _mark_message(i: int, message: Mapping[str, Any], literals: tuple[str, ...]) -> dict[str, Any]:
     texts = {key: text for key in (*REASONING_KEYS, "content") if isinstance(text := message.get(key), str) and text}
     if message["role"] != "assistant":
-        return {**message, **{key: _with_end(text, chr(_ENDS + i), literals) for key, text in texts.items()}}
+        return {**message, **{key: _enclosed(text, i, literals) for key, text in texts.items()}}
     character = chr(_TEXTS + i)
     marked = {key: _replace(text, character, literals) for key, text in texts.items()}
     # A text that is nothing but one of the template's own strings is marked all the same: if the template treats the
@@ -70,9 +70,13 @@ def _rename(call: Mapping[str, Any], character: str) -> dict[str, Any]:
     return {**call, "name": character * len(name)} if isinstance(name, str) else dict(call)
 
 
-def _with_end(text: str, character: str, literals: tuple[str, ...]) -> str:
-    end = _replace(text, character, literals).rfind(character) + 1 or len(text.rstrip())
-    return f"{text[:end]}{character}{text[end:]}" if end else text
+def _enclosed(text: str, i: int, literals: tuple[str, ...]) -> str:
+    begin, end = chr(_BEGINS + i), chr(_ENDS + i)
+    core = _replace(text, end, literals)
+    if end not in core:
+        core = _replace(text, end, ())
+    first, last = core.find(end), core.rfind(end) + 1
+    return f"{text[:first]}{begin}{text[first:last]}{end}{text[last:]}" if last else text
 
 
 def _replace(text: str, character: str, literals: tuple[str, ...]) -> str:
@@ -115,29 +119,43 @@ class Marked:
 
     def __init__(self, rendered: str) -> None:
         codes = codepoints(rendered)
-        ends = (codes >= _ENDS) & (codes < _ENDS + _MOST_MESSAGES)
-        self.codes = codes[~ends]
-        self.text = rendered if self.codes.size == codes.size else "".join(map(chr, self.codes.tolist()))
-        places = np.flatnonzero(ends)
-        self._ends = places - np.arange(places.size), codes[places] - _ENDS
+        added = (codes >= _ENDS) & (codes < _BEGINS + _MOST_MESSAGES)
+        places = np.flatnonzero(added)
+        self.codes = codes[~added]
+        self.text = _decode(self.codes) if places.size else rendered
+        owners, positions = codes[places], places - np.arange(places.size)
+        ends = owners < _BEGINS
+        self._ends = positions[ends], owners[ends] - _ENDS
+        self._begins = dict(zip((owners[~ends] - _BEGINS).tolist(), positions[~ends].tolist(), strict=True))
 
-    def texts_of(self, i: int) -> IntArray:
-        """Positions of the text of assistant message ``i``."""
-        return np.flatnonzero(self.codes == _TEXTS + i)
+    @functools.cached_property
+    def _own(self) -> dict[int, IntArray]:
+        """Assistant message to the positions of its characters, ascending."""
+        places = np.flatnonzero((self.codes >= _TEXTS) & (self.codes < _ENDS))
+        codes = self.codes[places]
+        owners = np.where(codes < _NAMES, codes - _TEXTS, codes - _NAMES)
+        order = np.argsort(owners, kind="stable")
+        numbers, starts = np.unique(owners[order], return_index=True)
+        return dict(zip(numbers.tolist(), np.split(places[order], starts[1:]), strict=bool(numbers.size)))
 
-    def names_of(self, i: int) -> IntArray:
-        """Positions of the names of the functions that assistant message ``i`` calls."""
-        return np.flatnonzero(self.codes == _NAMES + i)
+    def places_of(self, i: int) -> tuple[IntArray, IntArray]:
+        """Positions of the text of assistant message ``i``, and of the names of the functions that it calls."""
+        own = self._own.get(i, np.empty(0, dtype=np.int64))
+        is_name = self.codes[own] >= _NAMES
+        return own[~is_name], own[is_name]
+
+    def begin_of(self, i: int) -> int | None:
+        """The position of the first character of message ``i``; ``None`` if the rendering shows no text of it."""
+        own = self._own.get(i)
+        return self._begins.get(i) if own is None else int(own[0])
 
     @functools.cached_property
     def ends(self) -> tuple[IntArray, IntArray]:
         """Positions behind characters of messages, ascending, and the message of each."""
-        places = np.flatnonzero((self.codes >= _TEXTS) & (self.codes < _ENDS))
-        codes = self.codes[places]
-        owners = np.where(codes < _NAMES, codes - _TEXTS, codes - _NAMES)
-        positions = np.concatenate([places + 1, self._ends[0]])
+        parts = [(places + 1, np.full(places.size, i)) for i, places in self._own.items()]
+        positions, owners = (np.concatenate(each) for each in zip(self._ends, *parts, strict=True))
         order = np.argsort(positions, kind="stable")
-        return positions[order], np.concatenate([owners, self._ends[1]])[order]
+        return positions[order], owners[order]
 
     def is_rendering_of(self, text: str) -> bool:
         """Whether a text differs from this rendering in nothing but the marked characters."""
@@ -150,6 +168,10 @@ class Marked:
 def codepoints(text: str) -> IntArray:
     """Code points of a text, int64, shape ``(characters,)``."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.int64)
+
+
+def _decode(codes: IntArray) -> str:
+    return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def wanted(message: Mapping[str, Any], i: int) -> tuple[int, int]:

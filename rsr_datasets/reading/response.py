@@ -120,6 +120,7 @@ class _Whole:
         if not self.rendering.is_rendering_of(self.text):
             raise TextDroppedError("the chat template rewrites the text of the messages")
         self._after_content: dict[str, str] = {}
+        self._between: dict[tuple[Any, ...], str] = {}
         self._asked: dict[str, tuple[str, str, int]] = {}
 
     def responses(self, counted: Sequence[int]) -> RenderedText:
@@ -137,21 +138,26 @@ class _Whole:
 
     def _spans(self, i: int, short: bool) -> Iterator[tuple[int, int]]:
         """The response of turn ``i``, cut where other messages stand inside."""
+        if short and (span := self._span_between(i)):
+            yield span
+            return
         context = (_short_context(self.marked, i) if short else None) or self.marked[:i]
         told = self._told(i, context)
         places = _own_places(told, i, self.marked[i])
-        texts, names = len(told.texts_of(i)), len(told.names_of(i))
-        here = np.sort(np.concatenate([self.rendering.texts_of(i)[:texts], self.rendering.names_of(i)[:names]]))
+        shown = zip(self.rendering.places_of(i), told.places_of(i), strict=True)
+        here = np.sort(np.concatenate([some[: each.size] for some, each in shown]))
         if here.size != places.size:
             drop(f"text of message {i}")
         tail = told.text[places[-1] + 1 : self._end(told.text, context)]
         end = int(here[-1]) + 1 + len(tail)
         if self.text[int(here[-1]) + 1 : end] != tail:
             drop(f"the end of message {i}")
-        positions, owners = self.rendering.ends
-        others, owners = positions[owners != i], owners[owners != i]
-        start = self._start(i, context, others[others <= here[0]], owners, int(here[0]))
+        start = self._start(i, context, int(here[0]))
         self._check_edges(i, start, here, end)
+        positions, owners = self.rendering.ends
+        others = positions[owners != i]
+        if (after := self._begin_of_next(i)) is not None and end <= after:
+            self._between[self._kinds(i)] = self.text[end:after]
         for k in np.flatnonzero(np.diff(here) > 1):
             first, last = int(here[k]) + 1, int(here[k + 1])
             if np.any((others > first) & (others <= last)):
@@ -159,6 +165,35 @@ class _Whole:
                 yield start, first + (len(gap) if self.text.startswith(gap, first) else 0)
                 start = last
         yield start, end
+
+    def _begin_of_next(self, i: int) -> int | None:
+        return self.rendering.begin_of(i + 1) if i + 1 < len(self.messages) else None
+
+    def _kinds(self, i: int) -> tuple[Any, ...]:
+        """All that the text between turn ``i`` and the next message depends on."""
+        return tuple(
+            (message["role"], *(bool(message.get(key)) for key in (*REASONING_KEYS, "content", "tool_calls")))
+            for message in self.messages[max(0, i - 1) : i + 2]
+        )
+
+    def _span_between(self, i: int) -> tuple[int, int] | None:
+        """The response of a turn that ends as an earlier turn of its kind did, for which nothing is rendered."""
+        between, after = self._between.get(self._kinds(i)), self._begin_of_next(i)
+        if between is None or after is None or not self.text.endswith(between, 0, after):
+            return None
+        end = after - len(between)
+        texts, names = (places[places < end] for places in self.rendering.places_of(i))
+        least_texts, least_names = wanted(self.marked[i], i)
+        if texts.size < least_texts or names.size < least_names or not texts.size + names.size:
+            return None
+        here = np.sort(np.concatenate([texts, names]))
+        positions, owners = self.rendering.ends
+        first, last = np.searchsorted(positions, [here[0], here[-1]], side="right")
+        if np.any(owners[first:last] != i):
+            return None
+        start = self._start(i, _short_context(self.marked, i) or self.marked[:i], int(here[0]))
+        self._check_edges(i, start, here, end)
+        return start, end
 
     def _told(self, i: int, context: Messages) -> Marked:
         if i + 1 == len(self.messages):
@@ -172,15 +207,19 @@ class _Whole:
             after = self._after_content[_role(context)] = probe[probe.rfind(_CONTENT) + 1 :]
         return len(told) - len(after) if told.endswith(after) else _last_tag(told)
 
-    def _start(self, i: int, context: Messages, before: IntArray, owners: IntArray, own: int) -> int:
-        start = int(before[-1]) if before.size else 0
+    def _start(self, i: int, context: Messages, own: int) -> int:
+        positions, owners = self.rendering.ends
+        before = int(np.searchsorted(positions, own, side="right"))
+        while before and owners[before - 1] == i:
+            before -= 1
+        start = int(positions[before - 1]) if before else 0
         tail, prompt, owner = self._prompt(context)
         found = _supplied(tail, self.text, start)
         short = len(context) < i
-        if short and (owner != i - 1 or owners[before.size - 1] != i - 1 or found < len(tail)):
+        if short and (owner != i - 1 or owners[before - 1] != i - 1 or found < len(tail)):
             tail, prompt, _ = self._prompt(self.marked[:i], f"all before {self.marked[i - 1]['role']}")
             found = _supplied(tail, self.text, start)
-        if before.size:
+        if before:
             start += found
             if tail and found == len(tail):
                 return start
@@ -216,7 +255,7 @@ class _Whole:
 
 def _own_places(rendering: Marked, i: int, message: Mapping[str, Any]) -> IntArray:
     """Positions of a message's own characters in a rendering of the conversation up to the message."""
-    texts, names = rendering.texts_of(i), rendering.names_of(i)
+    texts, names = rendering.places_of(i)
     least_texts, least_names = wanted(message, i)
     if texts.size < least_texts or names.size < least_names or not texts.size + names.size:
         drop(f"text of message {i}")
