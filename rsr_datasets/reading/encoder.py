@@ -25,7 +25,6 @@ from .messages import (
 from .response import RenderedText, locate, locate_turn
 from .rows import EncodedRow, UnscorableRowError
 from .templates import DEFAULT_DATE, ChatTemplate, TemplateRefusedError, resolve_chat_template, training_twin
-from .tokenized import encode_tokenized
 from .tokenizing import Tokens, tokenize
 
 
@@ -77,7 +76,7 @@ class ConversationEncoder:
         Raises:
             ValueError: If a conversation needs a chat template and there is none, or the template is not valid Jinja.
         """
-        outcomes: list[list[RenderedText] | EncodedRow | UnscorableRowError] = []
+        outcomes: list[list[RenderedText] | UnscorableRowError] = []
         for row in rows:
             try:
                 outcomes.append(self._read(row, row_format))
@@ -92,10 +91,8 @@ class ConversationEncoder:
             for outcome in outcomes
         ]
 
-    def _read(self, row: Mapping[str, Any], row_format: RowFormat) -> list[RenderedText] | EncodedRow:
+    def _read(self, row: Mapping[str, Any], row_format: RowFormat) -> list[RenderedText]:
         values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
-        if row_format.kind == "tokenized":
-            return encode_tokenized(values)
         conversation = read_conversation(values, row_format)
         if isinstance(conversation, PlainText):
             rendered = [self._render_text(conversation)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+TOKENIZED = "tokenized"
+
 # Column sets that are read, in order of preference.
 FORMATS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -12,7 +14,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
     "text": ("text",),
-    "tokenized": ("input_ids",),
+    TOKENIZED: ("input_ids",),
 }
 OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("tools", "chat_template_kwargs"),
@@ -20,7 +22,7 @@ OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt_completion": ("tools", "chat_template_kwargs"),
     "alpaca": ("input", "chat_template_kwargs"),
     "text": (),
-    "tokenized": ("labels", "completion_mask", "assistant_masks", "attention_mask", "position_ids", "seq_lengths"),
+    TOKENIZED: ("labels", "completion_mask", "assistant_masks", "attention_mask", "position_ids", "seq_lengths"),
 }
 STANDARD_COLUMNS = tuple(
     dict.fromkeys(name for names in (*FORMATS.values(), *OPTIONAL_COLUMNS.values()) for name in names)

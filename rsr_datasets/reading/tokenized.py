@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE
+from .formats import RowFormat
 from .rows import EncodedRow, IntArray, UnscorableRowError
 
 _IGNORED = -100
 _MASKS = ("completion_mask", "assistant_masks")
 
 
-def encode_tokenized(values: Mapping[str, Any]) -> EncodedRow:
-    """Encodes a row of token ids; neither tokenizer nor template is needed.
+def encode_tokenized(
+    rows: Sequence[Mapping[str, Any]], row_format: RowFormat
+) -> list[EncodedRow | UnscorableRowError]:
+    """Encodes rows of token ids; neither tokenizer nor template is needed.
 
-    A token is scored if its label is not -100 and each mask that the row has is 1 there. Padding, by
-    ``attention_mask``, is left out on either side. A packed row, by ``seq_lengths`` or ``position_ids`` that restart,
-    gives one sequence for each of its parts.
+    A token is scored if its label is not -100 and each mask of the row is 1 there. Padding, by ``attention_mask``, is
+    left out on either side. A packed row, by ``seq_lengths`` or ``position_ids`` that restart, gives one sequence for
+    each of its parts.
 
     Args:
-        values: Standard column name to value: ``input_ids`` and ``labels``, ``completion_mask``, ``assistant_masks``,
-            ``attention_mask``, ``position_ids``, ``seq_lengths``.
+        rows: Rows as dicts of column name to value.
+        row_format: Where to read, from :func:`rsr_datasets.reading.formats.find_format`.
 
-    Raises:
-        UnscorableRowError: ``bad_row`` for values of another form or length, ``no_response`` if no token is scored.
+    Returns:
+        For each row its encoding, or the reason why it has none: ``bad_row`` for values of another form or length,
+        ``no_response`` if no token is scored.
     """
+    outcomes: list[EncodedRow | UnscorableRowError] = []
+    for row in rows:
+        try:
+            outcomes.append(_encode({standard: row.get(actual) for standard, actual in row_format.columns.items()}))
+        except UnscorableRowError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _encode(values: Mapping[str, Any]) -> EncodedRow:
     ids = _numbers(values, "input_ids")
     if ids is None or not ids.size or ids.min() < 0:
         raise UnscorableRowError(BAD_ROW, "column 'input_ids': expected a list of token ids, none of them negative")

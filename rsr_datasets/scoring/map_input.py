@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import Features
 from datasets.formatting.formatting import LazyBatch, LazyDict
 
-from ..reading.formats import FORMATS, RowFormat
+from ..reading.formats import FORMATS, TOKENIZED, RowFormat
 from ..tables.arrays import read_rows
 from .columns import append_columns
 
@@ -79,6 +79,8 @@ def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:
         return False
     for name in (row_format.columns[standard] for standard in FORMATS[row_format.kind]):
         first = next((item for item in rows[name] if item is not None), None)
+        if row_format.kind == TOKENIZED and isinstance(first, int | float):
+            return False  # a list of token ids: one row
         if isinstance(first, Mapping) and not all(isinstance(first.get(key), list) for key in first):
             return False  # a list of messages: one conversation
     lengths = {name: len(values) for name, values in rows.items()}

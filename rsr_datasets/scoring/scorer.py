@@ -24,7 +24,7 @@ from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
 from ..reading.formats import RowFormat, check_columns, find_format
 from ..reading.messages import Turns
 from ..reading.rows import EncodedRow, OnOverflow, UnscorableRowError
-from ..reading.templates import resolve_chat_template
+from ..reading.templates import DEFAULT_DATE, resolve_chat_template
 from ..tables.columns import ScoreColumns
 from ..tables.records import settings_hash
 from ..utils.deprecation import renamed_arguments
@@ -66,9 +66,11 @@ class RSRScorer:
         max_length: Longest sequence in tokens, counted to the last scored token; ``None`` is the student's
             ``max_position_embeddings``, or less if the student cannot read as much.
         on_overflow: ``"truncate"``, ``"skip"`` or ``"error"`` for longer rows.
-        turns: ``"all"`` or ``"last"``: which assistant turns count.
+        turns: Which assistant turns count: ``"all"`` or ``"last"`` in one rendering of the conversation, or ``"each"``
+            turn in the rendering that the student sees when it writes the turn.
         logits_dtype: ``"student"`` (what the published numbers used) or ``"float32"``, which breaks the ties that
             bfloat16 logits have, at the price of a float32 copy of the output head.
+        template_date: The day, ``YYYY-MM-DD``, that chat templates write which ask for today's date.
         token_columns: Whether to add the per-token lists.
         metrics: Metrics to add a column for, beside the ratio, its two means and the number of tokens, which are
             always there: names of :func:`rsr_datasets.available_metrics`, or :class:`rsr_datasets.Metric` objects.
@@ -105,6 +107,7 @@ class RSRScorer:
         on_overflow: OnOverflow = "truncate",
         turns: Turns = "all",
         logits_dtype: LogitsDtype = "student",
+        template_date: str = DEFAULT_DATE,
         token_columns: bool = False,
         metrics: Sequence[str | Metric] | None = None,
         column_prefix: str = "rsr",

@@ -43,7 +43,11 @@ def read_again(
     again = list(outcomes)
     for need in sorted(parts.keys() & set(needs)):
         pairs = enumerate(zip(outcomes, encoded, strict=True))
-        rows = {i: parts[need](r) for i, (o, r) in pairs if isinstance(r, EncodedRow) and o.ranks is not None}
+        rows = {
+            i: [part for sequence in row.sequences for part in parts[need](sequence)]
+            for i, (outcome, row) in pairs
+            if isinstance(row, EncodedRow) and outcome.ranks is not None
+        }
         flat = [part for some in rows.values() for part in some]
         found = iter(engine.score(flat, on_batch=on_batch and count_no_rows) if flat else ())
         for i, some in rows.items():

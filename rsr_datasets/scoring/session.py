@@ -12,14 +12,17 @@ import torch
 
 from ..engines.base import ENTROPIES, Engine, OnBatch, TokenScores
 from ..reading.encoder import ConversationEncoder
-from ..reading.formats import RowFormat
+from ..reading.formats import TOKENIZED, RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError, fit
+from ..reading.tokenized import encode_tokenized
 from ..tables.columns import BAD_ROW, NONFINITE
 from .columns import ScoredRow
 from .second_pass import read_again
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_UNKNOWN = -1
 
 Encoded = EncodedRow | UnscorableRowError
 
@@ -31,7 +34,7 @@ class Session:
         self.engine: Engine | None = None
         self.encoder: ConversationEncoder | None = None
         self._settings = settings
-        self._length_limit: int | None = None
+        self._limit: int | None = _UNKNOWN
         self._chosen: dict[str, Any] = {}
         self._identity: dict[str, Any] | None = None
         self._needs = {need for metric in settings.metrics for need in metric.needs}
@@ -52,21 +55,29 @@ class Session:
         """Loads the student's tokenizer and reads its chat template, not its weights."""
         if self.encoder is None:
             settings = self._settings
-            trained = getattr(settings.source.load_config().get_text_config(), "max_position_embeddings", None)
-            self._length_limit = settings.max_length or trained
-            if trained is not None and settings.max_length is not None and settings.max_length > trained:
-                message = (
-                    "max_length=%d: the student was made for %d positions (max_position_embeddings); "
-                    "tokens beyond them are scored out of its range"
-                )
-                logger.warning(message, settings.max_length, trained)
+            self._load_limit()
             self.encoder = ConversationEncoder(
                 settings.source.load_tokenizer(),
                 chat_template=settings.chat_template,
                 chat_template_kwargs=settings.chat_template_kwargs,
                 turns=settings.turns,
+                template_date=settings.template_date,
             )
         return self.encoder
+
+    def _load_limit(self) -> int | None:
+        """The longest sequence, by the student's configuration where the settings do not say."""
+        if self._limit == _UNKNOWN:
+            given = self._settings.max_length
+            trained = getattr(self._settings.source.load_config().get_text_config(), "max_position_embeddings", None)
+            if trained is not None and given is not None and given > trained:
+                message = (
+                    "max_length=%d: the student was made for %d positions (max_position_embeddings); "
+                    "tokens beyond them are scored out of its range"
+                )
+                logger.warning(message, given, trained)
+            self._limit = given or trained
+        return self._limit
 
     def load_engine(self, options: Mapping[str, Any], device: torch.device) -> tuple[Engine, dict[str, Any]]:
         """Loads the student, or sets the options of the loaded one.
@@ -95,8 +106,12 @@ class Session:
 
     def encode(self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, places: Sequence[str]) -> list[Encoded]:
         """Encodes rows and applies the length limit; ``places`` name the rows in messages."""
-        encoded = self.load_encoder().encode(rows, row_format)
-        return [self._fit(row, self._length_limit, place) for row, place in zip(encoded, places, strict=True)]
+        if row_format.kind == TOKENIZED:
+            encoded = encode_tokenized(rows, row_format)
+        else:
+            encoded = self.load_encoder().encode(rows, row_format)
+        limit = self._load_limit()
+        return [self._fit(row, limit, place) for row, place in zip(encoded, places, strict=True)]
 
     def score(
         self,
@@ -111,10 +126,12 @@ class Session:
             return [ScoredRow(row.status) for row in encoded]
         engine, _ = self.load_engine(options, device)
         checked = [self._check(row, engine, place) for row, place in zip(encoded, places, strict=True)]
-        wanted = [row for row in checked if isinstance(row, EncodedRow)]
+        wanted = [part for row in checked if isinstance(row, EncodedRow) for part in row.sequences]
         found = iter(engine.score(wanted, entropies=ENTROPIES in self._needs, on_batch=on_batch) if wanted else ())
         outcomes = [
-            self._outcome(row, next(found), place) if isinstance(row, EncodedRow) else ScoredRow(row.status)
+            self._outcome(row, [next(found) for _ in row.sequences], place)
+            if isinstance(row, EncodedRow)
+            else ScoredRow(row.status)
             for row, place in zip(checked, places, strict=True)
         ]
         if self._needs <= {ENTROPIES}:
@@ -150,7 +167,9 @@ class Session:
         """Applies the limits of the loaded student: its longest row and its vocabulary."""
         if isinstance(row, EncodedRow) and engine.max_positions is not None:
             row = self._fit(row, engine.max_positions + 1, place)
-        if isinstance(row, EncodedRow) and (largest := row.input_ids.max()) >= engine.vocab_size:
+        if isinstance(row, EncodedRow) and (
+            (largest := max(part.input_ids.max() for part in row.sequences)) >= engine.vocab_size
+        ):
             reason = f"token id {largest} lies outside the {engine.vocab_size} entries of student {engine.name!r}"
             return self._unscorable(BAD_ROW, f"{reason}: is the tokenizer this student's?", place)
         return row
@@ -165,13 +184,15 @@ class Session:
             row = error
         return self._unscorable(row.status, str(row), place)
 
-    def _outcome(self, row: EncodedRow, scores: TokenScores, place: str) -> ScoredRow:
-        total = float(scores.surprisals.sum(dtype=np.float64))
+    def _outcome(self, row: EncodedRow, parts: Sequence[TokenScores], place: str) -> ScoredRow:
+        ranks, surprisals = (np.concatenate([getattr(p, name) for p in parts]) for name in ("ranks", "surprisals"))
+        total = float(surprisals.sum(dtype=np.float64))
         if not np.isfinite(total) or total == 0:
             reason = f"the surprisals sum to {total}, which gives no ratio"
             return ScoredRow(self._unscorable(NONFINITE, reason, place).status)
-        ids = row.input_ids[row.positions]
-        return ScoredRow(row.status, ids, scores.ranks, scores.surprisals, scores.entropies)
+        ids = np.concatenate([part.input_ids[part.positions] for part in row.sequences])
+        entropies = [part.entropies for part in parts if part.entropies is not None]
+        return ScoredRow(row.status, ids, ranks, surprisals, np.concatenate(entropies) if entropies else None)
 
     def _unscorable(self, status: str, reason: str, place: str) -> UnscorableRowError:
         """Says why a row has no score, once for each status; raises ``ValueError`` if the scorer is strict."""

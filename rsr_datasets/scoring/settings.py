@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from ..engines.base import StudentSource
 from ..metrics import Metric, is_built_in
 from ..reading.messages import Turns
 from ..reading.rows import OnOverflow
+from ..reading.templates import DEFAULT_DATE
 from ..utils.files import hash_text
 
-SCORES_VERSION = 7
+SCORES_VERSION = 8
 """Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
 
 _LOADING_KWARGS = ("token", "device_map", "max_memory", "offload_folder", "offload_buffers", "low_cpu_mem_usage")
@@ -39,6 +41,7 @@ class Settings:
     max_length: int | None
     on_overflow: OnOverflow
     turns: Turns
+    template_date: str
     token_columns: bool
     metrics: tuple[Metric, ...]
     column_prefix: str
@@ -49,9 +52,13 @@ class Settings:
         check_whole_number("rank_clip", self.rank_clip)
         if self.max_length is not None:
             check_whole_number("max_length", self.max_length, 2, " tokens, one of context and one to score")
-        for name, allowed in (("on_overflow", ["truncate", "skip", "error"]), ("turns", ["all", "last"])):
+        for name, allowed in (("on_overflow", ["truncate", "skip", "error"]), ("turns", ["all", "last", "each"])):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
+        try:
+            datetime.date.fromisoformat(self.template_date)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"template_date={self.template_date!r}: must be a day, YYYY-MM-DD") from error
         if not isinstance(self.column_prefix, str) or not self.column_prefix:
             raise ValueError(f"column_prefix={self.column_prefix!r}: must be text, and not empty")
         if not isinstance(self.chat_template_kwargs, dict):
@@ -60,6 +67,7 @@ class Settings:
 
     def to_dict(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that decides a row's scores, JSON-serialisable; ``identity`` is the student's."""
+        date = {} if self.template_date == DEFAULT_DATE else {"template_date": self.template_date}
         return {
             "student": dict(identity),
             "chat_template": None if self.chat_template is None else hash_text(self.chat_template),
@@ -74,6 +82,7 @@ class Settings:
             "turns": self.turns,
             "logits_dtype": getattr(self.source, "logits_dtype", "student"),
             "scores_version": SCORES_VERSION,
+            **date,
         }
 
     @property
