@@ -48,7 +48,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEsti
     chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(_SAMPLE_ROWS, len(dataset))).astype(int))
     table = dataset.select(chosen).select_columns(row_format.names).with_format("arrow")[: len(chosen)]
     encoded = scorer.encode(read_rows(table, dataset.features), row_format, chosen.tolist()) if len(chosen) else []
-    sampled = sum(row.input_ids.size - 1 for row in encoded if not isinstance(row, UnscorableRowError))
+    sampled = sum(row.num_read for row in encoded if not isinstance(row, UnscorableRowError))
     tokens = round(sampled / table.nbytes * sum(unit.cost for unit in units)) if sampled else 0
 
     source: Any = scorer.source

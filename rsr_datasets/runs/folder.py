@@ -121,7 +121,7 @@ class RunFolder:
         text = self._text[unit.start : unit.end]
         rows = read_rows(text, self.dataset.features)
         encoded = self.scorer.encode(rows, self.row_format, range(unit.start, unit.end))
-        tokens = sum(row.input_ids.size - 1 for row in encoded if isinstance(row, EncodedRow))
+        tokens = sum(row.num_read for row in encoded if isinstance(row, EncodedRow))
         self._known_tokens, self._known_cost = self._known_tokens + tokens, self._known_cost + unit.cost
         return PreparedUnit(unit, content_hash(text), encoded, tokens)
 
