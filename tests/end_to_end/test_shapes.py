@@ -16,17 +16,7 @@ from rsr_datasets.reading.formats import find_format
 
 CASES = SHARED / "cases" / "shapes.jsonl"
 # Cases that wait for the reading of further shapes.
-LATER = (
-    "alpaca",
-    "messages",
-    "user-",
-    "column-",
-    "roles",
-    "sharegpt",
-    "tool-result",
-    "blocks",
-    "reasoning-in-content",
-)
+LATER = ("alpaca", "messages", "user-", "column-", "roles", "sharegpt", "tool-result", "blocks", "reasoning-in-con")
 
 
 def cases() -> list[Any]:
