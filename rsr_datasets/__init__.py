@@ -6,14 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .curation.confidence import answer_confidence
+    from .curation.confidence import answer_confidence, truncate_at
     from .curation.explode import explode_candidates
     from .curation.mixture import mixture_weights
     from .curation.quality import add_rule_based_quality, add_verified
     from .curation.report import SelectionReport
-    from .curation.subset import select_subset
-    from .curation.trajectories import select_trajectories
-    from .curation.truncate import truncate_at
+    from .curation.selections import select_subset, select_trajectories
     from .hub import HubError, Published, preview_card, push_curated
     from .metrics import Metric, TrajectoryTokens, available_metrics, register_metric
     from .runs.score import score_dataset
@@ -27,14 +25,12 @@ __version__ = "0.1.0"
 
 # Public names are imported at their first use: importing the package loads neither torch nor datasets.
 _NAMES = {
-    "curation.confidence": "answer_confidence",
+    "curation.confidence": "answer_confidence truncate_at",
     "curation.explode": "explode_candidates",
     "curation.mixture": "mixture_weights",
     "curation.quality": "add_rule_based_quality add_verified",
     "curation.report": "SelectionReport",
-    "curation.subset": "select_subset",
-    "curation.trajectories": "select_trajectories",
-    "curation.truncate": "truncate_at",
+    "curation.selections": "select_subset select_trajectories",
     "hub": "HubError Published preview_card push_curated",
     "metrics": "Metric TrajectoryTokens available_metrics register_metric",
     "runs.score": "score_dataset",

@@ -16,7 +16,7 @@ from ..tables.arrays import metric_column, replace_column
 from ..tables.columns import ScoreColumns
 from ..tables.records import append_record
 from ..tables.splits import map_splits
-from .pool import NO_GROUP, Pool, SelectionOptions
+from .pool import Pool, SelectionOptions
 from .prompts import group_problems
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ def mixture_weights(
 ) -> Any:
     """Adds a weight to each row: a softmax over the negative RSR of the candidates of its problem.
 
-    The weights of a problem sum to 1. A row without a score, a truncated one, or one without a key has the weight 0,
-    which weighted training can take as it is; a problem of which no row counts has no weight at all, and is logged.
+    The weights of a problem sum to 1. A row without a score, a truncated one, or one without a key has the weight 0;
+    problems in which no row counts are logged.
 
     Args:
         dataset: Scored rows; each split of a ``DatasetDict`` is treated by itself.
@@ -81,15 +81,11 @@ def mixture_weights(
         keys = [group_by] if isinstance(group_by, str) else group_by
         if weight_column in keys or names.is_score(weight_column) or present != Value("float64"):
             raise ValueError(f"weight_column={weight_column!r}: a column of something else; give another name")
-        options = SelectionOptions(
-            metric=metric_column(split, chosen.name, names),
-            keep_truncated=keep_truncated,
-            allow_mixed_settings=allow_mixed_settings,
-            column_prefix=column_prefix,
-        )
-        pool = Pool(split, options)
+        shared: dict[str, Any] = {"keep_truncated": keep_truncated, "allow_mixed_settings": allow_mixed_settings}
+        compared = metric_column(split, chosen.name, names)
+        pool = Pool(split, SelectionOptions(metric=compared, column_prefix=column_prefix, **shared))
         groups, _ = group_problems(split, group_by, turns, columns)
-        pool.drop(groups.codes < 0, NO_GROUP)
+        pool.drop(groups.codes < 0, "no_group")
         pool.drop_by_score()
         rows = np.flatnonzero(pool.open)
         codes = groups.codes[rows]

@@ -16,17 +16,6 @@ from ..tables import arrays
 from ..tables.columns import ScoreColumns, score_prefixes
 from ..tables.status import read_status
 
-RANDOM = "random"
-
-# Why a row is not kept, in the order in which it is decided.
-NO_GROUP = "no_group"
-INCORRECT = "incorrect"
-UNSCORED = "unscored"
-TRUNCATED_ROW = "truncated"
-OUTSIDE_TOKEN_LIMITS = "outside_token_limits"
-WORSE = "worse"
-REASONS = (NO_GROUP, INCORRECT, UNSCORED, TRUNCATED_ROW, OUTSIDE_TOKEN_LIMITS, WORSE)
-
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
@@ -70,38 +59,35 @@ class SelectionOptions:
     return_report: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("min_tokens", self.min_tokens), ("max_tokens", self.max_tokens)):
-            if value is not None:
-                positive_int(name, value)
+        for name in ("min_tokens", "max_tokens"):
+            if getattr(self, name) is not None:
+                positive_int(name, getattr(self, name))
         if self.min_tokens and self.max_tokens and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}")
 
 
 class Pool:
-    """The rows of one dataset, and which of them may still be kept. ``needed`` names other columns that are read.
+    """The rows of a dataset, and which of them may still be kept; ``needed`` names other columns that a rule reads.
 
-    Attributes:
-        metric: The column that is compared.
-        largest: Whether greater values of ``metric`` are better.
-        columns: The score columns that ``metric`` belongs to.
-        status: Which rows have a score.
-        scores: The score of each row, lower is better, infinite where there is none, float64, shape ``(rows,)``.
-        num_tokens: Scored tokens of each row, float64, shape ``(rows,)``; ``None`` where there is no such column.
-        open: Which rows may still be kept, bool, shape ``(rows,)``.
-        dropped: Number of rows that may not be kept, by reason.
+    One value a row have ``scores`` (lower is better, infinite without a score), ``num_tokens`` (``None`` without such
+    a column) and ``open`` (may still be kept). ``dropped`` counts the rows that may not be kept, by reason. ``metric``
+    is the compared column, ``largest`` its direction, ``columns`` the score columns that it belongs to.
     """
 
     def __init__(self, dataset: Dataset, options: SelectionOptions, needed: Sequence[str] = ()) -> None:
         present = set(dataset.column_names)
         self.dataset, self.options = dataset, options
-        self.columns = columns = ScoreColumns(_prefix_of(options, present))
+        # The status beside the compared column counts.
+        prefixes = options.column_prefix, *score_prefixes(present)
+        owners = [prefix for prefix in prefixes if options.metric and ScoreColumns(prefix).is_score(options.metric)]
+        self.columns = columns = ScoreColumns((owners or prefixes)[0])
         self.metric = options.metric or columns.rsr
         if self.metric not in present and self.metric in available_metrics():
             self.metric = arrays.metric_column(dataset, self.metric, columns)
         directions = {columns.metric(name): known.direction for name, known in available_metrics().items()}
         self.largest = directions.get(self.metric) == "higher" if options.largest is None else options.largest
         self.limits_tokens = options.min_tokens is not None or options.max_tokens is not None
-        draws = self.metric == RANDOM and RANDOM not in present
+        draws = self.metric == "random" and "random" not in present
         names = [None if draws else self.metric, columns.num_tokens if self.limits_tokens else None]
         wanted = [*needed, *names, options.teacher_column]
         arrays.require_columns(dataset, [name for name in wanted if name is not None], columns)
@@ -121,7 +107,7 @@ class Pool:
         return self._settings.present(rows) if self._settings else []
 
     def drop(self, rows: BoolArray, reason: str) -> None:
-        """Excludes rows, given as bool of shape ``(rows,)``, for one of :data:`REASONS`."""
+        """Excludes rows, given as bool of shape ``(rows,)``; the report names the reason."""
         if count := int((rows & self.open).sum()):
             self.dropped[reason] = count
             self.open &= ~rows
@@ -130,12 +116,12 @@ class Pool:
         """Excludes the rows that the options exclude, and refuses to compare scores of different settings."""
         options, scored = self.options, self.status.scored
         if not options.keep_unscored:
-            self.drop(~scored, UNSCORED)
+            self.drop(~scored, "unscored")
         if not options.keep_truncated:
-            self.drop(self.status.truncated & scored, TRUNCATED_ROW)
+            self.drop(self.status.truncated & scored, "truncated")
         if self.limits_tokens and self.num_tokens is not None:
             low, high = options.min_tokens or 0, options.max_tokens or math.inf
-            self.drop(scored & ((self.num_tokens < low) | (self.num_tokens > high)), OUTSIDE_TOKEN_LIMITS)
+            self.drop(scored & ((self.num_tokens < low) | (self.num_tokens > high)), "outside_token_limits")
         compares_scores = self.columns.is_score(self.metric) or self.limits_tokens
         if compares_scores and not options.allow_mixed_settings:
             arrays.require_one_setting(self.columns, self.settings(self.open & scored))
@@ -154,10 +140,3 @@ def positive_int(name: str, value: Any) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: must be a positive whole number")
     return int(value)
-
-
-def _prefix_of(options: SelectionOptions, present: set[str]) -> str:
-    """The prefix whose score column ``metric`` is, so that the status beside it counts."""
-    prefixes = [options.column_prefix, *score_prefixes(present)] if options.metric else []
-    owners = (prefix for prefix in prefixes if ScoreColumns(prefix).is_score(options.metric or ""))
-    return next(owners, options.column_prefix)

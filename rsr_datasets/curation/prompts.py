@@ -19,15 +19,7 @@ from ..tables.groups import Groups, densify, digest, digests, group_by_columns
 def group_problems(
     dataset: Dataset, group_by: str | Sequence[str], turns: Turns = "all", columns: Mapping[str, str] | None = None
 ) -> tuple[Groups, list[str]]:
-    """Groups rows by their problems, and names the columns that tell problems apart, none where prompts do.
-
-    Args:
-        dataset: The rows.
-        group_by: A column, or several. ``"prompt"``, where there is no such column, is the conversation before the
-            first scored turn.
-        turns: For prompts: which assistant turns were scored.
-        columns: For prompts: standard column name to actual name, where they differ.
-    """
+    """Groups rows by a column, by several, or by ``"prompt"``; names the columns, none where prompts tell problems."""
     keys = [group_by] if isinstance(group_by, str) else list(group_by)
     if not keys:
         raise ValueError("group_by=[]: name at least one column")

@@ -17,15 +17,9 @@ from ..tables.splits import require_dataset
 
 logger = logging.getLogger(__name__)
 
-KEYWORDS = {
-    "self_verification": ("check", "verify"),
-    "exploratory": ("perhaps", "might"),
-    "granularity": ("therefore", "since"),
-}
-WEIGHTS = {"elaboration": 0.30, "self_verification": 0.20, "exploratory": 0.25, "granularity": 0.25}
-
-_WORD = re.compile(r"\w+")
-_ROWS_PER_BATCH = 1000
+# Self-verification, exploration, granularity; before these weighs the number of words.
+_KEYWORDS = (("check", "verify"), ("perhaps", "might"), ("therefore", "since"))
+_WEIGHTS = (0.30, 0.20, 0.25, 0.25)
 
 
 def add_rule_based_quality(
@@ -39,9 +33,9 @@ def add_rule_based_quality(
 
     Four indicators: the number of words (weight 0.30), and the number of the words *check* and *verify* (0.20),
     *perhaps* and *might* (0.25), *therefore* and *since* (0.25) as shares of all words. Each is standardised over the
-    whole data set to mean 0 and standard deviation 1, and they are added up with their weights. Higher is better. What
-    neither paper says is chosen plainly: words are runs of letters, digits and underscores, keywords count as whole
-    words in any case, the deviation is that of the population, and an indicator that is the same everywhere counts 0.
+    whole data set to mean 0 and standard deviation 1; the quality is their weighted sum, higher is better. The papers
+    leave open the rest: words are runs of letters, digits and underscores, keywords count as whole words in any case,
+    the deviation is that of the population, and an indicator that is the same everywhere counts 0.
 
     Args:
         dataset: The rows; they need not be scored. Values are relative to these rows: compute them before selecting.
@@ -56,17 +50,17 @@ def add_rule_based_quality(
         ValueError: If no column holds trajectories.
         TypeError: If ``dataset`` is not a ``Dataset``.
     """
-    found = [_word_counts(text) for text in _responses(dataset, quality_column, turns, columns)]
-    has_words = np.array([each is not None and each[0] > 0 for each in found], dtype=bool)
-    quality = np.full(len(dataset), np.nan)
+    texts = _responses(dataset, quality_column, turns, columns)
+    counts = np.array([_word_counts(text or "") for text in texts], dtype=float).reshape(-1, len(_WEIGHTS))
+    has_words = counts[:, 0] > 0
+    quality = np.full(len(dataset), None)
     if has_words.any():
-        counts = np.array([each for each, has in zip(found, has_words, strict=True) if has], dtype=float)
+        counts = counts[has_words]
         indicators = np.column_stack([counts[:, 0], counts[:, 1:] / counts[:, :1]])
         same = np.ptp(indicators, axis=0) == 0
         z = (indicators - indicators.mean(axis=0)) / np.where(same, 1.0, indicators.std(axis=0))
-        quality[has_words] = np.where(same, 0.0, z) @ np.array(list(WEIGHTS.values()))
-    values = [value if has else None for value, has in zip(quality.tolist(), has_words, strict=True)]
-    return replace_column(dataset, quality_column, values, Value("float64"))
+        quality[has_words] = np.where(same, 0.0, z) @ np.array(_WEIGHTS)
+    return replace_column(dataset, quality_column, quality.tolist(), Value("float64"))
 
 
 def add_verified(
@@ -105,12 +99,11 @@ def add_verified(
     texts = _responses(dataset, verified_column, turns, columns)
     if answer_column not in dataset.column_names:
         raise ValueError(f"answer_column={answer_column!r}: no such column; the dataset has {dataset.column_names}")
-    answers = dataset.with_format(None)[answer_column]
     found: list[bool | None] = []
-    for text, answer in zip(texts, answers, strict=True):
+    for text, answer in zip(texts, dataset.with_format(None)[answer_column], strict=True):
         gold = [] if answer is None else parse(_as_math(str(answer)))
         found.append(bool(verify(gold, parse(text))) if gold and text else None)
-    if unknown := sum(value is None for value in found):
+    if unknown := found.count(None):
         logger.warning("%d of %d rows have no response or no answer that can be read: null", unknown, len(dataset))
     return replace_column(dataset, verified_column, found, Value("bool"))
 
@@ -120,19 +113,15 @@ def _as_math(answer: str) -> str:
     return answer if re.search(r"\$|\\\(|\\\[|\\boxed", answer) else f"${answer}$"
 
 
-def _word_counts(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    words = _WORD.findall(text.lower())
-    return [len(words), *(sum(word in keywords for word in words) for keywords in KEYWORDS.values())]
+def _word_counts(text: str) -> list[int]:
+    words = re.findall(r"\w+", text.lower())
+    return [len(words), *(sum(word in keywords for word in words) for keywords in _KEYWORDS)]
 
 
 def _responses(dataset: Dataset, added: str, turns: Turns, columns: Mapping[str, str] | None) -> list[str | None]:
     row_format = find_format(require_dataset(dataset).column_names, columns)
     if added in row_format.names:
         raise ValueError(f"column {added!r} is read: give another name for the new one")
-    return [
-        response_text(row, row_format, turns)
-        for batch in dataset.select_columns(row_format.names).with_format("arrow").iter(batch_size=_ROWS_PER_BATCH)
-        for row in read_rows(batch, dataset.features)
-    ]
+    batches = dataset.select_columns(row_format.names).with_format("arrow").iter(batch_size=1000)
+    rows = (row for batch in batches for row in read_rows(batch, dataset.features))
+    return [response_text(row, row_format, turns) for row in rows]

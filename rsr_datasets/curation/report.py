@@ -13,10 +13,7 @@ from ..metrics import ratio_of_means
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN
 from ..tables.groups import Groups
-from .pool import REASONS, WORSE, IntArray, Pool
-
-_EXAMPLES = 5
-_MAX_TEACHERS = 100
+from .pool import IntArray, Pool
 
 
 @dataclass(frozen=True)
@@ -24,26 +21,22 @@ class SelectionReport:
     """What a selection did. Every row that came in is in ``rows_out`` or, once, in ``dropped``.
 
     Attributes:
-        rows_in: Rows before.
-        rows_out: Rows kept.
+        rows_in, rows_out: Rows before, and rows kept.
         groups_in: Groups before: problems, or those of ``balance_by``; ``None`` where nothing was grouped.
-        groups_out: Groups of which at least one row was kept.
-        groups_without_score: Groups in which no row is scored.
+        groups_out, groups_without_score: Groups of which at least one row was kept; groups in which no row is scored.
         lost_groups: A few of the groups of which no row was kept, as text.
         dropped: Rows not kept by reason: ``no_group`` (the key is null or the prompt cannot be read), ``incorrect``,
             ``unscored``, ``truncated``, ``outside_token_limits``, ``worse`` (others had better scores).
         unscored: Rows that came in without a score, kept or not, by status; ``no_value`` for those whose status says
             scored and whose value is null, NaN or infinite.
         teacher_share: Share of each teacher among the kept rows (the paper's Table 17), the greatest first.
-        mean_tokens_before: Mean number of scored tokens of the rows with a score; ``None`` where it is not defined.
-        mean_tokens_after: The same of the kept rows.
-        rsr_before: Rank-Surprisal Ratio of the rows with a score (Eq. 9); ``None`` where it is not defined or the
-            rows were not all scored with the same settings.
-        rsr_after: The same of the kept rows.
+        mean_tokens_before, mean_tokens_after: Mean number of scored tokens of the rows with a score among all rows,
+            and among the kept rows; ``None`` where it is not defined.
+        rsr_before, rsr_after: Rank-Surprisal Ratio of the same (Eq. 9); ``None`` where it is not defined or the rows
+            were not all scored with the same settings.
         teacher_share_before: Share of each teacher among the rows that came in, the greatest first. This and the next
-            two leave out all but the hundred teachers with the most rows.
-        teacher_rsr_before: The ratio of each teacher's rows with a score, as in ``rsr_before``, where it is defined.
-        teacher_rsr_after: The same of the kept rows.
+            two hold only the hundred teachers with the most rows.
+        teacher_rsr_before, teacher_rsr_after: As ``rsr_before`` and ``rsr_after`` of each teacher, where defined.
     """
 
     rows_in: int
@@ -98,7 +91,7 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
     names = [name for name in (pool.columns.avg_rank, pool.columns.avg_surprisal) if name in dataset.column_names]
     parts = [arrays.read_numbers(dataset, name) for name in names]
     worse = int(pool.open.sum()) - kept.size
-    dropped = pool.dropped | ({WORSE: worse} if worse else {})
+    dropped = pool.dropped | ({"worse": worse} if worse else {})
 
     def shares(rows: IntArray) -> dict[str, float]:
         if teachers is None or not rows.size:
@@ -121,8 +114,8 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
         return mean if math.isfinite(mean) else None
 
     has_kept, has_score = (groups.present(rows) if groups else np.array([], dtype=bool) for rows in (kept, scored))
-    lost = np.flatnonzero(~has_kept)[:_EXAMPLES]
-    share_before = dict(list(shares(np.arange(len(dataset))).items())[:_MAX_TEACHERS])
+    lost = np.flatnonzero(~has_kept)[:5]
+    share_before = dict(list(shares(np.arange(len(dataset))).items())[:100])
     return SelectionReport(
         rows_in=len(dataset),
         rows_out=kept.size,
@@ -130,7 +123,7 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
         groups_out=int(has_kept.sum()) if groups else None,
         groups_without_score=int((~has_score).sum()) if groups else None,
         lost_groups=tuple(_describe(pool, groups, keys, group) for group in lost) if groups else (),
-        dropped={reason: dropped[reason] for reason in REASONS if reason in dropped},
+        dropped=dropped,
         unscored=pool.status.unscored,
         teacher_share=shares(kept),
         mean_tokens_before=mean_tokens(scored),

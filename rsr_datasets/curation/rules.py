@@ -1,7 +1,7 @@
 """A selection rule made public: the arguments that all rules share, splits, reports and records.
 
-A new rule is one file: a function of one ``Dataset`` that narrows a :class:`~rsr_datasets.curation.pool.Pool`, chooses
-rows, and calls :func:`finish`, under the decorator :func:`selection_rule`.
+A new rule is a function of one ``Dataset`` that narrows a :class:`~rsr_datasets.curation.pool.Pool`, chooses rows, and
+calls :func:`finish`, under the decorator :func:`selection_rule`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 def selection_rule(select: Callable[..., tuple[Dataset, SelectionReport]]) -> Callable[..., Any]:
     """Makes a public selection of a rule for one ``Dataset``, which takes ``SelectionOptions`` as ``options``.
 
-    The selection takes a ``DatasetDict`` too, and each field of the options as an argument. Its signature and its
-    docstring show the fields: they replace the line on ``options`` in the rule's docstring.
+    The selection takes a ``DatasetDict`` too, and each field of the options as an argument, also in its docstring.
     """
     own = inspect.signature(select, eval_str=True).parameters
     fields = inspect.signature(SelectionOptions, eval_str=True).parameters
@@ -63,26 +62,17 @@ def finish(
     groups: Groups | None = None,
     keys: Sequence[str] = (),
 ) -> tuple[Dataset, SelectionReport]:
-    """Takes the chosen rows, adds the provenance record and reports; logs groups that keep no row.
+    """Takes the chosen rows, given by number in any order; adds the provenance record and reports.
 
-    Args:
-        pool: The rows that could be kept.
-        kept: The chosen ones, by number, in any order.
-        step: Name of the selection in the record.
-        rule: Its own arguments, plain JSON, for the record.
-        groups: The groups among which the selection chose.
-        keys: The columns that tell the groups apart; none where their prompts do.
+    ``rule`` holds the rule's own arguments as plain JSON for the record. ``keys`` names the columns that tell
+    ``groups`` apart, none where prompts do. Groups that keep no row are logged.
     """
     rows = kept[np.lexsort((kept, pool.scores[kept]))] if pool.options.sort else np.sort(kept)
     report = make_report(pool, rows, groups, keys)
-    if report.lost_groups and report.groups_in is not None and report.groups_out is not None:
-        logger.warning(
-            "%d of %d groups keep no row (%d groups have no scored row), for example: %s",
-            report.groups_in - report.groups_out,
-            report.groups_in,
-            report.groups_without_score,
-            "; ".join(report.lost_groups),
-        )
+    if report.lost_groups and groups:
+        counts = groups.count - (report.groups_out or 0), groups.count, report.groups_without_score
+        message = "%d of %d groups keep no row (%d groups have no scored row), for example: %s"
+        logger.warning(message, *counts, "; ".join(report.lost_groups))
     shared = asdict(pool.options)
     del shared["return_report"]
     resolved = {"metric": pool.metric, "largest": pool.largest, "column_prefix": pool.columns.prefix}

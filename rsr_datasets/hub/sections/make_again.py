@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...curation.subset import select_subset
-from ...curation.trajectories import select_trajectories
+from ...curation.selections import select_subset, select_trajectories
 from ...metrics import available_metrics
 from ...scoring.scorer import RSRScorer
 from ...tables.columns import ScoreColumns

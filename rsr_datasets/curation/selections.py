@@ -1,0 +1,143 @@
+"""The best trajectories of each problem (paper, section 5.1), and the best share of a dataset (section 7)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from datasets import Dataset
+
+from ..reading.messages import Turns
+from ..tables.arrays import read_flags
+from ..tables.groups import group_by_columns
+from ..utils.deprecation import renamed_arguments
+from .pool import Pool, SelectionOptions, positive_int
+from .prompts import group_problems
+from .report import SelectionReport
+from .rules import finish, selection_rule
+
+logger = logging.getLogger(__name__)
+
+
+@renamed_arguments(by="metric")
+@selection_rule
+def select_trajectories(
+    dataset: Dataset,
+    group_by: str | Sequence[str],
+    keep: int = 1,
+    correct: str | None = None,
+    *,
+    turns: Turns = "all",
+    columns: Mapping[str, str] | None = None,
+    options: SelectionOptions,
+) -> tuple[Dataset, SelectionReport]:
+    """Keeps the best trajectories of each problem: those with the lowest RSR (paper, section 5.1).
+
+    Equal scores are decided by row order. Rows whose key is null belong to no problem and are not kept. A problem of
+    which nothing can be kept is counted in the report, named there by example, and logged as a warning.
+
+    Args:
+        dataset: Scored rows; each split of a ``DatasetDict`` is selected by itself.
+        group_by: The column that tells problems apart, or several. ``"prompt"`` is the column of that name, or,
+            where there is none, the conversation before the first scored turn; both are compared by content.
+        keep: Rows to keep per problem; a problem with fewer keeps them all.
+        correct: Boolean column with each candidate's correctness. Of a problem with at least one correct candidate
+            only correct ones are kept, even if none of them has a score; of a problem with none all may be kept
+            (paper, section E.3.1). Null is unverified: it counts as not correct, no better and no worse than false.
+        turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
+        columns: For the same: standard column name to actual name, as given to the scorer.
+        options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.
+
+    Returns:
+        The kept rows in their original order, their rule and report added to the provenance records.
+
+    Raises:
+        ValueError: If a column is missing or of the wrong type, an argument is out of its range, or the compared
+            rows were scored with different settings.
+        TypeError: If ``dataset`` is neither a ``Dataset`` nor a ``DatasetDict``.
+    """
+    own = {
+        "group_by": group_by if isinstance(group_by, str) else list(group_by),
+        "keep": positive_int("keep", keep),
+        "correct": correct,
+        "turns": turns,
+        "columns": dict(columns) if columns else None,
+    }
+    pool = Pool(dataset, options, [correct] if correct else [])
+    groups, keys = group_problems(dataset, group_by, turns, columns)
+    if without_group := int((groups.codes < 0).sum()):
+        logger.warning("%d rows have no %s: they belong to no group and are not kept", without_group, keys or "prompt")
+    pool.drop(groups.codes < 0, "no_group")
+    if correct:
+        is_correct = read_flags(dataset, correct)
+        has_correct = groups.present(np.flatnonzero(is_correct))
+        pool.drop(~is_correct & np.append(has_correct, False)[groups.codes], "incorrect")
+    pool.drop_by_score()
+    order, place = pool.order(groups.codes)
+    return finish(pool, order[place < keep], "select_trajectories", own, groups, keys)
+
+
+@renamed_arguments(by="metric")
+@selection_rule
+def select_subset(
+    dataset: Dataset,
+    fraction: float | None = None,
+    *,
+    n: int | None = None,
+    max_rsr: float | None = None,
+    balance_by: str | None = None,
+    options: SelectionOptions,
+) -> tuple[Dataset, SelectionReport]:
+    """Keeps the best rows across problems: those with the lowest RSR (paper, section 7).
+
+    Exactly one of ``fraction``, ``n`` and ``max_rsr`` says how many. Equal scores are decided by row order.
+
+    Args:
+        dataset: Scored rows; each split of a ``DatasetDict`` is selected by itself.
+        fraction: Share to keep, in (0, 1], of the rows that can be kept (those with a score, not truncated, within
+            the token limits), rounded to the nearest number of rows and at least one.
+        n: Rows to keep; all, with a warning, where fewer can be kept.
+        max_rsr: Keep the rows whose ratio is at most this; nothing else can be compared then.
+        balance_by: Column such as ``"teacher"``: with ``fraction`` take that share of each of its groups, with ``n``
+            the same number from each, where a group with fewer rows leaves its places to the others.
+        options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.
+
+    Returns:
+        The kept rows in their original order, their rule and report added to the provenance records.
+
+    Raises:
+        ValueError: If a column is missing or of the wrong type, an argument is out of its range, or the compared
+            rows were scored with different settings.
+        TypeError: If ``dataset`` is neither a ``Dataset`` nor a ``DatasetDict``.
+    """
+    own = {"fraction": fraction, "n": n, "max_rsr": max_rsr, "balance_by": balance_by}
+    chosen = [name for name in ("fraction", "n", "max_rsr") if own[name] is not None]
+    if len(chosen) != 1:
+        raise ValueError(f"give exactly one of fraction, n and max_rsr; given: {chosen or 'none'}")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise ValueError(f"fraction={fraction}: must be in (0, 1]")
+    if n is not None:
+        positive_int("n", n)
+    if max_rsr is not None and not 0 < max_rsr < math.inf:
+        raise ValueError(f"max_rsr={max_rsr}: must be a positive number")
+    if max_rsr is not None and (options.metric is not None or options.largest or balance_by is not None):
+        raise ValueError("max_rsr= compares the ratio itself; metric=, largest= and balance_by= need fraction= or n=")
+    keys = [balance_by] if balance_by else []
+    pool = Pool(dataset, options, keys)
+    groups = group_by_columns(dataset, keys) if keys else None
+    codes = groups.codes if groups else np.zeros(len(dataset), dtype=np.int64)
+    pool.drop(codes < 0, "no_group")
+    pool.drop_by_score()
+    order, place = pool.order(codes)
+    if fraction is not None:
+        quotas = np.maximum(1, np.floor(fraction * np.bincount(codes[order], minlength=1) + 0.5))
+        kept = order[place < quotas[codes[order]]]
+    elif n is not None:
+        if n > order.size:
+            logger.warning("n=%d: only %d of %d rows can be kept", n, order.size, len(dataset))
+        kept = order[np.lexsort((order, pool.scores[order], place))[:n]]
+    elif max_rsr is not None:
+        kept = order[(pool.scores[order] <= max_rsr) | ~pool.status.scored[order]]
+    return finish(pool, kept, "select_subset", own, groups, keys)
