@@ -327,7 +327,8 @@ def test_every_argument_that_changes_the_output_changes_the_hash(
     assert hashed(student=student_folder) not in found
 
 
-def test_a_hash_holds_for_caches_made_before_and_names_no_module() -> None:
+def test_a_hash_holds_for_caches_of_one_scores_version_and_names_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsr_datasets.scoring.settings.SCORES_VERSION", 7)
     add_rsr = RSRScorer("nobody/nothing", revision="a" * 40)
     assert add_rsr.fingerprint == "df21c1b26854a14951e4e88c8684e30e"
     written = datasets.utils._dill.dumps(add_rsr)
