@@ -23,7 +23,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rsr_datasets.engines.transformers.speedups import attention, products
+from rsr_datasets.engines.transformers.speedups import products
 
 pytest_plugins = ["pytester", "report_pages"]
 
@@ -155,8 +155,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Which library multiplies in float32, whatever the processor and however small a layer."""
     if request.param == "oneDNN" and not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
-    for module in (attention, products):
-        monkeypatch.setattr(module, "onednn_is_faster", lambda: request.param == "oneDNN")
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param == "oneDNN")
     monkeypatch.setattr(products, "_LEAST_WEIGHTS", 1)
     return str(request.param)
 

@@ -18,7 +18,6 @@ from ..base import BatchAccount
 from .batches import pad_right, to_device
 from .packed_attention import packed_decoder
 from .packing import Pack, read_pack
-from .speedups import attention_by_products
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,6 @@ class Decoder:
         self.max_positions = position_limit(model)
         self.turning_lengths = _turning_lengths(model.config)
         self.attends_by_row = self.device.type == "cpu"
-        self._attention = attention_by_products(model)
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +121,7 @@ class Decoder:
         return True
 
     def _pack(self, ids: Sequence[npt.NDArray[np.int64]], least_shared: float) -> Pack:
-        return Pack(ids, least_shared, self.device, self.model.dtype, self.pack_size, self._attention)
+        return Pack(ids, least_shared, self.device, self.model.dtype, self.pack_size)
 
     @cached_property
     def _packed(self) -> torch.nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,17 +21,6 @@ _MOST_GROUPED = 256
 _NO_EFFECT = {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
 
 
-AttentionKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
-"""Attention of the last tokens of a row to the whole row, instead of torch's.
-
-Queries, keys and values have the shape ``(1, heads, tokens, head size)``; the mask, of shape ``(queries, keys)``, is
-added to the scores; then comes the factor of the scores. The result has the shape ``(1, queries, heads, head size)``.
-"""
-
-LEAST_KEYS = 320
-"""A kernel is used from this number of keys on."""
-
-
 @dataclass(frozen=True)
 class Call:
     """One call of attention.
@@ -41,13 +30,11 @@ class Call:
         visible: How many of their block's keys they are given.
         mask: Which of these keys each query sees, broadcastable to ``(1, 1, queries, visible)``, boolean or to be
             added. Without a mask the keys are the queries, and each query sees itself and the queries before it.
-        kernel: The kernel to use instead of torch's, with a mask to be added.
     """
 
     queries: slice
     visible: int
     mask: torch.Tensor | None = None
-    kernel: AttentionKernel | None = None
 
 
 @dataclass(frozen=True)
@@ -116,8 +103,6 @@ def _computed(
     call: Call, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     mask = None if call.mask is None else call.mask.to(query.device)
-    if call.kernel is not None and mask is not None:
-        return call.kernel(query, key, value, mask, scaling)
     groups = query.shape[1] // key.shape[1]
     # On a GPU only some of torch's kernels take fewer keys than queries have heads, and none of them with a mask.
     takes_groups = query.device.type == "cpu" or (mask is None and key.shape[-1] == value.shape[-1] <= _MOST_GROUPED)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from .batches import cheapest_cut, to_device
-from .packed_attention import LEAST_KEYS, AttentionKernel, Block, Call, Layout, laid_out
+from .packed_attention import Block, Call, Layout, laid_out
 
 Ids = npt.NDArray[np.int64]
 
@@ -38,7 +38,6 @@ class Pack:
         dtype: The student's dtype.
         hidden_size: The student's hidden size, for few large calls of attention, as suits a GPU: rows share where that
             saves more than the calls cost. ``None`` gives each row calls of its own.
-        kernel: A kernel that is faster than torch's.
 
     Attributes:
         input_ids: Shape ``(1, tokens)``.
@@ -54,11 +53,9 @@ class Pack:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         hidden_size: int | None = None,
-        kernel: AttentionKernel | None = None,
     ) -> None:
         self._device = device
         self._dtype = dtype
-        self._kernel = kernel
         self._longest = max(row.size for row in rows)
         self.paths: list[Ids] = [np.empty(0, dtype=np.int64)] * len(rows)
         self.layout = Layout()
@@ -86,15 +83,13 @@ class Pack:
         path = self.paths[row]
         whole = slice(start, start + path.size)
         in_blocks = self._dtype == torch.float32 and path.size in _LENGTHS_IN_BLOCKS
-        in_blocks |= self._kernel is not None and path.size >= LEAST_KEYS
         if not shared and not in_blocks:
             return Block(whole, [Call(whole, path.size)])
         calls = []
         for first in range(shared, path.size, _QUERIES_A_CALL):
             end = min(first + _QUERIES_A_CALL, path.size)
             queries = slice(start + first - shared, start + end - shared)
-            kernel = self._kernel if end >= LEAST_KEYS else None
-            calls.append(Call(queries, end, self._last_are_causal(end - first, end), kernel))
+            calls.append(Call(queries, end, self._last_are_causal(end - first, end)))
         return Block(to_device(torch.from_numpy(path), self._device) if shared else whole, calls)
 
     def _last_are_causal(self, queries: int, keys: int) -> torch.Tensor:

@@ -1,17 +1,14 @@
 """Ways to read faster, or in less memory, each taken only where a probe agrees.
 
-To remove one of these, delete its file, its test and its line here; attention's line is in ``decoder.py`` too.
+To remove one of these, delete its file, its test and its line here.
 """
 
 from collections.abc import Callable
 
 import torch
 
-from .attention import attention_by_products
 from .long_rows import in_parts
 from .products import with_faster_products
-
-__all__ = ["SPEEDUPS", "attention_by_products"]
 
 SPEEDUPS: tuple[Callable[[torch.nn.Module, bool], torch.nn.Module], ...] = (with_faster_products, in_parts)
 """Each takes the decoder or the output head, and whether the result is for a probe of few tokens. It returns a copy
