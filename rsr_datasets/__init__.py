@@ -6,20 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .curation.confidence import answer_confidence, truncate_at
-    from .curation.explode import explode_candidates
-    from .curation.mixture import mixture_weights
-    from .curation.quality import add_rule_based_quality, add_verified
-    from .curation.report import SelectionReport
-    from .curation.selections import select_subset, select_trajectories
-    from .hub import HubError, Published, preview_card, push_curated
-    from .metrics import Metric, TrajectoryTokens, available_metrics, register_metric
-    from .runs.score import score_dataset
-    from .scoring.rescore import rescore
-    from .scoring.scorer import RSRScorer
-    from .teachers.correlation import Correlation, correlation
-    from .teachers.dataset_rsr import DatasetRSR, dataset_rsr
-    from .teachers.ranking import TeacherRanking, rank_teachers
+    from .curation.confidence import answer_confidence as answer_confidence
+    from .curation.confidence import truncate_at as truncate_at
+    from .curation.explode import explode_candidates as explode_candidates
+    from .curation.mixture import mixture_weights as mixture_weights
+    from .curation.quality import add_rule_based_quality as add_rule_based_quality
+    from .curation.quality import add_verified as add_verified
+    from .curation.report import SelectionReport as SelectionReport
+    from .curation.selections import select_subset as select_subset
+    from .curation.selections import select_trajectories as select_trajectories
+    from .hub import HubError as HubError
+    from .hub import Published as Published
+    from .hub import preview_card as preview_card
+    from .hub import push_curated as push_curated
+    from .metrics import Metric as Metric
+    from .metrics import TrajectoryTokens as TrajectoryTokens
+    from .metrics import available_metrics as available_metrics
+    from .metrics import register_metric as register_metric
+    from .runs.score import score_dataset as score_dataset
+    from .scoring.rescore import rescore as rescore
+    from .scoring.scorer import RSRScorer as RSRScorer
+    from .teachers.correlation import Correlation as Correlation
+    from .teachers.correlation import correlation as correlation
+    from .teachers.dataset_rsr import DatasetRSR as DatasetRSR
+    from .teachers.dataset_rsr import dataset_rsr as dataset_rsr
+    from .teachers.ranking import TeacherRanking as TeacherRanking
+    from .teachers.ranking import rank_teachers as rank_teachers
 
 __version__ = "0.1.0"
 
@@ -41,35 +53,7 @@ _NAMES = {
     "teachers.ranking": "TeacherRanking rank_teachers",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
-
-__all__ = [
-    "Correlation",
-    "DatasetRSR",
-    "HubError",
-    "Metric",
-    "Published",
-    "RSRScorer",
-    "SelectionReport",
-    "TeacherRanking",
-    "TrajectoryTokens",
-    "add_rule_based_quality",
-    "add_verified",
-    "answer_confidence",
-    "available_metrics",
-    "correlation",
-    "dataset_rsr",
-    "explode_candidates",
-    "mixture_weights",
-    "preview_card",
-    "push_curated",
-    "rank_teachers",
-    "register_metric",
-    "rescore",
-    "score_dataset",
-    "select_subset",
-    "select_trajectories",
-    "truncate_at",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from .facts import Splits, as_mapping, read_rule
 from .markdown import HUB_ID, code, fenced_json, listed, number, percent, python, ratio, text, to_json
 from .provenance import load_records, read_facts, score_record
 from .sections import SECTIONS
-from .sections.teachers import draw
 
 FIGURE_FILE = "rsr/teachers.png"
 RECORDS_FILE = "rsr/provenance.json"
@@ -141,18 +139,15 @@ def build_card(
     header = dict(card.to_dict() if isinstance(card, DatasetCardData) else card or {})
     sources = [name for name in listed(header.get("source_datasets")) if HUB_ID.fullmatch(str(name))]
     values = {name: value for section in SECTIONS for name, value in section(facts).items()}
-    if values["teachers"] and (figure := draw(values["teachers"]["rows"])):
+    if values["teachers"] and (figure := values["teachers"]["figure"]):
         files[FIGURE_FILE] = figure
     records = json.dumps(facts.records, indent=1, ensure_ascii=False) + "\n"
     files[RECORDS_FILE] = records.encode(errors="backslashreplace")
     title = repo_id.split("/")[-1]
     license_id, license_text = _license(splits)
     fields: dict[str, Any] = {"license": license_id} if license_id else {}
-    fields |= {
-        "task_categories": ["text-generation"],
-        "size_categories": [_size_category(facts.rows)],
-        "tags": list(TAGS),
-    }
+    size = _size_category(facts.rows)
+    fields |= {"task_categories": ["text-generation"], "size_categories": [size], "tags": list(TAGS)}
     section = _template().render(
         facts=facts,
         versions=package_versions(),
@@ -167,7 +162,7 @@ def build_card(
     )
     return CuratedCard(
         title=text(title),
-        fields=({"license": license_id} if license_id else {}) | fields,
+        fields=fields,
         given=hide(header),
         section=f"{_BEGIN}\n\n{hide(section).strip()}\n\n{_END}",
         files=files,
@@ -232,12 +227,9 @@ def _size_category(rows: int) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    package = Path(__file__).resolve().parents[1]
+    loader = jinja2.FileSystemLoader([package / "cards", package.parent / "cards"])  # as installed, and in a clone
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)
     filters: list[Any] = [text, code, python, number, ratio, percent, to_json, fenced_json, read_rule]
     environment.filters |= {function.__name__: function for function in filters}
-    name = "dataset_card.md.jinja"
-    try:
-        source = (resources.files("rsr_datasets.cards") / name).read_text(encoding="utf-8")
-    except ModuleNotFoundError:  # a clone that is not installed keeps them beside the package
-        source = (Path(__file__).resolve().parents[2] / "cards" / name).read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return environment.get_template("dataset_card.md.jinja")

@@ -21,11 +21,7 @@ Splits = dict[str, Dataset]
 class Scoring:
     """One way in which rows were scored.
 
-    Attributes:
-        record: The provenance record.
-        settings_hash: The settings as their column says them, or as the record gives them where there is no column.
-        prefix: The ``column_prefix`` of the score columns.
-        in_data: Whether the dataset has these columns.
+    The dataset has the score columns with the prefix only if ``in_data``; else the record gives the settings hash.
     """
 
     record: Record
@@ -70,11 +66,8 @@ class Scoring:
 class Facts:
     """All that is known of a dataset on its way to the Hub.
 
-    Attributes:
-        splits: Split to rows.
-        scores: The ways in which the rows were scored.
-        steps: Split and record of every other step, in order.
-        parallel: Whether selections were made on parts that were concatenated afterwards.
+    ``steps`` are split and record of every step but scoring, in order. They are ``parallel`` where selections were
+    made on parts that were concatenated afterwards.
     """
 
     splits: Splits
@@ -97,11 +90,6 @@ class Facts:
     def main_split(self) -> str:
         """The split to train on."""
         return "train" if "train" in self.splits else next(iter(self.splits))
-
-    @property
-    def hub_student(self) -> str | None:
-        """The first student that is on the Hub."""
-        return next((score.student for score in self.scores if score.identity.get("hub")), None)
 
     @property
     def teacher_column(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +16,17 @@ from ..tables.columns import ScoreColumns
 from ..tables.records import SCORE, read_records, settings_hash, student_name
 from .facts import Facts, Record, Scoring, Splits, as_mapping, score_prefixes
 
-RUN_FILES = ("manifest.json", "run.json")
+_RUN_FILES = ("manifest.json", "run.json")
 
 
 def score_record(scorer: RSRScorer) -> dict[str, Any]:
-    """The record of scoring with a scorer, for data that lost its own.
-
-    Args:
-        scorer: The scorer of the data; its student is not loaded.
-
-    Returns:
-        A record without the versions of the packages, which only the scoring itself knows.
-    """
+    """The record of a scorer, for data that lost its own; without versions of packages. No student is loaded."""
     name = student_name(scorer.source.name)
     return {"step": SCORE, "student": name, "settings": scorer.settings, "output": scorer.output}
 
 
 def load_records(provenance: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any]) -> list[dict[str, Any]]:
-    """Reads provenance records from wherever they were kept.
-
-    Args:
-        provenance: A record, a list of records, a JSON file of these, a run folder of
-            :func:`rsr_datasets.score_dataset`, or the ``run.json`` or ``manifest.json`` in it.
-
-    Returns:
-        The records in order.
-
-    Raises:
-        ValueError: If it holds none.
-        FileNotFoundError: If there is no such file or folder.
-    """
+    """Reads the provenance records that :func:`rsr_datasets.push_curated` takes; a ``ValueError`` if there is none."""
     if isinstance(provenance, str | os.PathLike):
         return [record for file in _record_files(Path(provenance)) for record in _read_file(file)]
     items: Sequence[Any] = [provenance] if isinstance(provenance, Mapping) else provenance
@@ -53,19 +36,13 @@ def load_records(provenance: str | os.PathLike[str] | Mapping[str, Any] | Sequen
 
 
 def read_facts(splits: Splits, given: Sequence[Record], hide: Callable[[Any], Any]) -> Facts:
-    """Reads how rows came about from the records that they carry and from given ones.
+    """Reads how rows came about from the records that they carry and from given ones; ``hide`` takes out secrets.
 
-    Args:
-        splits: Split to rows.
-        given: Further records, which must fit the rows.
-        hide: Takes secrets out of a record.
-
-    Raises:
-        ValueError: If scores have no record, or a given record belongs to no scores.
+    It is a ``ValueError`` if scores have no record, or a given record belongs to no scores.
     """
     own = {split: read_records(part) for split, part in splits.items()}
     carried = [record for records in own.values() for record in records]
-    scores = _match(splits, *([r for r in records if _is_score(r)] for records in (carried, given)))
+    scores = [replace(score, record=hide(score.record)) for score in _match(splits, carried, given)]
     steps: list[tuple[str, Record]] = []
     parallel = False
     for split, part in splits.items():
@@ -73,8 +50,7 @@ def read_facts(splits: Splits, given: Sequence[Record], hide: Callable[[Any], An
         of_split += [r for r in given if r.get("step") != SCORE and r not in of_split]
         parallel |= not _is_chain(of_split, len(part))
         steps += [(split, hide(record)) for record in of_split]
-    hidden = [Scoring(hide(score.record), score.settings_hash, score.prefix, score.in_data) for score in scores]
-    return Facts(splits, hidden, steps, parallel)
+    return Facts(splits, scores, steps, parallel)
 
 
 def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -> list[Scoring]:
@@ -83,13 +59,12 @@ def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -
     Rescoring changes the rank clip alone, so a record that the data carries may have another one; the rank clip of a
     given record must agree.
     """
-    found: dict[tuple[str, str], int] = {}
+    carried, given = ([record for record in records if _is_score(record)] for records in (carried, given))
+    found: Counter[tuple[str, str]] = Counter()
     for part in splits.values():
         for prefix in score_prefixes(part):
             counts = arrays.read_categories(part, ScoreColumns(prefix).settings).counts()
-            for value, count in counts.items():
-                if value is not None:
-                    found[prefix, value] = found.get((prefix, value), 0) + count
+            found.update({(prefix, value): count for value, count in counts.items() if value is not None})
     values = [value for _, value in found]
     for record in given if found else ():
         if (name := settings_hash(record["settings"])) not in values:
@@ -140,10 +115,10 @@ def _record_files(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"provenance={str(path)!r}: no such file or folder")
     folders = [path, *sorted(path.iterdir())] if path.is_dir() else []
-    found = [next((folder / name for name in RUN_FILES if (folder / name).is_file()), None) for folder in folders]
+    found = [next((folder / name for name in _RUN_FILES if (folder / name).is_file()), None) for folder in folders]
     files = [path] if path.is_file() else [file for file in found if file]
     if not files:
-        raise ValueError(f"provenance={str(path)!r}: a folder without {' or '.join(RUN_FILES)}")
+        raise ValueError(f"provenance={str(path)!r}: a folder without {' or '.join(_RUN_FILES)}")
     return files
 
 

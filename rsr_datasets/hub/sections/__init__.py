@@ -1,13 +1,10 @@
-"""The sections of the dataset card that need more than the facts: each module computes values for the template.
+"""The sections of the dataset card that need more than the facts.
 
-A new section is a module with a function from ``Facts`` to values, its name in ``SECTIONS``, and its text in
-``cards/dataset_card.md.jinja``.
+A new section is one module here and its text in ``cards/dataset_card.md.jinja``. The module's function of the same
+name makes values for the text from ``Facts``.
 """
 
-from .columns import columns
-from .make_again import make_again
-from .statistics import statistics
-from .teachers import teachers
-from .training import training
+from importlib import import_module
+from pkgutil import iter_modules
 
-SECTIONS = (teachers, statistics, columns, make_again, training)
+SECTIONS = [getattr(import_module(f"{__name__}.{module.name}"), module.name) for module in iter_modules(__path__)]

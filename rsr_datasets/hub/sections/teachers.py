@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -25,44 +25,37 @@ _MAX_FIGURE_TEACHERS = 40
 def teachers(facts: Facts) -> dict[str, Any]:
     """The teachers of the largest split; ``None`` where no column names them."""
     split, part = max(facts.splits.items(), key=lambda item: len(item[1]))
-    column = facts.teacher_column
-    if column not in part.column_names:
+    if facts.teacher_column not in part.column_names:
         return {"teachers": None}
-    rows = {str(name): count for name, count in arrays.read_categories(part, column).counts().items()}
+    rows = {str(name): n for name, n in arrays.read_categories(part, facts.teacher_column).counts().items()}
     own = [as_mapping(record.get("report")) for where, record in facts.steps if where == split]
     reports = [report for report in own if report]
     before = _said(reports if facts.parallel else reports[:1], "teacher_rsr_before")
     share_before = {} if facts.parallel else _said(reports[:1], "teacher_share_before")
     after = _ratios(facts, part, reports)
     names = sorted(dict.fromkeys([*rows, *share_before, *before]), key=lambda name: -rows.get(name, 0))
-    shown = [
-        {
-            "teacher": name,
-            "rows": rows.get(name, 0),
-            "share": rows.get(name, 0) / len(part),
-            "share_before": share_before.get(name),
-            "before": before.get(name),
-            "after": _ratio(after.get(name)),
-            "result": after.get(name),
-        }
-        for name in names[:_MAX_TEACHERS]
-    ]
-    return {"teachers": {"split": split, "rows": shown, "names": len(rows), "left_out": len(names) - len(shown)}}
+    values = {
+        "split": split,
+        "names": names[:_MAX_TEACHERS],
+        "left_out": len(names[_MAX_TEACHERS:]),
+        "rows": rows,
+        "share_before": share_before,
+        "before": before,
+        "after": {name: result.value if isinstance(result, DatasetRSR) else result for name, result in after.items()},
+        "figure": _draw(names[:_MAX_FIGURE_TEACHERS], before, after),
+    }
+    return {"teachers": values}
 
 
-def draw(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """The figure of the largest teachers as PNG; ``None`` without any ratio, or without matplotlib.
-
-    Args:
-        rows: The table's rows, the largest teacher first.
-    """
-    largest = rows[:_MAX_FIGURE_TEACHERS]
-    before = {row["teacher"]: row["before"] for row in largest if row["before"] is not None}
-    after = {row["teacher"]: row["result"] for row in largest if row["after"] is not None}
-    if not before and not after:
+def _draw(
+    names: Collection[str], before: Mapping[str, float], after: Mapping[str, DatasetRSR | float]
+) -> bytes | None:
+    """The figure as PNG; ``None`` without any ratio, or without matplotlib."""
+    drawn = [{name: ratios[name] for name in names if name in ratios} for ratios in (before, after)]
+    if not any(drawn):
         return None
     try:
-        figure = plot_teachers(before, after) if before else plot_teachers(after)
+        figure = plot_teachers(*filter(None, drawn))
     except ImportError:
         logger.warning("the card has no figure, which needs matplotlib: pip install 'rsr_datasets[report]'")
         return None
@@ -72,7 +65,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 
 def _ratios(facts: Facts, part: Dataset, reports: Sequence[Mapping[str, Any]]) -> Mapping[str, DatasetRSR | float]:
-    """The ratio of each teacher now: computed from the scores that were selected by, or as the last report says."""
+    """The finite ratios of teachers now: from the scores that were selected by, or as the last report says."""
     present = score_prefixes(part)
     prefix = next((prefix for prefix in (*facts.said_by_rules("column_prefix"), *present) if prefix in present), None)
     if prefix is None:
@@ -82,11 +75,7 @@ def _ratios(facts: Facts, part: Dataset, reports: Sequence[Mapping[str, Any]]) -
     except ValueError as error:
         logger.warning("the card has no ratio of each teacher: %s", error)
         return {}
-    return {str(name): result for name, result in results.items()}
-
-
-def _ratio(result: DatasetRSR | float | None) -> float | None:
-    return finite(result.value if isinstance(result, DatasetRSR) else result)
+    return {str(name): result for name, result in results.items() if finite(result.value) is not None}
 
 
 def _said(reports: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
