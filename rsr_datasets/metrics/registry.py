@@ -19,6 +19,7 @@ DEFAULT_METRICS = (RSR, "avg_rank", "avg_surprisal")
 """Metrics whose columns every scorer adds, whatever it is asked for."""
 
 PAPER = "arXiv:2601.14249"
+TABLE_14 = f"{PAPER}, Table 14"
 
 Compute = Callable[[TrajectoryTokens], float]
 Direction = Literal["lower", "higher"]
@@ -61,10 +62,8 @@ class Metric:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or _RESERVED.fullmatch(self.name):
-            raise ValueError(
-                f"name={self.name!r}: must be lower-case letters, digits and underscores, beginning with a letter, "
-                "and no other column's"
-            )
+            rule = "lower-case letters, digits and underscores, beginning with a letter, and no other column's"
+            raise ValueError(f"name={self.name!r}: must be {rule}")
         if self.direction not in ("lower", "higher"):
             raise ValueError(f'direction={self.direction!r} of metric {self.name!r}: must be "lower" or "higher"')
         if unknown := [need for need in self.needs if need not in get_args(Need)]:
@@ -112,14 +111,12 @@ class Metric:
         Returns:
             Upper and lower parts, both of shape ``(n,)``; for a metric that is no ratio the values and ones.
         """
-        columns = {"avg_rank": avg_rank, "avg_surprisal": avg_surprisal}
-        upper = columns[self.numerator] if self.numerator else None
-        lower = columns[self.denominator] if self.denominator else None
+        known = {"avg_rank": avg_rank, "avg_surprisal": avg_surprisal, None: np.ones_like(values)}
+        upper, lower = known[self.numerator], known[self.denominator]
         with np.errstate(divide="ignore", invalid="ignore"):
-            if upper is None:
-                lower = np.ones_like(values) if lower is None else lower
+            if self.numerator is None:
                 return values * lower, lower
-            return upper, upper / values if lower is None else lower
+            return upper, upper / values if self.denominator is None else lower
 
 
 _registry: dict[str, Metric] = {}
@@ -180,11 +177,7 @@ def available_metrics() -> Mapping[str, Metric]:
 
 
 def find_metric(metric: str | Metric) -> Metric:
-    """The metric of a name; a metric is given back.
-
-    Raises:
-        ValueError: If no metric has the name.
-    """
+    """The metric of a name, or the metric itself; an unknown name is a ``ValueError``."""
     if isinstance(metric, Metric):
         return metric
     if not isinstance(metric, str) or metric not in _registry:
@@ -193,13 +186,9 @@ def find_metric(metric: str | Metric) -> Metric:
 
 
 def find_metrics(metrics: Iterable[str | Metric] | None) -> tuple[Metric, ...]:
-    """The metrics to compute beside the default ones.
+    """The metrics to compute beside the default ones, which are passed over: they are computed anyway.
 
-    Args:
-        metrics: Names or metrics. Default metrics are passed over: they are computed anyway.
-
-    Raises:
-        ValueError: If a name is unknown, or two different metrics have one name.
+    An unknown name, or one name for two different metrics, is a ``ValueError``.
     """
     if isinstance(metrics, str):
         raise ValueError(f"metrics={metrics!r}: give a list, [{metrics!r}]")

@@ -60,21 +60,17 @@ def trajectory_scores(
     bounds = np.asarray(offsets, dtype=np.int64)
     if rank_array.shape != surprisal_array.shape or rank_array.ndim != 1:
         raise ValueError(f"ranks {rank_array.shape} and surprisals {surprisal_array.shape} must have one same length")
-    if bounds.ndim != 1 or not bounds.size or bounds[0] != 0 or bounds[-1] != rank_array.size:
-        raise ValueError(f"offsets must run from 0 to {rank_array.size}, the number of tokens")
-    num_tokens = np.diff(bounds)
-    if (num_tokens < 0).any():
-        raise ValueError("offsets must not decrease")
-
+    num_tokens = np.diff(np.atleast_1d(bounds))
+    if bounds.ndim != 1 or not bounds.size or bounds[0] or bounds[-1] != rank_array.size or (num_tokens < 0).any():
+        raise ValueError(f"offsets must run from 0 to {rank_array.size}, the number of tokens, and must not decrease")
+    filled = num_tokens > 0
+    sums = np.full((2, num_tokens.size), np.nan)
     clipped = np.minimum(rank_array, rank_clip).astype(np.float64)
-    rank_sum = _segment_sums(clipped, bounds, num_tokens)
-    surprisal_sum = _segment_sums(surprisal_array, bounds, num_tokens)
-    defined = (num_tokens > 0) & np.isfinite(surprisal_sum)
-    rank_sum[~defined] = np.nan
-    surprisal_sum[~defined] = np.nan
+    if filled.any():
+        sums[:, filled] = [np.add.reduceat(values, bounds[:-1][filled]) for values in (clipped, surprisal_array)]
+    rank_sum, surprisal_sum = np.where(np.isfinite(sums[1]), sums, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rsr = rank_sum / surprisal_sum
-        rsr[surprisal_sum == 0] = np.nan
+        rsr = np.where(surprisal_sum == 0, np.nan, rank_sum / surprisal_sum)
         return TrajectoryScores(rank_sum / num_tokens, surprisal_sum / num_tokens, rsr, num_tokens)
 
 
@@ -96,14 +92,6 @@ def ratio_of_means(avg_ranks: npt.ArrayLike, avg_surprisals: npt.ArrayLike) -> f
         raise ValueError(f"avg_ranks {ranks.shape} and avg_surprisals {surprisals.shape} must have one same length")
     mean_surprisal = surprisals.mean() if surprisals.size else 0.0
     return float(ranks.mean() / mean_surprisal) if mean_surprisal > 0 else float("nan")
-
-
-def _segment_sums(values: FloatArray, bounds: IntArray, num_tokens: IntArray) -> FloatArray:
-    sums = np.zeros(num_tokens.size, dtype=np.float64)
-    filled = num_tokens > 0
-    if filled.any():
-        sums[filled] = np.add.reduceat(values, bounds[:-1][filled])
-    return sums
 
 
 @dataclass(frozen=True)
@@ -133,11 +121,7 @@ class TrajectoryTokens:
         return np.minimum(self.ranks, self.rank_clip).astype(np.float64)
 
     def known(self, need: Need) -> FloatArray:
-        """An array that exists only where a metric needs it.
-
-        Raises:
-            ValueError: If the array is not there.
-        """
+        """An array that exists only where a metric needs it; else a ``ValueError``."""
         values: FloatArray | None = getattr(self, need)
         if values is None:
             raise ValueError(f"{need} are not known; a metric that reads them declares needs=({need!r},)")

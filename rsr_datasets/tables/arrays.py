@@ -22,12 +22,7 @@ _SHOWN_AFTER = 2.0
 
 @dataclass(frozen=True)
 class Categories:
-    """A column of few distinct values.
-
-    Attributes:
-        codes: Index into ``values`` of each row, -1 for null, int32, shape ``(rows,)``.
-        values: The distinct values in order of first appearance.
-    """
+    """A column of few distinct values, in order of first appearance; ``codes`` are indices into them, -1 for null."""
 
     codes: npt.NDArray[np.int32]
     values: list[Any]
@@ -119,12 +114,11 @@ def read_categories(dataset: Dataset, column: str) -> Categories:
         encoded = batch[column].combine_chunks().dictionary_encode()
         of_batch = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
         codes[where] = np.array([*of_batch, -1], dtype=np.int32)[pc.fill_null(encoded.indices, -1)]
-    first_rows = np.full(len(known) + 1, len(dataset))
-    first_rows[codes[::-1]] = np.arange(len(dataset))[::-1]
-    order = np.argsort(first_rows[:-1])
+    in_order = pa.array(codes, mask=codes < 0).dictionary_encode()
     feature = dataset.features[column]
     values = [feature.int2str(value) if isinstance(feature, ClassLabel) else value for value in known]
-    return Categories(np.append(np.argsort(order), -1).astype(np.int32)[codes], [values[code] for code in order])
+    codes = pc.fill_null(in_order.indices, -1).to_numpy()
+    return Categories(codes, [values[code] for code in in_order.dictionary.to_pylist()])
 
 
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:

@@ -19,12 +19,7 @@ from .arrays import NUMBERS_PER_BATCH, ROWS_PER_BATCH, batches, read_numbers
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows grouped by equal keys.
-
-    Attributes:
-        codes: Group of each row, numbered in order of first appearance, -1 without a key, int64, shape ``(rows,)``.
-        count: Number of groups.
-    """
+    """The group of each row, numbered in order of first appearance, -1 without a key, and the number of groups."""
 
     codes: npt.NDArray[np.int64]
     count: int

@@ -17,17 +17,11 @@ NO_VALUE = "no_value"
 
 @dataclass(frozen=True)
 class RowStatus:
-    """The outcome of scoring ``n`` rows.
+    """The outcome of scoring rows; the arrays have the shape ``(rows,)``."""
 
-    Attributes:
-        scored: Whether the row has a score, truncated rows included, bool, shape ``(n,)``.
-        truncated: Whether the row was scored on a part of its response, bool, shape ``(n,)``.
-        unscored: Rows without a score by status; :data:`NO_VALUE` where the status promises one.
-    """
-
-    scored: npt.NDArray[np.bool_]
+    scored: npt.NDArray[np.bool_]  # on the whole response or, where truncated, on a part
     truncated: npt.NDArray[np.bool_]
-    unscored: dict[str, int]
+    unscored: dict[str, int]  # how many rows have no score, by status; NO_VALUE where the status promises a score
 
 
 def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.float64] | None = None) -> RowStatus:

@@ -26,17 +26,14 @@ Stopped = Literal["certain", "budget"]
 
 @dataclass(eq=False)
 class Contestant:
-    """A teacher whose ``rows`` of a dataset are scored in this order, as far as they are needed, ``budget`` at most.
-
-    ``row_units`` holds the sampling unit (the problem) of each row; ``read`` gives the scores of some rows.
-    """
+    """A teacher whose ``rows`` of a dataset are scored in this order, as far as they are needed."""
 
     teacher: str
     dataset: Dataset
     rows: IntArray
-    row_units: IntArray
-    budget: int
-    read: Callable[[Dataset], npt.NDArray[Any]]
+    row_units: IntArray  # the sampling unit (the problem) of each row
+    budget: int  # the most rows to score
+    read: Callable[[Dataset], npt.NDArray[Any]]  # the scores of some rows
     scores: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, ROW))
     dropped: bool = False
 
@@ -89,18 +86,16 @@ def sample_adaptively(contestants: Sequence[Contestant], confidence: float, tole
             continue
         leader = rivals.pop(0)
         if leader.value <= 0:
-            raise ValueError(
-                f"adaptive=True compares logarithms, and teacher {leader.teacher!r} has the value "
-                f"{leader.value:.3g}; rank by a metric of positive values, or without adaptive"
-            )
-        bounds = {c.teacher: _log_ratio_bound(leader, c, error) for c in rivals}
-        for contestant in rivals:
-            contestant.dropped = bounds[contestant.teacher] < 0
+            found = f"teacher {leader.teacher!r} has the value {leader.value:.3g}"
+            advice = "rank by a metric of positive values, or without adaptive"
+            raise ValueError(f"adaptive=True compares logarithms, and {found}; {advice}")
+        bounds = [_log_ratio_bound(leader, rival, error) for rival in rivals]
+        for rival, bound in zip(rivals, bounds, strict=True):
+            rival.dropped = bound < 0
         alive = [c for c in alive if not c.dropped]
-        unsure = [c for c in rivals if not c.dropped and bounds[c.teacher] > math.log1p(tolerance)]
-        logger.info("after %d trajectories: %s leads, %d may still be better", size, leader.teacher, len(unsure))
-        unknown = [c for c in alive if not math.isfinite(c.value) and c.scores.size < c.budget]
-        if not unsure and not unknown:
+        unsure = sum(bound > math.log1p(tolerance) for bound in bounds)
+        logger.info("after %d trajectories: %s leads, %d may still be better", size, leader.teacher, unsure)
+        if not unsure and all(math.isfinite(c.value) or c.scores.size == c.budget for c in alive):
             return "certain"
     return "budget"
 

@@ -16,7 +16,7 @@ Values = Sequence[float] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Correlation:
-    """Correlation of a metric with performance across teachers, for each student.
+    """Correlation of a metric with performance across teachers.
 
     Attributes:
         spearman: Student to signed Spearman coefficient.
@@ -38,11 +38,10 @@ class Correlation:
 
     def to_dict(self) -> dict[str, Any]:
         """Coefficients and averages as a JSON object."""
-        averages = {"average_spearman": self.average_spearman, "average_pearson": self.average_pearson}
-        return asdict(self) | averages
+        return asdict(self) | {name: getattr(self, name) for name in ("average_spearman", "average_pearson")}
 
     def __str__(self) -> str:
-        rows = [(student, self.spearman[student], self.pearson[student]) for student in self.spearman]
+        rows = [(student, spearman, self.pearson[student]) for student, spearman in self.spearman.items()]
         rows.append(("average", self.average_spearman, self.average_pearson))
         width = max(len(name) for name, *_ in rows)
         lines = [f"{name:<{width}}  {spearman:>8.3f}  {pearson:>7.3f}" for name, spearman, pearson in rows]
@@ -77,9 +76,8 @@ def correlation(metric: Mapping[str, Values] | Sequence[float], performance: Map
 def _aligned(metric: Values, performance: Values, student: str) -> tuple[FloatArray, FloatArray]:
     if isinstance(metric, Mapping) and isinstance(performance, Mapping):
         if set(metric) != set(performance):
-            raise ValueError(
-                f"student {student!r}: metric has the teachers {sorted(metric)}, performance {sorted(performance)}"
-            )
+            found = f"metric has the teachers {sorted(metric)}, performance {sorted(performance)}"
+            raise ValueError(f"student {student!r}: {found}")
         metric = [metric[teacher] for teacher in performance]
     x, y = (np.asarray(list(v.values()) if isinstance(v, Mapping) else v, dtype=float) for v in (metric, performance))
     if x.shape != y.shape or x.size < 3:

@@ -19,10 +19,13 @@ from ..tables.columns import ScoreColumns
 from ..tables.splits import require_dataset
 from ..tables.status import read_status
 from ..utils.deprecation import renamed_arguments
-from .bootstrap import DEFAULT_RESAMPLES, bootstrap_ratios
+
+DEFAULT_RESAMPLES = 2000
 
 _PARTS = [("upper", float), ("lower", float), ("tokens", float), ("scored", bool), ("truncated", bool)]
 ROW = np.dtype(_PARTS, align=True)
+_MAX_UNITS = 10_000
+_CELLS_PER_CHUNK = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -118,21 +121,20 @@ def dataset_rsr(
 
     def summarize(scores: npt.NDArray[Any]) -> DatasetRSR:
         scored = scores[scores["scored"]]
-        draws = bootstrap_ratios(scored["upper"][:, None], scored["lower"][:, None], resamples, seed)
+        draws = bootstrap(scored["upper"][:, None], scored["lower"][:, None], resamples, seed)
         return aggregate(scores, draws[:, 0], confidence, metric)
 
     if group_by is None:
         return summarize(scores)
     groups = arrays.read_categories(dataset, group_by)
-    names = [*enumerate(groups.values), *([(-1, None)] if (groups.codes < 0).any() else [])]
-    return {name: summarize(scores[groups.codes == code]) for code, name in names}
+    found = {name: scores[groups.codes == code] for code, name in [*enumerate(groups.values), (-1, None)]}
+    return {name: summarize(rows) for name, rows in found.items() if rows.size}
 
 
 def summarize_metrics(dataset: Dataset, columns: ScoreColumns) -> list[dict[str, Any]]:
     """The known metrics beside the default ones that have a column, each aggregated in its own way.
 
-    For each metric the ``column``, ``formula``, ``direction``, the ``value`` over the rows where the metric is defined
-    (``None`` without such rows), and the number of ``defined`` rows.
+    The ``value`` is that of the ``defined`` rows, ``None`` without such rows.
     """
     rows = []
     for name, metric in available_metrics().items():
@@ -165,6 +167,32 @@ def read_scores(dataset: Dataset, columns: ScoreColumns, metric: Metric) -> tupl
     if columns.settings in dataset.column_names:
         settings = arrays.read_categories(dataset, columns.settings).present(status.scored)
     return scores, settings
+
+
+def bootstrap(upper: FloatArray, lower: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """Ratios of the sums of ``upper`` and ``lower`` over resampled units; NaN without units.
+
+    Both inputs have the shape ``(units, sets)``, the result ``(resamples, sets)``. More than 10,000 units are first
+    put at random into 10,000 blocks of like size, which are then resampled: the interval is as wide for less work.
+    """
+    rng = np.random.default_rng(seed)
+    units, sets = upper.shape
+    if not units:
+        return np.full((resamples, sets), np.nan)
+    sums = np.concatenate([upper, lower], axis=1)
+    if units > _MAX_UNITS:
+        block = rng.permutation(units) % _MAX_UNITS
+        sums = np.stack([np.bincount(block, weights=column) for column in sums.T], axis=1)
+        units = _MAX_UNITS
+    step = max(1, _CELLS_PER_CHUNK // units)
+    draws = []
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        drawn = rng.integers(units, size=(count, units)) + units * np.arange(count)[:, None]
+        draws.append(np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units) @ sums)
+    totals = np.concatenate(draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return totals[:, :sets] / totals[:, sets:]
 
 
 def value_of(scores: npt.NDArray[Any]) -> float:

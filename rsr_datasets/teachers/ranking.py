@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,7 @@ from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..tables.groups import group_by_columns
 from ..tables.splits import require_dataset
 from .adaptive import Contestant, Stopped, sample_adaptively
-from .bootstrap import DEFAULT_RESAMPLES, bootstrap_ratios
-from .dataset_rsr import DatasetRSR, aggregate, read_scores, require_confidence, to_json
+from .dataset_rsr import DEFAULT_RESAMPLES, DatasetRSR, aggregate, bootstrap, read_scores, require_confidence, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,13 +32,7 @@ DEFAULT_SAMPLE = 200
 
 @dataclass(frozen=True)
 class RankedTeacher:
-    """One teacher of a ranking.
-
-    Attributes:
-        teacher: Name of the teacher.
-        score: The teacher's RSR over the trajectories that were scored.
-        dropped: Whether adaptive sampling ended early for the teacher, who could not be the best any more.
-    """
+    """A teacher, its result, and whether adaptive sampling dropped it because it could not be the best any more."""
 
     teacher: str
     score: DatasetRSR
@@ -59,7 +53,7 @@ class TeacherRanking:
         trajectories_scored: Trajectories that were looked at, including any that turned out to have no score.
         tokens_scored: Scored tokens of these trajectories.
         fixed_trajectories: Trajectories that a fixed sample takes.
-        fixed_tokens: An estimate of the fixed sample's tokens, from the mean length of the scored trajectories.
+        fixed_tokens: About the tokens of a fixed sample, from the mean length of the scored trajectories.
     """
 
     teachers: tuple[RankedTeacher, ...]
@@ -90,9 +84,8 @@ class TeacherRanking:
         width = max(len(ranked.teacher) for ranked in self.teachers)
         sure = [*(f"  before the next: {share:.1%}" for share in self.order_confidence), ""]
         lines = [
-            f"{place:>3}  {ranked.teacher:<{width}}  {ranked.score}{sure[place - 1]}"
-            f"{'  (dropped early)' if ranked.dropped else ''}"
-            for place, ranked in enumerate(self.teachers, 1)
+            f"{place:>3}  {t.teacher:<{width}}  {t.score}{sure[place - 1]}{'  (dropped early)' if t.dropped else ''}"
+            for place, t in enumerate(self.teachers, 1)
         ]
         lines.append(
             f"scored {self.trajectories_scored:,} trajectories and {self.tokens_scored:,} tokens; "
@@ -124,8 +117,8 @@ def rank_teachers(
     resamples problems: a problem that is hard for all teachers does not count as doubt about their order.
 
     ``adaptive=True`` scores in growing samples. A teacher is dropped once it is surely worse than the leader, and
-    sampling ends once the leader's RSR over all its trajectories is surely within ``tolerance`` of the best. "Surely"
-    means with the probability ``confidence``, and holds at all looks together.
+    sampling ends once the leader's RSR over all its trajectories is surely within ``tolerance`` of the best: with the
+    probability ``confidence``, at all looks together.
 
     Args:
         dataset_or_datasets: Rows of all teachers, or a mapping of teacher to its rows. They are scored already, or
@@ -194,12 +187,7 @@ def rank_teachers(
 
 
 def _ranking(
-    teachers: Sequence[Contestant],
-    stopped: Stopped | None,
-    metric: Metric,
-    confidence: float,
-    resamples: int,
-    seed: int,
+    teachers: list[Contestant], stopped: Stopped | None, metric: Metric, confidence: float, resamples: int, seed: int
 ) -> TeacherRanking:
     if unscored := [c.teacher for c in teachers if not math.isfinite(c.value)]:
         logger.warning("no sampled trajectory of %s could be scored", ", ".join(unscored))
@@ -211,13 +199,12 @@ def _ranking(
         index = np.searchsorted(all_units, contestant.units)
         np.add.at(sums[0, :, i], index, contestant.scored["upper"])
         np.add.at(sums[1, :, i], index, contestant.scored["lower"])
-    draws = bootstrap_ratios(sums[0], sums[1], resamples, seed)
-    losses = sign * draws
-    results = [aggregate(c.scores, draws[:, i], confidence, metric) for i, c in enumerate(ordered)]
+    draws = bootstrap(sums[0], sums[1], resamples, seed).T
+    results = [aggregate(c.scores, drawn, confidence, metric) for c, drawn in zip(ordered, draws, strict=True)]
     pairs = list(zip(ordered, results, strict=True))
     return TeacherRanking(
         teachers=tuple(RankedTeacher(c.teacher, result, c.dropped) for c, result in pairs),
-        order_confidence=tuple(_share_below(losses[:, i], losses[:, i + 1]) for i in range(len(ordered) - 1)),
+        order_confidence=tuple(_share_below(*pair) for pair in pairwise(sign * draws)),
         stopped=stopped,
         trajectories_scored=sum(c.scores.size for c in ordered),
         tokens_scored=sum(result.num_tokens for result in results),
@@ -236,8 +223,7 @@ def _read_sources(
 ) -> list[tuple[str, Dataset, IntArray]]:
     """Each teacher with a dataset and the teacher's rows in the dataset."""
     if isinstance(dataset_or_datasets, Mapping) and not isinstance(dataset_or_datasets, DatasetDict):
-        named = {str(name): require_dataset(dataset) for name, dataset in dataset_or_datasets.items()}
-        sources = [(name, dataset, np.arange(len(dataset))) for name, dataset in named.items()]
+        sources = [(str(name), require_dataset(d), np.arange(len(d))) for name, d in dataset_or_datasets.items()]
     else:
         dataset = require_dataset(dataset_or_datasets)
         arrays.require_columns(dataset, [teacher_column], ScoreColumns())
@@ -271,12 +257,8 @@ def _units_of(sources: Sequence[tuple[str, Dataset, IntArray]], problem_column: 
 
 def _sampling_orders(units_of_teachers: Sequence[IntArray], rng: np.random.Generator) -> list[IntArray]:
     """For each teacher the order in which its rows are taken: one of each problem, then a second one, and so on."""
-    num_units = 1 + max(int(units.max()) for units in units_of_teachers)
-    teachers_per_unit = np.zeros(num_units, dtype=np.int64)
-    for units in units_of_teachers:
-        teachers_per_unit[np.unique(units)] += 1
-    place = np.empty(num_units, dtype=np.int64)
-    place[np.lexsort((rng.random(num_units), -teachers_per_unit))] = np.arange(num_units)
+    teachers_per_unit = np.bincount(np.concatenate([np.unique(units) for units in units_of_teachers]))
+    place = np.argsort(np.lexsort((rng.random(teachers_per_unit.size), -teachers_per_unit)))
     orders = []
     for units in units_of_teachers:
         shuffled = rng.permutation(units.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -11,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-
-_READ_SIZE = 1 << 24
 
 
 @contextlib.contextmanager
@@ -49,8 +48,5 @@ def hash_text(text: str) -> str:
 
 def hash_file(file: Path) -> str:
     """A 128-bit hash of a file's content, in hexadecimal; the file is read in blocks."""
-    digest = xxhash.xxh3_128()
     with file.open("rb") as stream:
-        while block := stream.read(_READ_SIZE):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
