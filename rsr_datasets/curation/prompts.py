@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
 from datasets import Dataset
 
 from ..reading.formats import find_format
@@ -41,7 +40,6 @@ def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str
         except UnscorableRowError:
             return None
 
-    def read(batch: pa.Table) -> list[bytes | None]:
-        return [digest_of(row) for row in read_rows(batch, dataset.features)]
-
-    return densify(digests(dataset, row_format.names, read))
+    features = dataset.features
+    keys = digests(dataset, row_format.names, lambda batch: [digest_of(row) for row in read_rows(batch, features)])
+    return densify(keys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
+from ..engines.transformers.errors import refusing
+from ..engines.transformers.source import TransformersStudent
 from ..reading.messages import Turns
 from ..tables.columns import ScoreColumns
 from ..utils.files import written_aside
@@ -26,10 +26,7 @@ from .samples import draw_samples
 from .summary import summarize
 
 _MOST_BYTES = 4_800_000
-_MOST_POINTS = 20_000
-
-# One script in this order: each part uses those before it.
-_SCRIPTS = ("dom.js", "teachers.js", "plots.js", "trajectories.js", "page.js")
+_SCRIPTS = ("dom.js", "teachers.js", "plots.js", "trajectories.js", "page.js")  # each part uses those before it
 
 
 def build_report(
@@ -50,9 +47,8 @@ def build_report(
     """Writes a page that shows scored trajectories: teachers, the plane of rank and surprisal, lengths, and tokens.
 
     The page is a single HTML file under 5 MB that needs no network. Counts, ratios and distributions are those of all
-    rows; of the points at most ``max_points`` are drawn, as many of each teacher, and the text of as many problems is
-    in it as fit, with all their candidates. The page says what was sampled. The same data and arguments give the same
-    bytes.
+    rows. Of the points at most ``max_points`` are drawn, as many of each teacher; the page holds the text of as many
+    problems as fit, with all their candidates, and says what was sampled. Equal arguments give the same bytes.
 
     Args:
         scored: Scored rows.
@@ -82,21 +78,15 @@ def build_report(
     path = Path(output)
     if path.is_dir():
         raise ValueError(f"output={os.fspath(output)!r} is a folder; name the HTML file to write")
-    if not 1 <= max_points <= _MOST_POINTS:
-        raise ValueError(f"max_points={max_points}: must be between 1 and {_MOST_POINTS:,}")
+    if not 1 <= max_points <= 20_000:
+        raise ValueError(f"max_points={max_points}: must be between 1 and 20,000")
     rows = ReportRows(scored, ScoreColumns(column_prefix), teacher_column, problem_column, turns, columns, seed)
     has_tokens = all(name in scored.column_names for name in rows.columns.token_types)
     decoder = load_tokenizer(tokenizer) if tokenizer is not None and has_tokens else None
     content = {"title": title or "Rank-Surprisal Ratio report", "version": __version__, **summarize(rows, selected)}
     points, problems, limit = draw_samples(rows, max_points, decoder, _MOST_BYTES - len(_render(content)))
-    content["points"] = points
-    content["texts"] = {
-        "problems": problems,
-        "tokenLimit": limit,
-        "hasText": rows.row_format is not None,
-        "hasTokens": has_tokens,
-        "hasTokenizer": tokenizer is not None,
-    }
+    has = {"hasText": rows.row_format is not None, "hasTokens": has_tokens, "hasTokenizer": tokenizer is not None}
+    content |= {"points": points, "texts": {"problems": problems, "tokenLimit": limit, **has}}
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         aside.write_bytes(_render(content))
@@ -119,15 +109,5 @@ def load_tokenizer(tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase) 
     """Loads a tokenizer, that of the base model for an adapter that has none; passes on a loaded tokenizer."""
     if not isinstance(tokenizer, str | os.PathLike):
         return tokenizer
-    path = Path(tokenizer).expanduser()
-    name = os.fspath(path if path.exists() else tokenizer)
-    try:
-        if path.is_file():
-            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        adapter = find_adapter_config_file(name)
-        own = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
-        if adapter is not None and own is None:
-            name = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # libraries that read tokenizers raise errors of every class
-        raise ValueError(f"tokenizer={os.fspath(tokenizer)!r} cannot be loaded: {error}") from error
+    with refusing(f"tokenizer={os.fspath(tokenizer)!r} cannot be loaded"):
+        return TransformersStudent(tokenizer).load_tokenizer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -18,17 +19,12 @@ from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..tables.groups import Groups
 
-LONGEST_NAME = 200
-_LONGEST_LABEL = 60
-_MOST_TEACHERS = 200
-
 
 class ReportRows:
     """The scored rows: their scores, teachers and problems, and where their text is.
 
-    Teachers and problems are numbered: ``teacher_codes`` holds the teacher of each row, an index into
-    ``teacher_names``; ``problems.codes`` holds the problem of each row, -1 for none. Without a teacher column all
-    rows have one teacher. ``row_format`` is ``None`` where the dataset has scores without text.
+    ``teacher_codes`` holds the index of each row's teacher in ``teacher_names``; without a teacher column all rows
+    have one teacher. ``row_format`` is ``None`` where the dataset has scores without text.
     """
 
     def __init__(
@@ -51,11 +47,8 @@ class ReportRows:
         if self.problem_column is not None:
             self.problems, _ = group_problems(dataset, self.problem_column, turns, text_columns)
         self.row_format: RowFormat | None = None
-        try:
+        with contextlib.nullcontext() if text_columns else contextlib.suppress(ValueError):
             self.row_format = find_format(names, text_columns)
-        except ValueError:
-            if text_columns:
-                raise
 
     def _read_teachers(self) -> tuple[list[Any], IntArray]:
         if self.teacher_column is None:
@@ -63,10 +56,10 @@ class ReportRows:
         arrays.require_columns(self.dataset, [self.teacher_column], self.columns)
         found = arrays.read_categories(self.dataset, self.teacher_column)
         names = [*found.values, *([None] if (found.codes < 0).any() else [])]
-        if len(names) > _MOST_TEACHERS:
+        if len(names) > 200:
             raise ValueError(
                 f"teacher_column={self.teacher_column!r}: {len(names):,} different teachers, the report takes "
-                f"{_MOST_TEACHERS}; name the column that tells teachers apart"
+                "200; name the column that tells teachers apart"
             )
         return names, np.where(found.codes < 0, len(found.values), found.codes).astype(np.int64)
 
@@ -75,10 +68,10 @@ class ReportRows:
         if self.problem_column not in self.dataset.column_names:
             return [f"row {row}" for row in rows]
         values = self.dataset.select(rows).select_columns([self.problem_column]).with_format(None)
-        return [shown(value, _LONGEST_LABEL) for value in values[self.problem_column][:]]
+        return [shown(value, 60) for value in values[self.problem_column][:]]
 
 
-def shown(value: Any, longest: int = LONGEST_NAME) -> str:
+def shown(value: Any, longest: int = 200) -> str:
     """A value as text of at most ``longest`` characters."""
     text = "(none)" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -16,14 +16,6 @@ from ..tables.records import read_records
 from ..teachers.dataset_rsr import DatasetRSR, dataset_rsr, summarize_metrics
 from .rows import ReportRows, rounded, shown
 
-# Colours of token-level ratios saturate at these multiples of the ratio without a colour. A token of rank r has a
-# surprisal of at least ln r, which bounds its ratio from below; the ratio of a sure guess goes to infinity.
-_RATIO_RANGE = (1 / 4, 40.0)
-_LONGEST_RECORD = 20_000
-_BINS = 48
-_TREND_BINS = 24
-_TREND_LEAST = 5
-
 
 def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
     """Summarizes all rows, and the rows that were selected from them."""
@@ -32,9 +24,17 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
     neutral = overall.value if math.isfinite(overall.value) else 1.0
     axes = {"rsr": log_limits(scores.rsr[has_score]), "tokens": log_limits(scores.num_tokens[has_score])}
     statuses = arrays.read_categories(rows.dataset, rows.columns.status).counts()
+    kept = None
+    if selected is not None:
+        found = read_scored_rows(selected, rows.columns, "selected")
+        arrays.require_one_setting(rows.columns, list(dict.fromkeys([*scores.settings, *found.settings])))
+        rsr, tokens = _interval(_rsr(rows, selected)[None]), int(found.num_tokens.sum())
+        kept = {"rows": len(selected), "rsr": rsr, "tokens": tokens}
     return {
         "rankClip": scores.rank_clip,
-        "tokenScale": {"low": neutral * _RATIO_RANGE[0], "neutral": neutral, "high": neutral * _RATIO_RANGE[1]},
+        # Where colours of a token's ratio saturate. A token of rank r has a surprisal of at least ln r, which bounds
+        # its ratio from below; the ratio of a sure guess goes to infinity.
+        "tokenScale": {"low": neutral / 4, "neutral": neutral, "high": neutral * 40},
         "overview": {
             "rows": len(rows.dataset),
             "scored": int(has_score.sum()),
@@ -47,9 +47,12 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
             "settings": shown(scores.settings[0]) if scores.settings else None,
             "rsr": _interval(overall),
             "metrics": summarize_metrics(rows.dataset, rows.columns),
-            "selected": None if selected is None else _selected(rows, selected),
+            "selected": kept,
         },
-        "provenance": [_record(record) for record in read_records(rows.dataset if selected is None else selected)],
+        "provenance": [
+            {"step": shown(each.get("step")), "text": shown(json.dumps(each, ensure_ascii=False, indent=2), 20_000)}
+            for each in read_records(rows.dataset if selected is None else selected)
+        ],
         "teachers": _teachers(rows, selected, axes),
         "plane": {
             "surprisal": log_limits(scores.avg_surprisal[has_score]),
@@ -66,19 +69,10 @@ def _rsr(rows: ReportRows, dataset: Dataset, group_by: str | None = None) -> dic
     return {None: found} if group_by is None else found
 
 
-def _selected(rows: ReportRows, selected: Dataset) -> dict[str, Any]:
-    scores = read_scored_rows(selected, rows.columns, "selected")
-    arrays.require_one_setting(rows.columns, list(dict.fromkeys([*rows.scores.settings, *scores.settings])))
-    return {
-        "rows": len(selected),
-        "rsr": _interval(_rsr(rows, selected)[None]),
-        "tokens": int(scores.num_tokens.sum()),
-    }
-
-
 def _teachers(rows: ReportRows, selected: Dataset | None, axes: Mapping[str, Limits]) -> list[dict[str, Any]]:
     scores, column = rows.scores, rows.teacher_column
     before = _rsr(rows, rows.dataset, column)
+    measures = {"rsr": scores.rsr, "tokens": scores.num_tokens}
     teachers: dict[Any, dict[str, Any]] = {}
     for code, name in enumerate(rows.teacher_names):
         of_teacher = rows.teacher_codes == code
@@ -89,10 +83,7 @@ def _teachers(rows: ReportRows, selected: Dataset | None, axes: Mapping[str, Lim
             "rows": int(of_teacher.sum()),
             "scored": before[name].num_trajectories,
             "rsr": _interval(before[name]),
-            "distributions": {
-                "rsr": _distribution(scores.rsr[scored], axes["rsr"]),
-                "tokens": _distribution(scores.num_tokens[scored], axes["tokens"]),
-            },
+            "distributions": {key: _distribution(values[scored], axes[key]) for key, values in measures.items()},
         }
     if selected is not None:
         if column is not None:
@@ -102,15 +93,14 @@ def _teachers(rows: ReportRows, selected: Dataset | None, axes: Mapping[str, Lim
             raise ValueError(f"selected: the teacher {foreign[0]!r} is not among those of the scored rows")
         after = _rsr(rows, selected, column)
         for name, teacher in teachers.items():
-            rsr = _interval(after[name]) if name in after else None
-            teacher["selected"] = {"rows": kept.get(name, 0), "rsr": rsr}
+            teacher["selected"] = {"rows": kept.get(name, 0), "rsr": _interval(after[name]) if name in after else None}
     return list(teachers.values())
 
 
 def _trend(lengths: FloatArray, rsr: FloatArray, limits: Limits) -> list[list[float | None]]:
     """Median and quartiles of RSR by length: (tokens, lower, median, upper) of each bin."""
-    bins = np.digitize(lengths, np.geomspace(*limits, _TREND_BINS + 1))
-    groups = [group for number in np.unique(bins) if (group := bins == number).sum() >= _TREND_LEAST]
+    bins = np.digitize(lengths, np.geomspace(*limits, 25))
+    groups = [group for number in np.unique(bins) if (group := bins == number).sum() >= 5]
     return [[rounded(np.median(lengths[group]), 4), *_quartiles(rsr[group])] for group in groups]
 
 
@@ -118,7 +108,7 @@ def _distribution(values: FloatArray, limits: Limits) -> dict[str, Any] | None:
     """Share of the values in each bin of a logarithmic axis, and their quartiles; the ends hold what lies beyond."""
     if not values.size:
         return None
-    found, _ = np.histogram(np.clip(values, *limits), np.geomspace(*limits, _BINS + 1))
+    found, _ = np.histogram(np.clip(values, *limits), np.geomspace(*limits, 49))
     return {"bins": [round(float(share), 4) for share in found / values.size], "quartiles": _quartiles(values)}
 
 
@@ -128,8 +118,3 @@ def _quartiles(values: FloatArray) -> list[float | None]:
 
 def _interval(result: DatasetRSR) -> list[float | None]:
     return [rounded(value) for value in (result.value, result.low, result.high)]
-
-
-def _record(record: Mapping[str, Any]) -> dict[str, str]:
-    text = json.dumps(record, ensure_ascii=False, indent=2)
-    return {"step": shown(record.get("step")), "text": shown(text, _LONGEST_RECORD)}
