@@ -17,6 +17,7 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -327,25 +328,33 @@ def accounted(student: TransformersEngine) -> Iterator[dict[str, float]]:
         module["rank_and_surprisal"] = reduction
 
 
-def scaling(dtype: str) -> None:
-    """How time grows with the number of rows and with their length, on a small random student."""
-    student = TransformersEngine(random_model("small", getattr(torch, dtype), default_device()))
+def scaling(dtype: str, shape: str) -> None:
+    """How time and memory grow with the number of rows and with their length, on a random student."""
+    device = default_device()
+    student = TransformersEngine(random_model(shape, getattr(torch, dtype), device))
     generator = np.random.default_rng(0)
-
-    def random_rows(count: int, length: int) -> Rows:
+    print_row("rows", "tokens a row", "seconds", "microseconds a token", "model GFLOP a token", "TFLOP/s", "peak MiB")
+    print_row(*["--:"] * 7)
+    for count, length in [
+        (16, 1000),
+        (64, 1000),
+        (256, 1000),
+        (64, 1000),
+        (16, 4000),
+        (8, 8000),
+        (4, 16_000),
+        (2, 32_000),
+    ]:
         ids = generator.integers(0, student.vocab_size, (count, length + 1))
-        return [EncodedRow(row, np.arange(length // 4, length + 1)) for row in ids]
-
-    sizes = [(16, 1000), (64, 1000), (256, 1000), (64, 1000), (8, 8000), (2, 32_000)]
-    ours(student, random_rows(4, 1000))
-    print_row("rows", "tokens a row", "seconds", "microseconds a token", "model GFLOP a token", "GFLOP/s")
-    print_row(*["--:"] * 6)
-    for count, length in sizes:
-        rows = random_rows(count, length)
-        tokens = count * length
+        rows = [EncodedRow(row, np.arange(length // 4, length + 1)) for row in ids]
+        ours(student, rows[:2])
+        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         best = min(timed(ours, student, rows) for _ in range(3))
-        flops = model_flops(student, rows)
-        cells = (best / tokens * 1e6, flops / tokens / 1e9, flops / best / 1e9)
+        peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if device.type == "cuda" else math.nan
+        tokens, flops = count * length, model_flops(student, rows)
+        cells = (best / tokens * 1e6, flops / tokens / 1e9, flops / best / 1e12, peak)
         print_row(str(count), str(length), f"{best:.2f}", *(f"{cell:.3g}" for cell in cells))
 
 
@@ -491,7 +500,11 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=1, help="times that all rows are gone through")
     parser.add_argument("--slice-rows", type=int, help="rows a turn: 15, and of GSM8K's short ones 250")
-    parser.add_argument("--scaling", action="store_true", help="instead: time against rows and length, small student")
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead: time against rows and length, of the first shape or a small student",
+    )
     parser.add_argument(
         "--profile", type=Path, help="instead: write a torch profiler trace of ours on the first workload"
     )
@@ -503,7 +516,7 @@ def main() -> None:
         only(arguments)
         return
     if arguments.scaling:
-        scaling(arguments.dtypes[0])
+        scaling(arguments.dtypes[0], (arguments.shapes or ["small"])[0])
         return
     workloads = arguments.shapes or ["gsm8k" if arguments.gsm8k else "champ"]
     slice_rows = arguments.slice_rows or (250 if arguments.gsm8k else 15)
