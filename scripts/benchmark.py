@@ -42,6 +42,7 @@ from rsr_datasets.engines.base import BatchAccount
 from rsr_datasets.engines.transformers import head as head_module
 from rsr_datasets.engines.transformers.batches import plan_batches
 from rsr_datasets.engines.transformers.engine import TransformersEngine
+from rsr_datasets.engines.transformers.memory import keep_freed_memory
 from rsr_datasets.engines.transformers.source import default_device
 from rsr_datasets.engines.transformers.speedups.products import with_faster_products
 from rsr_datasets.metrics import trajectory_scores
@@ -395,6 +396,8 @@ class Worker:
 def only(arguments: argparse.Namespace) -> None:
     """The process of a worker: seconds for each slice that it is asked for, and in the end its peaks."""
     candidate = CANDIDATES[arguments.only]
+    if arguments.only != "published":  # as the commands do
+        keep_freed_memory()
     loaded, rows = workload_of(arguments, arguments.workload, arguments.dtypes[0])
     student = loaded if arguments.only == "published" else TransformersEngine(loaded)
     on_gpu = student.device.type == "cuda"

@@ -84,6 +84,9 @@ def score(
         estimates = {name: estimate_run(part, scorer, options["unit_rows"])._asdict() for name, part in parts}
         _show({"splits": estimates}, "\n".join(_estimate_text(name, e) for name, e in estimates.items()), as_json)
         return
+    from ..engines.transformers.memory import keep_freed_memory
+
+    keep_freed_memory()
     scored = call(rsr.score_dataset, options, source, scorer, output_dir)
     found: dict[str, dict[str, Any]] = {}
     for name, part in splits_of(scored).items():

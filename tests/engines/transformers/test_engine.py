@@ -255,3 +255,8 @@ def test_a_batch_that_does_not_fit_is_redone_in_halves(tokenizer) -> None:
     device_memory = 20
     with pytest.raises(torch.OutOfMemoryError):
         limited.score(rows)
+
+
+def test_the_library_leaves_the_allocator_of_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: pytest.fail("a library of the process was opened"))
+    TransformersEngine(make_model("llama", 64))
