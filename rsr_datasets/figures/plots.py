@@ -1,7 +1,6 @@
 """Static figures of scores with matplotlib, which the ``report`` extra installs and which is imported when drawing.
 
-Figures are made without ``pyplot``: nothing is registered globally, and no window opens. Names are data: they are
-never read as mathematics or TeX.
+Figures are made without ``pyplot``, which would register them globally. Names are never read as mathematics or TeX.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-_LONGEST_LABEL = 44
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # in the order of series_style
 
 # Fonts that stand in, where installed, for the characters that matplotlib's own font lacks.
@@ -35,10 +32,7 @@ _FALLBACK_FONTS = (
 )
 
 
-@dataclass(frozen=True)
-class _Theme:
-    """Colours of a figure; ``series`` tell data apart."""
-
+class _Theme(NamedTuple):
     background: str
     text: str
     muted: str
@@ -80,15 +74,15 @@ def plot_teachers(
     figure, axes = _new_figure(theme, 7.2, 1.3 + 0.3 * len(names))
 
     offset = 0.14 if after else 0.0
-    before_color, after_color = theme.series[:2]
-    for shift, values, marker, color, face in (
-        (-offset, first, "o", before_color, before_color),
-        (offset, second, "D", after_color, theme.background),
-    ):
+    styles: list[dict[str, Any]] = [
+        {"marker": "o", "color": theme.series[0]},
+        {"marker": "D", "color": theme.series[1], "markerfacecolor": theme.background},
+    ]
+    for shift, values, style in ((-offset, first, styles[0]), (offset, second, styles[1])):
         for name, (point, low, high) in values.items():
             place = names.index(name) + shift
-            axes.plot([low, high], [place] * 2, color=color, linewidth=1.6, solid_capstyle="round", zorder=2)
-            axes.plot([point], [place], marker, color=color, markerfacecolor=face, markersize=6, zorder=3)
+            axes.plot([low, high], [place] * 2, color=style["color"], linewidth=1.6, solid_capstyle="round", zorder=2)
+            axes.plot([point], [place], linestyle="", **style, markersize=6, zorder=3)
     for place, name in enumerate(names):
         if all(math.isnan(values[name][0]) for values in (first, second) if name in values):
             where = axes.get_yaxis_transform()
@@ -102,10 +96,6 @@ def plot_teachers(
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("dataset-level RSR (lower suits the student better)")
     if after is not None:
-        styles = [
-            {"marker": "o", "color": before_color},
-            {"marker": "D", "color": after_color, "markerfacecolor": theme.background},
-        ]
         _legend(axes, theme, styles, ["before the selection", "after it"], columns=2)
     return figure
 
@@ -126,8 +116,8 @@ def plot_plane(
 
     Args:
         dataset: Scored rows; rows without a score are left out.
-        color_by: Column whose values are told apart by colour and shape; ``None`` for one colour, as for rows without
-            the default column.
+        color_by: Column whose values are told apart by colour and shape; ``None``, or no column of the default name,
+            for one colour.
         column_prefix: The scorer's ``column_prefix``.
         sample: The most trajectories to draw, the same number of each value of ``color_by``; ``None`` for all.
         seed: Seed of the sample.
@@ -233,10 +223,7 @@ def _label(name: Any) -> str:
     """A name on one line. A long name loses its middle; what XML cannot hold is replaced."""
     text = "(none)" if name is None else " ".join(str(name).split())
     text = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-    if len(text) <= _LONGEST_LABEL:
-        return text or " "
-    half = _LONGEST_LABEL // 2
-    return f"{text[:half]}…{text[-half + 1 :]}"
+    return text or " " if len(text) <= 44 else f"{text[:22]}…{text[-21:]}"
 
 
 def _plain(text: Text) -> None:
@@ -253,7 +240,6 @@ def _plain(text: Text) -> None:
 def _draw_plane(
     axes: Axes, theme: _Theme, levels: Sequence[float], x_limits: plotting.Limits, y_limits: plotting.Limits
 ) -> None:
-    """Draws logarithmic axes, and a line for each level of RSR."""
     axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
     axes.minorticks_off()
     for axis, limits in ((axes.xaxis, x_limits), (axes.yaxis, y_limits)):
@@ -266,8 +252,7 @@ def _draw_plane(
         end = min(x_limits[1], y_limits[1] / level)
         if end <= x_limits[0]:
             continue
-        place: dict[str, Any] = {"xytext": (4, 0), "va": "center"}
-        if end < x_limits[1]:
-            place = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
-        axes.annotate(f"{level:g}", (end, level * end), **place, **note)
+        above: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
+        beside: dict[str, Any] = {"xytext": (4, 0), "va": "center"}
+        axes.annotate(f"{level:g}", (end, level * end), **(above if end < x_limits[1] else beside), **note)
     axes.annotate("RSR", (1, 1), xycoords="axes fraction", xytext=(4, 3), **note)

@@ -29,20 +29,13 @@ SERIES_DARK = ("#4aa3dc", "#ee7d33", "#1fbf92", "#e09cc4", "#f2b631", "#8fd0f5",
 NUM_SHAPES = 7
 
 _ROUND_NUMBERS = np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8])
-_MOST_LEVELS = 6
-_OUTLIER_FACTOR = 3.0
-_MARGIN = 1.08
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """The scores of ``n`` rows.
+    """The scores of rows, each array of shape ``(rows,)``: NaN, and 0 tokens, for a row without a score.
 
-    Attributes:
-        rsr, avg_rank, avg_surprisal: The score columns, NaN without a score, float64, shape ``(n,)``.
-        num_tokens: Scored tokens, 0 without a score, float64, shape ``(n,)``.
-        has_score, truncated: Whether a row has a score, and for a part of its response alone, bool, shape ``(n,)``.
-        settings: The settings of the rows with a score; empty if no row has a score.
+    ``truncated`` rows are scored on a part of their response; ``settings`` are those of the rows with a score.
     """
 
     rsr: FloatArray
@@ -61,12 +54,7 @@ class ScoredRows:
 
 
 def read_scored_rows(dataset: Dataset, columns: ScoreColumns, name: str = "dataset") -> ScoredRows:
-    """Reads the scores of all rows; messages call the dataset by ``name``.
-
-    Raises:
-        ValueError: If the dataset was never scored, or its rows were scored with different settings.
-        TypeError: If ``dataset`` is not a ``Dataset``.
-    """
+    """Reads the scores of all rows; an error for rows of different settings. Messages call the dataset by ``name``."""
     require_dataset(dataset, name)
     arrays.require_columns(dataset, columns.row_types, columns)
     names = (columns.rsr, columns.avg_rank, columns.avg_surprisal, columns.num_tokens)
@@ -79,10 +67,7 @@ def read_scored_rows(dataset: Dataset, columns: ScoreColumns, name: str = "datas
 
 
 def sample_evenly(rows: IntArray, codes: npt.NDArray[Any], size: int, seed: int) -> IntArray:
-    """Draws ``size`` rows at random, the same number from each group as far as the group has them.
-
-    ``codes`` holds the group of each row. The drawn rows are in order.
-    """
+    """Draws rows at random, in order, the same number from each group of ``codes`` as far as the group has them."""
     if rows.size <= size:
         return np.sort(rows)
     shuffled = np.random.default_rng(seed).permutation(rows.size)
@@ -98,12 +83,10 @@ def log_limits(values: FloatArray) -> Limits:
     if not positive.size:
         return 0.1, 10.0
     low, high = np.quantile(positive, [0.005, 0.995])
-    low = max(positive.min(), low / _OUTLIER_FACTOR)
-    high = min(positive.max(), high * _OUTLIER_FACTOR)
-    return float(low / _MARGIN), float(high * _MARGIN)
+    return float(max(positive.min(), low / 3) / 1.08), float(min(positive.max(), high * 3) * 1.08)
 
 
-def round_levels(low: float, high: float, most: int = _MOST_LEVELS) -> list[float]:
+def round_levels(low: float, high: float, most: int = 6) -> list[float]:
     """At most ``most`` round numbers between two positive ones, spread evenly on a logarithmic scale."""
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     candidates = np.unique(np.round(np.outer(10.0**powers, _ROUND_NUMBERS), 12))
