@@ -81,7 +81,7 @@ def score(
     source = call(open_dataset, options, dataset)
     if dry_run:
         parts = splits_of(source).items()
-        estimates = {name: estimate_run(part, scorer, options["unit_rows"])._asdict() for name, part in parts}
+        estimates = {name: estimate_run(part, scorer, options["unit_rows"]) for name, part in parts}
         _show({"splits": estimates}, "\n".join(_estimate_text(name, e) for name, e in estimates.items()), as_json)
         return
     from ..engines.transformers.memory import keep_freed_memory

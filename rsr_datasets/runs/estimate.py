@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,34 +18,18 @@ from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
 from .folder import plan_units
 
-_SAMPLE_ROWS = 200
-_PROBE_SIZE, _PROBE_SECONDS, _SHARE_OF_RATE = 2048, 0.5, 0.5
+_PROBE_SIZE = 2048
 
 
-class RunEstimate(NamedTuple):
-    """What scoring a dataset would take on one process of this machine.
+def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[str, Any]:
+    """Estimates what a run takes on one process here, from 200 encoded rows; the student's weights are not loaded.
 
-    Attributes:
-        tokens: Tokens that the student would read, from the tokens of a byte of text in the sample.
-        statuses: How many of the sampled rows would have which status, as far as encoding them shows.
-        memory_gib: Device memory of the weights, one batch and one chunk of logits, in GiB.
-        hours: Hours at half of the rate that matrix products reach here now.
+    ``statuses`` counts the encoded rows, ``tokens`` are those that the student reads of all rows, ``memory_gib`` holds
+    the weights, one batch and one chunk of logits, and ``hours`` takes half of the rate of matrix products here now.
     """
-
-    rows: int
-    units: int
-    tokens: int
-    statuses: dict[str, int]
-    parameters: int
-    memory_gib: float
-    hours: float
-
-
-def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEstimate:
-    """Estimates what a run would take, from 200 rows that are encoded; the student's weights are not loaded."""
     row_format, device = scorer.find_format(dataset.column_names), scorer.placement
     units = plan_units(dataset, row_format, unit_rows)
-    chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(_SAMPLE_ROWS, len(dataset))).astype(int))
+    chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(200, len(dataset))).astype(int))
     table = dataset.select(chosen).select_columns(row_format.names).with_format("arrow")[: len(chosen)]
     encoded = scorer.encode(read_rows(table, dataset.features), row_format, chosen.tolist()) if len(chosen) else []
     sampled = sum(row.num_read for row in encoded if not isinstance(row, UnscorableRowError))
@@ -63,10 +47,16 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> RunEsti
     width = 6 * sizes.hidden_size + 3 * getattr(sizes, "intermediate_size", 4 * sizes.hidden_size)
     batch = scorer._options["tokens_per_batch"] or default_tokens_per_batch(device)
     memory = (parameters + batch * width) * dtype.itemsize + default_chunk_bytes(device)
-    seconds = 2 * parameters * tokens / (_SHARE_OF_RATE * _matrix_rate(device, dtype))
-    statuses = dict(Counter(row.status for row in encoded).most_common())
-    sizes_and_times = parameters, round(memory / 2**30, 2), round(seconds / 3600, 3)
-    return RunEstimate(len(dataset), len(units), tokens, statuses, *sizes_and_times)
+    seconds = 2 * parameters * tokens / (0.5 * _matrix_rate(device, dtype))
+    return {
+        "rows": len(dataset),
+        "units": len(units),
+        "tokens": tokens,
+        "statuses": dict(Counter(row.status for row in encoded).most_common()),
+        "parameters": parameters,
+        "memory_gib": round(memory / 2**30, 2),
+        "hours": round(seconds / 3600, 3),
+    }
 
 
 @torch.inference_mode()
@@ -78,7 +68,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=dtype)
     float(product(matrix)[0, 0])
     products, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < _PROBE_SECONDS:
+    while (elapsed := time.perf_counter() - started) < 0.5:
         products += 1
         float(product(matrix)[0, 0])
     return 2 * _PROBE_SIZE**3 * products / elapsed

@@ -27,9 +27,6 @@ from .workers import BEAT_SECONDS, POLL_SECONDS, Workers
 
 logger = logging.getLogger(__name__)
 
-_LEAST_TIMEOUT = 3 * BEAT_SECONDS
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 @renamed_arguments(dead_after="heartbeat_timeout")
 def score_dataset(
@@ -41,19 +38,17 @@ def score_dataset(
 ) -> Dataset | DatasetDict:
     """Scores a dataset in checkpointed units; under ``accelerate launch`` on all processes of all machines.
 
-    Run it again to resume: units that are done are not scored again, with any number of processes. Processes with
-    the same number of threads give the same bits on the same hardware, however many there are; a different number
-    of threads changes the order in which floating-point sums are taken. Several machines need a shared file system.
-    One launch at a time works on a folder: a second one is refused while the first one lives.
+    Run it again, with any number of processes, to resume: units that are done are not scored again. The result has the
+    same bits for any number of processes with the same hardware and number of threads. Several machines need a shared
+    file system. One launch at a time works on a folder: a second one is refused while the first one lives.
 
     Args:
         dataset: What to score; each split of a ``DatasetDict`` in a folder of its name.
         scorer: The scorer; its student is loaded once a process, from a Hub id or a path.
         output_dir: Run folder: a new or empty one, or that of an earlier run of the same dataset and settings.
         unit_rows: Rows a unit; a resumed run keeps its own.
-        heartbeat_timeout: Seconds without a sign of life after which a process, on another machine say, counts as
-            dead. Processes that work give a sign of life every 3 seconds. Any other process scores the units that a
-            dead one had begun.
+        heartbeat_timeout: Seconds without a sign of life after which a process counts as dead and other processes
+            score its units. Processes that work give a sign of life every 3 seconds.
 
     Returns:
         The dataset with the score columns, in row order, loaded from ``output_dir/scored``, in every process.
@@ -67,17 +62,14 @@ def score_dataset(
     """
     if unit_rows < 1:
         raise ValueError(f"unit_rows={unit_rows}: must be a positive number")
-    if not heartbeat_timeout >= _LEAST_TIMEOUT:
-        raise ValueError(
-            f"heartbeat_timeout={heartbeat_timeout}: must be at least {_LEAST_TIMEOUT:g} seconds, because processes "
-            f"give a sign of life every {BEAT_SECONDS:g} seconds"
-        )
+    if not heartbeat_timeout >= 3 * BEAT_SECONDS:
+        least = f"{3 * BEAT_SECONDS:g} seconds, because processes give a sign of life every {BEAT_SECONDS:g} seconds"
+        raise ValueError(f"heartbeat_timeout={heartbeat_timeout}: must be at least {least}")
     splits = dataset if isinstance(dataset, DatasetDict) else {"": require_dataset(dataset)}
     state = process_state()
     launch = [uuid.uuid4().hex]
     if state.num_processes > 1:
-        # The only message between processes. The environment has no name of its own for each launch: accelerate
-        # leaves TORCHELASTIC_RUN_ID at "none", and a job that is launched again may have the same address and port.
+        # The only message between processes: the environment has no name of its own for each launch.
         broadcast_object_list(launch, from_process=0)
     scored = {}
     for name, split in splits.items():
@@ -93,10 +85,10 @@ def score_dataset(
                 _score_units(run, workers, state, **opened)
                 statuses = workers.once("join", run.join)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            saved = "units that are done stay done: make room and run again"
-            raise OSError(f"cannot write to {folder}: {error}; {saved}") from error
+            advice = "units that are done stay done: make room and run again"
+            raise OSError(f"cannot write to {folder}: {error}; {advice}") from error
         unscored = {status: count for status, count in statuses.items() if status not in STATUSES_WITH_SCORE}
         if unscored and state.is_main_process:
             logger.warning("%d of %d rows have no score: %s", sum(unscored.values()), len(split), unscored)
@@ -120,7 +112,7 @@ def process_state() -> PartialState:
 def order_of_work(units: list[Unit], process: int, count: int) -> list[int]:
     """The order in which one of ``count`` processes looks for units: its own share, costliest first, then the others'.
 
-    The shares of the others are read from their ends, so that processes that are done help different ones.
+    Others' shares are read from their ends, so that processes that are done help different ones.
     """
     ordered = [unit.number for unit in sorted(units, key=lambda unit: (-unit.cost, unit.number))]
     others = [number for i in range(1, count) for number in ordered[(process + i) % count :: count][::-1]]
