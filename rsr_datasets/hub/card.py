@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,9 @@ _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 @dataclass(frozen=True)
 class CuratedCard:
-    """The title, header fields and section of a card, and files beside it by their path.
+    """A card's title, header fields and section, and files beside it by path.
 
-    ``given`` fields, which are the caller's, win over the fields of an existing card; other ``fields`` do not.
+    The caller's fields, ``given``, win over those of an existing card; other ``fields`` do not.
     """
 
     title: str
@@ -55,13 +55,9 @@ class CuratedCard:
     files: Mapping[str, bytes]
 
     def merged_into(self, existing: str | None) -> DatasetCard:
-        """The card of a repository: the text that people wrote stays, our section and known fields are renewed.
+        """The card of a repository with this README: people's text stays, our section and known fields are renewed.
 
-        Args:
-            existing: The repository's README, if it has one.
-
-        Raises:
-            ValueError: If its header cannot be read.
+        It is a ``ValueError`` if the header cannot be read.
         """
         try:
             card = DatasetCard(existing if existing is not None else "---\n{}\n---\n")
@@ -75,15 +71,15 @@ class CuratedCard:
             elif name == "size_categories" or name not in header:
                 header[name] = value
         header |= self.given
-        if rows := _rows_said(header.get("dataset_info")):
+        infos = [as_mapping(info) for info in listed(header.get("dataset_info"))]
+        parts = [as_mapping(split) for info in infos for split in info.get("splits") or []]
+        if rows := sum(part.get("num_examples") or 0 for part in parts):
             header["size_categories"] = self.given.get("size_categories", [_size_category(rows)])
         card.data = DatasetCardData(**header)
-        if _SECTION.search(card.text):
-            card.text = _SECTION.sub(lambda _: self.section, card.text, count=1)
-        elif card.text.strip():
-            card.text = f"{card.text.rstrip()}\n\n{self.section}\n"
-        else:
-            card.text = f"\n# {self.title}\n\n{self.section}\n"
+        card.text, was_there = _SECTION.subn(lambda _: self.section, card.text, count=1)
+        if not was_there:
+            above = card.text.rstrip() or f"\n# {self.title}"
+            card.text = f"{above}\n\n{self.section}\n"
         return card
 
 
@@ -126,13 +122,13 @@ def build_card(
     embed_report: str | Path | None = None,
     secrets: Sequence[str] = (),
 ) -> CuratedCard:
-    """Makes the card's section and the files beside it; raises as :func:`rsr_datasets.push_curated` before it sends.
+    """Makes the card's section and the files beside it, from the arguments of :func:`rsr_datasets.push_curated`.
 
-    The arguments are those of ``push_curated``, and ``secrets``: texts that must not stand in anything that is made.
+    Raises what that function raises before it sends anything. ``secrets`` are kept out of all that is made.
     """
     splits = _as_splits(dataset)
     files = {} if embed_report is None else {REPORT_FILE: _read_report(Path(embed_report), secrets)}
-    hide = _hider(secrets)
+    hide = partial(_hide, secrets=secrets)
     given = [score_record(scorer)] if scorer else []
     given += load_records(provenance) if provenance is not None else []
     facts = read_facts(splits, given, hide)
@@ -141,10 +137,12 @@ def build_card(
     values = {name: value for section in SECTIONS for name, value in section(facts).items()}
     if values["teachers"] and (figure := values["teachers"]["figure"]):
         files[FIGURE_FILE] = figure
-    records = json.dumps(facts.records, indent=1, ensure_ascii=False) + "\n"
-    files[RECORDS_FILE] = records.encode(errors="backslashreplace")
-    title = repo_id.split("/")[-1]
-    license_id, license_text = _license(splits)
+    records = [*(score.record for score in facts.scores), *(record for _, record in facts.steps)]
+    unique = [record for i, record in enumerate(records) if record not in records[:i]]
+    content = json.dumps(unique, indent=1, ensure_ascii=False) + "\n"
+    files[RECORDS_FILE] = content.encode(errors="backslashreplace")
+    licenses = "; ".join(sorted({part.info.license.strip() for part in splits.values() if part.info.license}))
+    license_id = licenses.lower() if _LICENSE_ID.fullmatch(licenses.lower()) else None
     fields: dict[str, Any] = {"license": license_id} if license_id else {}
     size = _size_category(facts.rows)
     fields |= {"task_categories": ["text-generation"], "size_categories": [size], "tags": list(TAGS)}
@@ -152,16 +150,16 @@ def build_card(
         facts=facts,
         versions=package_versions(),
         repo_id=repo_id,
-        title=title,
         source=sources[0] if len(sources) == 1 else None,
-        license_text=license_text,
+        license_text=None if license_id else licenses,
+        hub_id=HUB_ID,
         records_file=RECORDS_FILE,
         figure_file=FIGURE_FILE if FIGURE_FILE in files else None,
         report_file=REPORT_FILE if REPORT_FILE in files else None,
         **values,
     )
     return CuratedCard(
-        title=text(title),
+        title=text(repo_id.split("/")[-1]),
         fields=fields,
         given=hide(header),
         section=f"{_BEGIN}\n\n{hide(section).strip()}\n\n{_END}",
@@ -179,12 +177,6 @@ def _as_splits(dataset: Dataset | DatasetDict) -> Splits:
     return splits
 
 
-def _license(splits: Splits) -> tuple[str | None, str | None]:
-    """The license of the data as an identifier for the header, which the Hub checks, or as text."""
-    said = "; ".join(sorted({part.info.license.strip() for part in splits.values() if part.info.license}))
-    return (said.lower(), None) if _LICENSE_ID.fullmatch(said.lower()) else (None, said or None)
-
-
 def _read_report(file: Path, secrets: Sequence[str]) -> bytes:
     if not file.is_file():
         raise FileNotFoundError(f"embed_report={str(file)!r}: no such file")
@@ -194,30 +186,18 @@ def _read_report(file: Path, secrets: Sequence[str]) -> bytes:
     return content
 
 
-def _hider(secrets: Sequence[str]) -> Callable[[Any], Any]:
+def _hide(value: Any, secrets: Sequence[str]) -> Any:
     """Takes out the caller's token, texts that look like tokens, and settings that are secrets."""
-
-    def hide(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {
-                key: _HIDDEN if isinstance(item, str) and _SECRETS.fullmatch(str(key)) else hide(item)
-                for key, item in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return [hide(item) for item in value]
-        if isinstance(value, str):
-            for secret in secrets:
-                value = value.replace(secret, _HIDDEN)
-            return _TOKEN.sub(_HIDDEN, value)
-        return value
-
-    return hide
-
-
-def _rows_said(dataset_info: Any) -> int:
-    """Rows of all configurations that a header speaks of."""
-    splits = [split for info in listed(dataset_info) for split in as_mapping(info).get("splits") or []]
-    return sum(as_mapping(split).get("num_examples") or 0 for split in splits)
+    if isinstance(value, Mapping):
+        named = {key for key, item in value.items() if isinstance(item, str) and _SECRETS.fullmatch(str(key))}
+        return {key: _HIDDEN if key in named else _hide(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hide(item, secrets) for item in value]
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, _HIDDEN)
+        return _TOKEN.sub(_HIDDEN, value)
+    return value
 
 
 def _size_category(rows: int) -> str:

@@ -11,7 +11,6 @@ from datasets import Dataset
 
 from ..reading.formats import RowFormat, find_format
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
-from .markdown import HUB_ID, code
 
 Record = Mapping[str, Any]
 Splits = dict[str, Dataset]
@@ -50,17 +49,6 @@ class Scoring:
         name = self.identity.get("hub") or self.record.get("student")
         return str(name) if name else None
 
-    @property
-    def label(self) -> str:
-        """The student in Markdown, with its revision or content hash."""
-        shown = code(self.student) if self.student else "a local model"
-        if not self.identity.get("hub"):
-            content = next(iter(self.identity.values()), None)
-            return f"{shown} (content hash {code(content)})" if content else shown
-        linked = f"[{shown}](https://huggingface.co/{self.student})" if HUB_ID.fullmatch(str(self.student)) else shown
-        revision = self.identity.get("revision")
-        return f"{linked} at revision {code(revision)}" if revision else linked
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -74,12 +62,6 @@ class Facts:
     scores: list[Scoring]
     steps: list[tuple[str, Record]]
     parallel: bool
-
-    @property
-    def records(self) -> list[Record]:
-        """All records, each once, those of scoring first."""
-        records = [*(score.record for score in self.scores), *(record for _, record in self.steps)]
-        return [record for i, record in enumerate(records) if record not in records[:i]]
 
     @property
     def rows(self) -> int:
@@ -124,6 +106,6 @@ def read_rule(record: Record) -> dict[str, Any]:
 
 def score_prefixes(dataset: Dataset) -> list[str]:
     """Prefixes of the score columns of a dataset, in column order."""
-    names = set(dataset.column_names)
-    candidates = [name.removesuffix("_settings") for name in dataset.column_names if name.endswith("_settings")]
-    return [prefix for prefix in candidates if prefix and set(ScoreColumns(prefix).row_types) <= names]
+    names = dataset.column_names
+    prefixes = [name.removesuffix("_settings") for name in names if name.endswith("_settings")]
+    return [prefix for prefix in prefixes if prefix and set(ScoreColumns(prefix).row_types) <= set(names)]

@@ -13,10 +13,7 @@ from ...tables.columns import ScoreColumns
 from ..facts import Facts, Record, Scoring, read_rule
 from ..markdown import python
 
-_SELECTIONS: dict[str, Callable[..., Any]] = {
-    "select_trajectories": select_trajectories,
-    "select_subset": select_subset,
-}
+_SELECTIONS: dict[str, Callable[..., Any]] = {rule.__name__: rule for rule in (select_trajectories, select_subset)}
 
 
 def make_again(facts: Facts) -> dict[str, Any]:
@@ -31,7 +28,7 @@ def make_again(facts: Facts) -> dict[str, Any]:
     is_one = not others or (bool(first) and all(other == first for other in others))
     is_alike = is_one or all(chain == chains[facts.main_split] for chain in chains.values())
     selections = []
-    for split in [facts.main_split] if is_alike else list(chains):
+    for split in [facts.main_split] if is_alike else chains:
         target, source = ("best", "scored") if is_alike else (f"best[{python(split)}]", f"scored[{python(split)}]")
         for step, *arguments in chains[split]:
             selections.append((target, _call(step, [source, *arguments])))
@@ -55,13 +52,11 @@ def _scorer_arguments(score: Scoring) -> list[str]:
     arguments = {"revision": score.identity.get("revision"), **score.record["settings"], **score.output}
     clip = int(score.rank_clip) if score.rank_clip.isdigit() else score.rank_clip
     arguments |= {"rank_clip": clip, "column_prefix": score.prefix}
+    arguments.pop("student", None)
     if isinstance(metrics := arguments.get("metrics"), Mapping):
         arguments["metrics"] = list(metrics)
-    arguments.pop("student", None)
-    written = [python(score.student or "path/to/the/student")]
-    if arguments.pop("chat_template", None) is not None:
-        written.append("chat_template=chat_template")
-    return written + _changed(arguments, RSRScorer)
+    template = [] if arguments.pop("chat_template", None) is None else ["chat_template=chat_template"]
+    return [python(score.student or "path/to/the/student"), *template, *_changed(arguments, RSRScorer)]
 
 
 def _selection(record: Record) -> list[str]:
