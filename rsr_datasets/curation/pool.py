@@ -14,7 +14,6 @@ from datasets import Dataset
 from ..metrics import available_metrics
 from ..tables import arrays
 from ..tables.columns import ScoreColumns, score_prefixes
-from ..tables.status import read_status
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -94,7 +93,7 @@ class Pool:
 
         random = np.random.default_rng(options.seed)
         values = random.random(len(dataset)) if draws else arrays.read_numbers(dataset, self.metric)
-        self.status = read_status(dataset, columns, values)
+        self.status = arrays.read_status(dataset, columns, values)
         self.scores = np.where(self.status.scored, -values if self.largest else values, np.inf)
         has_settings, has_length = columns.settings in present, columns.num_tokens in present
         self._settings = arrays.read_categories(dataset, columns.settings) if has_settings else None

@@ -17,7 +17,6 @@ from ..metrics import DEFAULT_RANK_CLIP
 from ..tables import arrays
 from ..tables.columns import ScoreColumns
 from ..tables.splits import require_dataset
-from ..tables.status import read_status
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -59,7 +58,7 @@ def read_scored_rows(dataset: Dataset, columns: ScoreColumns, name: str = "datas
     arrays.require_columns(dataset, columns.row_types, columns)
     names = (columns.rsr, columns.avg_rank, columns.avg_surprisal, columns.num_tokens)
     rsr, avg_rank, avg_surprisal, num_tokens = (arrays.read_numbers(dataset, name) for name in names)
-    status = read_status(dataset, columns, rsr + avg_rank + avg_surprisal)
+    status = arrays.read_status(dataset, columns, rsr + avg_rank + avg_surprisal)
     settings = arrays.read_categories(dataset, columns.settings).present(status.scored)
     arrays.require_one_setting(columns, settings)
     tokens = np.nan_to_num(num_tokens)

@@ -15,9 +15,7 @@ import numpy as np
 from .trajectory import FloatArray, Need, TrajectoryTokens
 
 RSR = "rsr"
-DEFAULT_METRICS = (RSR, "avg_rank", "avg_surprisal")
-"""Metrics whose columns every scorer adds, whatever it is asked for."""
-
+DEFAULT_METRICS = (RSR, "avg_rank", "avg_surprisal")  # whose columns every scorer adds, whatever it is asked for
 PAPER = "arXiv:2601.14249"
 TABLE_14 = f"{PAPER}, Table 14"
 

@@ -57,10 +57,10 @@ def trajectory_scores(
         raise ValueError(f"rank_clip={rank_clip}: must be a positive number")
     rank_array = np.asarray(ranks)
     surprisal_array = np.asarray(surprisals, dtype=np.float64)
-    bounds = np.asarray(offsets, dtype=np.int64)
+    bounds = np.array(offsets, dtype=np.int64, ndmin=1)
     if rank_array.shape != surprisal_array.shape or rank_array.ndim != 1:
         raise ValueError(f"ranks {rank_array.shape} and surprisals {surprisal_array.shape} must have one same length")
-    num_tokens = np.diff(np.atleast_1d(bounds))
+    num_tokens = np.diff(bounds)
     if bounds.ndim != 1 or not bounds.size or bounds[0] or bounds[-1] != rank_array.size or (num_tokens < 0).any():
         raise ValueError(f"offsets must run from 0 to {rank_array.size}, the number of tokens, and must not decrease")
     filled = num_tokens > 0
@@ -75,9 +75,7 @@ def trajectory_scores(
 
 
 def ratio_of_means(avg_ranks: npt.ArrayLike, avg_surprisals: npt.ArrayLike) -> float:
-    """Rank-Surprisal Ratio of a set of trajectories (Eq. 9): a ratio of means.
-
-    Each trajectory weighs the same, whatever its length.
+    """Rank-Surprisal Ratio of a set of trajectories, all of the same weight (Eq. 9): a ratio of means.
 
     Args:
         avg_ranks: Average clipped rank of each trajectory, shape ``(n,)``.
@@ -96,16 +94,16 @@ def ratio_of_means(avg_ranks: npt.ArrayLike, avg_surprisals: npt.ArrayLike) -> f
 
 @dataclass(frozen=True)
 class TrajectoryTokens:
-    """The scored tokens of one trajectory; all arrays have the shape ``(tokens,)``.
+    """The scored tokens of one trajectory, in arrays of shape ``(tokens,)``; the last three where a metric needs them.
 
     Attributes:
         ranks: Exact ranks, 1 for the student's favourite token, int32.
         surprisals: Surprisals in nats, float64.
         rank_clip: ``r_max``.
-        entropies: Entropy of the student's whole distribution at each token in nats, float64, where a metric needs it.
-        local_surprisals: Surprisals in nats given only the few steps before each token's own, where a metric needs
-            them (see :mod:`rsr_datasets.scoring.second_pass`).
-        surprisals_without_prompt: Surprisals in nats given the response alone, where a metric needs them.
+        entropies: Entropy of the student's whole distribution at each token in nats, float64.
+        local_surprisals: Surprisals in nats given only the few steps before each token's own, float64
+            (see :mod:`rsr_datasets.scoring.second_pass`).
+        surprisals_without_prompt: Surprisals in nats given the response alone, float64.
     """
 
     ranks: npt.NDArray[np.int32]

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features
 from datasets.utils import tqdm
 
-from .columns import ScoreColumns
+from .columns import STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
 
 NUMBERS_PER_BATCH = 1_000_000
 ROWS_PER_BATCH = 1_000
+NO_VALUE = "no_value"  # in place of a status that says scored, where the value is null, NaN or infinite
 _SHOWN_AFTER = 2.0
 
 
@@ -48,7 +49,7 @@ def require_columns(dataset: Dataset, names: Iterable[str], columns: ScoreColumn
         if name not in present and name in columns.row_types:
             raise ValueError(
                 f"the dataset was never scored: it has no column {name!r}, only {present}; "
-                f"dataset.map(RSRScorer(student{_prefix_argument(columns)}), batched=True) adds it"
+                f"dataset.map(RSRScorer(student{columns.prefix_argument}), batched=True) adds it"
             )
         if name not in present:
             raise ValueError(f"no column {name!r}; the dataset has {present}")
@@ -62,14 +63,10 @@ def metric_column(dataset: Dataset, metric: str, columns: ScoreColumns) -> str:
     if column not in dataset.column_names:
         raise ValueError(
             f"metric {metric!r}: no column {column!r}; RSRScorer(student, metrics=[{metric!r}]"
-            f"{_prefix_argument(columns)}) adds it, and rescore(dataset, metrics=[{metric!r}]) where there are token "
+            f"{columns.prefix_argument}) adds it, and rescore(dataset, metrics=[{metric!r}]) where there are token "
             f"columns; the dataset has {list(dataset.column_names)}"
         )
     return column
-
-
-def _prefix_argument(columns: ScoreColumns) -> str:
-    return "" if columns.prefix == "rsr" else f", column_prefix={columns.prefix!r}"
 
 
 def require_one_setting(columns: ScoreColumns, settings: Sequence[str]) -> None:
@@ -119,6 +116,30 @@ def read_categories(dataset: Dataset, column: str) -> Categories:
     values = [feature.int2str(value) if isinstance(feature, ClassLabel) else value for value in known]
     codes = pc.fill_null(in_order.indices, -1).to_numpy()
     return Categories(codes, [values[code] for code in in_order.dictionary.to_pylist()])
+
+
+@dataclass(frozen=True)
+class RowStatus:
+    """The outcome of scoring rows; the arrays have the shape ``(rows,)``."""
+
+    scored: npt.NDArray[np.bool_]  # on the whole response or, where truncated, on a part
+    truncated: npt.NDArray[np.bool_]
+    unscored: dict[str, int]  # how many rows have no score, by status; NO_VALUE where the status promises a score
+
+
+def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.float64] | None = None) -> RowStatus:
+    """Reads the status column, if there is one. A row also needs a finite value, where ``values`` are given."""
+    scored = np.ones(len(dataset), dtype=bool) if values is None else np.isfinite(values)
+    if columns.status not in dataset.column_names:
+        missing = int((~scored).sum())
+        return RowStatus(scored, np.zeros(len(dataset), dtype=bool), {NO_VALUE: missing} if missing else {})
+    status = read_categories(dataset, columns.status)
+    scored = scored & status.among(STATUSES_WITH_SCORE)
+    unscored: dict[str, int] = {}
+    for value, count in status.counts(~scored).items():
+        name = NO_VALUE if value is None or value in STATUSES_WITH_SCORE else str(value)
+        unscored[name] = unscored.get(name, 0) + count
+    return RowStatus(scored, status.among([TRUNCATED]), unscored)
 
 
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:

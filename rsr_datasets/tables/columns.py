@@ -27,6 +27,7 @@ class ScoreColumns:
 
     def __init__(self, prefix: str = RSR) -> None:
         self.prefix = prefix
+        self.prefix_argument = "" if prefix == RSR else f", column_prefix={prefix!r}"  # for calls in messages
         self.rsr = prefix  # Rank-Surprisal Ratio of the trajectory (Eq. 7)
         self.avg_rank = f"{prefix}_avg_rank"  # mean over the scored tokens, each rank clipped at rank_clip
         self.avg_surprisal = f"{prefix}_avg_surprisal"  # mean over the scored tokens, in nats

@@ -26,9 +26,7 @@ class Groups:
 
     def present(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which groups some rows, given by number, belong to, bool, shape ``(count,)``."""
-        found = np.zeros(self.count, dtype=bool)
-        found[self.codes[rows[self.codes[rows] >= 0]]] = True
-        return found
+        return np.isin(np.arange(self.count), self.codes[rows])
 
 
 def group_by_columns(dataset: Dataset, names: Sequence[str]) -> Groups:

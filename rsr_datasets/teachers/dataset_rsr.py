@@ -17,7 +17,6 @@ from ..metrics.trajectory import FloatArray
 from ..tables import arrays
 from ..tables.columns import ScoreColumns
 from ..tables.splits import require_dataset
-from ..tables.status import read_status
 from ..utils.deprecation import renamed_arguments
 
 DEFAULT_RESAMPLES = 2000
@@ -89,14 +88,12 @@ def dataset_rsr(
 ) -> Any:
     """Rank-Surprisal Ratio of a dataset, or of each of its groups (Eq. 9), with a bootstrap interval.
 
-    The interval is the percentile interval over resampled trajectories.
-
     Args:
         dataset: Scored rows. Rows without a score are counted and left out; truncated ones are counted and stay in.
         group_by: Column of the groups, such as ``"teacher"``; ``None`` for the whole dataset.
         metric: The name of a metric whose column the scorer added. A ratio is aggregated as a ratio of means, any
             other metric as a mean.
-        confidence: Coverage of the interval, in (0, 1).
+        confidence: Coverage of the percentile interval over resampled trajectories, in (0, 1).
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
         allow_mixed_settings: Average over scores of several students or settings.
@@ -161,7 +158,7 @@ def read_scores(dataset: Dataset, columns: ScoreColumns, metric: Metric) -> tupl
     scores = np.empty(len(dataset), ROW)
     scores["upper"], scores["lower"] = metric.parts(values, avg_rank, avg_surprisal)
     scores["tokens"] = np.nan_to_num(num_tokens)
-    status = read_status(dataset, columns, avg_rank + avg_surprisal + scores["upper"] + scores["lower"])
+    status = arrays.read_status(dataset, columns, avg_rank + avg_surprisal + scores["upper"] + scores["lower"])
     scores["scored"], scores["truncated"] = status.scored, status.truncated
     settings: list[str] = []
     if columns.settings in dataset.column_names:

@@ -45,9 +45,8 @@ class TeacherRanking:
 
     Attributes:
         teachers: The teachers in order; dropped ones come after the others.
-        order_confidence: For each teacher but the last, the share of bootstrap resamples in which its RSR is below
-            the next teacher's (its value is better, for another metric). Near 1 the order is sure, near 0.5 it is a
-            coin flip.
+        order_confidence: For each teacher but the last, the share of bootstrap resamples in which its value is better
+            than the next teacher's. Near 1 the order is sure, near 0.5 it is a coin flip.
         stopped: For adaptive sampling ``"certain"`` (the leader is within the tolerance of the best) or ``"budget"``
             (the sample was used up before that); ``None`` for a fixed sample.
         trajectories_scored: Trajectories that were looked at, including any that turned out to have no score.
@@ -197,17 +196,16 @@ def _ranking(
     sums = np.zeros((2, all_units.size, len(ordered)))
     for i, contestant in enumerate(ordered):
         index = np.searchsorted(all_units, contestant.units)
-        np.add.at(sums[0, :, i], index, contestant.scored["upper"])
-        np.add.at(sums[1, :, i], index, contestant.scored["lower"])
+        parts = (contestant.scored["upper"], contestant.scored["lower"])
+        sums[:, :, i] = [np.bincount(index, weights=part, minlength=all_units.size) for part in parts]
     draws = bootstrap(sums[0], sums[1], resamples, seed).T
-    results = [aggregate(c.scores, drawn, confidence, metric) for c, drawn in zip(ordered, draws, strict=True)]
-    pairs = list(zip(ordered, results, strict=True))
+    pairs = [(c, aggregate(c.scores, drawn, confidence, metric)) for c, drawn in zip(ordered, draws, strict=True)]
     return TeacherRanking(
         teachers=tuple(RankedTeacher(c.teacher, result, c.dropped) for c, result in pairs),
         order_confidence=tuple(_share_below(*pair) for pair in pairwise(sign * draws)),
         stopped=stopped,
         trajectories_scored=sum(c.scores.size for c in ordered),
-        tokens_scored=sum(result.num_tokens for result in results),
+        tokens_scored=sum(result.num_tokens for _, result in pairs),
         fixed_trajectories=sum(c.budget for c in ordered),
         fixed_tokens=round(sum(result.num_tokens * c.budget / max(1, c.scores.size) for c, result in pairs)),
     )
