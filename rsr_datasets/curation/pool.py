@@ -1,19 +1,27 @@
-"""The rows of a dataset that a selection chooses from: which may be kept, and which are better."""
+"""What all selections share: their arguments, and the rows that may be kept, with which of them are better.
+
+A new selection is a function of one ``Dataset`` under :func:`selection_rule`, which narrows a :class:`Pool`, chooses
+rows, and calls :func:`rsr_datasets.curation.report.finish`.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from ..metrics import available_metrics
 from ..tables import arrays
 from ..tables.columns import ScoreColumns, score_prefixes
+from ..tables.splits import map_splits
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -63,6 +71,34 @@ class SelectionOptions:
                 positive_int(name, getattr(self, name))
         if self.min_tokens and self.max_tokens and self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}")
+
+
+def selection_rule(select: Callable[..., tuple[Dataset, Any]]) -> Callable[..., Any]:
+    """Makes a public selection of a rule for one ``Dataset``, which takes ``SelectionOptions`` as ``options``.
+
+    The selection takes a ``DatasetDict`` too, and each field of the options as an argument, also in its docstring.
+    """
+    own = inspect.signature(select, eval_str=True).parameters
+    fields = inspect.signature(SelectionOptions, eval_str=True).parameters
+    given = {**own, "dataset": own["dataset"].replace(annotation=Dataset | DatasetDict), **fields}
+    del given["options"]
+    ordered = sorted(given.values(), key=lambda parameter: parameter.kind)
+    signature = inspect.Signature(ordered, return_annotation=Any)
+
+    @functools.wraps(select)
+    def selecting(*args: Any, **kwargs: Any) -> Any:
+        values = signature.bind(*args, **kwargs).arguments
+        options = SelectionOptions(**{name: values.pop(name) for name in fields if name in values})
+        found = map_splits(values.pop("dataset"), lambda split: select(split, **values, options=options))
+        if isinstance(found, tuple):
+            return found if options.return_report else found[0]
+        kept = DatasetDict({name: rows for name, (rows, _) in found.items()})
+        return (kept, {name: report for name, (_, report) in found.items()}) if options.return_report else kept
+
+    shared = (inspect.getdoc(SelectionOptions) or "").partition("Args:\n")[2] + "\n"
+    selecting.__doc__ = re.sub(r"(?m)^ +options: .*\n", lambda _: shared, inspect.getdoc(select) or "")
+    selecting.__signature__ = signature  # type: ignore[attr-defined]
+    return selecting
 
 
 class Pool:

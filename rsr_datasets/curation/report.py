@@ -1,19 +1,24 @@
-"""What a selection did, in numbers."""
+"""The end of a selection: the kept rows, their provenance record, and what the selection did in numbers."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from ..metrics import ratio_of_means
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN
 from ..tables.groups import Groups
+from ..tables.records import append_record
 from .pool import IntArray, Pool
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,34 @@ class SelectionReport:
         return "\n".join(lines)
 
 
-def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequence[str]) -> SelectionReport:
-    """Counts what a selection did; the arguments are those of :func:`~rsr_datasets.curation.rules.finish`."""
-    dataset = pool.dataset
-    scored = np.flatnonzero(pool.status.scored)
+def finish(
+    pool: Pool,
+    kept: IntArray,
+    step: str,
+    rule: Mapping[str, Any],
+    groups: Groups | None = None,
+    keys: Sequence[str] = (),
+) -> tuple[Dataset, SelectionReport]:
+    """Takes the chosen rows, given by number in any order; adds the provenance record and reports.
+
+    ``rule`` holds the rule's own arguments as plain JSON for the record. ``keys`` names the columns that tell
+    ``groups`` apart, none where prompts do. Groups that keep no row are logged.
+    """
+    rows = kept[np.lexsort((kept, pool.scores[kept]))] if pool.options.sort else np.sort(kept)
+    report = _make_report(pool, rows, groups, keys)
+    if report.lost_groups and groups:
+        counts = groups.count - (report.groups_out or 0), groups.count, report.groups_without_score
+        message = "%d of %d groups keep no row (%d groups have no scored row), for example: %s"
+        logger.warning(message, *counts, "; ".join(report.lost_groups))
+    shared = asdict(pool.options)
+    del shared["return_report"]
+    resolved = {"metric": pool.metric, "largest": pool.largest, "column_prefix": pool.columns.prefix}
+    record = {"step": step, "rule": {**rule, **shared, **resolved}, "report": report.to_dict()}
+    return append_record(pool.dataset.select(rows), record), report
+
+
+def _make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequence[str]) -> SelectionReport:
+    dataset, scored = pool.dataset, np.flatnonzero(pool.status.scored)
     scored_kept = kept[pool.status.scored[kept]]
     column = pool.options.teacher_column or DEFAULT_TEACHER_COLUMN
     teachers = arrays.read_categories(dataset, column) if column in dataset.column_names else None
@@ -91,7 +120,6 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
     names = [name for name in (pool.columns.avg_rank, pool.columns.avg_surprisal) if name in dataset.column_names]
     parts = [arrays.read_numbers(dataset, name) for name in names]
     worse = int(pool.open.sum()) - kept.size
-    dropped = pool.dropped | ({"worse": worse} if worse else {})
 
     def shares(rows: IntArray) -> dict[str, float]:
         if teachers is None or not rows.size:
@@ -123,7 +151,7 @@ def make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequenc
         groups_out=int(has_kept.sum()) if groups else None,
         groups_without_score=int((~has_score).sum()) if groups else None,
         lost_groups=tuple(_describe(pool, groups, keys, group) for group in lost) if groups else (),
-        dropped=dropped,
+        dropped=pool.dropped | ({"worse": worse} if worse else {}),
         unscored=pool.status.unscored,
         teacher_share=shares(kept),
         mean_tokens_before=mean_tokens(scored),

@@ -13,10 +13,9 @@ from ..reading.messages import Turns
 from ..tables.arrays import read_flags
 from ..tables.groups import group_by_columns
 from ..utils.deprecation import renamed_arguments
-from .pool import Pool, SelectionOptions, positive_int
+from .pool import Pool, SelectionOptions, positive_int, selection_rule
 from .prompts import group_problems
-from .report import SelectionReport
-from .rules import finish, selection_rule
+from .report import SelectionReport, finish
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ from ..engines.transformers.source import TransformersStudent
 from ..reading.messages import Turns
 from ..tables.columns import ScoreColumns
 from ..utils.files import written_aside
-from .rows import ReportRows, json_for_html
 from .samples import draw_samples
-from .summary import summarize
+from .summary import ReportRows, json_for_html, summarize
 
 _MOST_BYTES = 4_800_000
 _SCRIPTS = ("dom.js", "teachers.js", "plots.js", "trajectories.js", "page.js")  # each part uses those before it

@@ -15,7 +15,7 @@ from ..reading.rows import UnscorableRowError
 from ..reading.texts import text_of
 from ..reading.token_texts import split_text
 from ..tables import arrays
-from .rows import ReportRows, json_size, rounded, shown
+from .summary import ReportRows, json_size, rounded, shown
 
 _BYTES_PER_ROW = 400  # of the page, without text or tokens
 _TOKEN_LIMITS = (16_000, 8_000, 4_000, 2_000, 1_000, 500)

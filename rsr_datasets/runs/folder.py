@@ -1,9 +1,9 @@
 """A run folder: what is scored and how, the files of finished units, and the joined result.
 
-``run.json`` says what is scored, how, and in which units. ``units/`` holds an Arrow file of new columns a unit and a
-note: a unit is done when its note is there and fits its file. ``scored/`` is the dataset with its columns, and
-``manifest.json`` the whole account. A unit's batches depend on its rows and the settings alone, so that any number of
-processes gives the same bits.
+``run.json`` says what is scored, how, and in which units. ``units/`` holds an Arrow file of new columns and a note for
+each unit: a unit is done when its note is there and fits its file. ``scored/`` is the dataset with its columns, and
+``manifest.json`` the account. A unit's batches depend on its rows and the settings alone: any number of processes
+gives the same bits.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class RunFolder:
         self.scorer = self.scorer.with_options(self.settings["options"])
 
     def is_done(self, number: int) -> bool:
-        """Whether a unit has its note."""
+        """Says that a unit has its note."""
         return self._files(number)[1].exists()
 
     def prepare(self, number: int) -> PreparedUnit:
@@ -215,21 +215,19 @@ def _read_settings(file: Path) -> dict[str, Any]:
 def _require_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
     runs = ({key: run[key] for key in ("format", "rows")} | run["settings"] | run["output"] for run in (found, wanted))
     before, now = runs
-    changed = [name for name in before | now if before.get(name) != now.get(name)]
-    different = [f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed]
-    if different:
-        raise ValueError(f"{folder} belongs to another run: {'; '.join(different)}; give another output_dir")
+    if changed := [name for name in before | now if before.get(name) != now.get(name)]:
+        different = "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed)
+        raise ValueError(f"{folder} belongs to another run: {different}; give another output_dir")
     if found["versions"] != wanted["versions"]:
         logger.warning("%s was begun with %s; now %s", folder, found["versions"], wanted["versions"])
 
 
 def _totals(accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    def total(key: str, of: Sequence[Mapping[str, Any]] = accounts) -> Any:
-        return round(sum(account[key] for account in of), 3)
+    def total(key: str, process: int | None = None) -> Any:
+        return round(sum(account[key] for account in accounts if process in (None, account["process"])), 3)
 
     statuses = sum((Counter(account["statuses"]) for account in accounts), Counter[str]())
     processes = sorted({account["process"] for account in accounts})
-    of = {process: [account for account in accounts if account["process"] == process] for process in processes}
     parts = ("rows", "tokens", "seconds", "seconds_waiting_for_text")
     padded, busy = total("padded_tokens"), total("seconds")
     return {
@@ -237,5 +235,5 @@ def _totals(accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{key: total(key) for key in ("tokens", "scored_tokens", "batches_split_for_memory")},
         "padding_share": round(1 - total("forward_tokens") / padded, 5) if padded else None,
         "tokens_per_second_and_process": round(total("tokens") / busy, 1) if busy else None,
-        "processes": {str(process): {part: total(part, of[process]) for part in parts} for process in processes},
+        "processes": {str(process): {part: total(part, process) for part in parts} for process in processes},
     }

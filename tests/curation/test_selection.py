@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsr_datasets import explode_candidates, select_subset, select_trajectories
-from rsr_datasets.curation.pool import Pool
-from rsr_datasets.curation.rules import finish, selection_rule
+from rsr_datasets.curation.pool import Pool, selection_rule
+from rsr_datasets.curation.report import finish
 from rsr_datasets.scoring.scorer import RSRScorer
 from rsr_datasets.tables.columns import ScoreColumns
 from rsr_datasets.tables.records import read_records
