@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..scoring.scorer import RSRScorer
 from ..tables.records import package_versions
 from ..tables.splits import require_dataset
-from .facts import Splits, as_mapping, read_rule
 from .markdown import HUB_ID, code, fenced_json, listed, number, percent, python, ratio, text, to_json
-from .provenance import load_records, read_facts, score_record
+from .provenance import Splits, as_mapping, load_records, read_facts, read_rule, score_record
 from .sections import SECTIONS
 
 FIGURE_FILE = "rsr/teachers.png"
@@ -39,6 +38,12 @@ _TOKEN = re.compile(r"\bhf_\w{8,}|\bapi_org_\w{8,}")
 _SECRETS = re.compile(r"(?:\w*_)?(?:token|password|secret|api_key)", re.IGNORECASE)
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LOADER = jinja2.FileSystemLoader([_PACKAGE / "cards", _PACKAGE.parent / "cards"])  # as installed, and in a clone
+_TEMPLATES = jinja2.Environment(loader=_LOADER, undefined=jinja2.StrictUndefined, autoescape=False)
+for _filter in (text, code, python, number, ratio, percent, to_json, fenced_json, read_rule):
+    _TEMPLATES.filters[_filter.__name__] = _filter
 
 
 @dataclass(frozen=True)
@@ -65,17 +70,13 @@ class CuratedCard:
             message = f"the repository's README.md has no readable YAML header, mend it first: {error}"
             raise ValueError(message) from error
         header = card.data.to_dict()
-        for name, value in self.fields.items():
-            if name == "tags":
-                header[name] = list(dict.fromkeys([*listed(header.get(name)), *value]))
-            elif name == "size_categories" or name not in header:
-                header[name] = value
-        header |= self.given
-        infos = [as_mapping(info) for info in listed(header.get("dataset_info"))]
+        infos = map(as_mapping, listed({**header, **self.given}.get("dataset_info")))
         parts = [as_mapping(split) for info in infos for split in info.get("splits") or []]
-        if rows := sum(part.get("num_examples") or 0 for part in parts):
-            header["size_categories"] = self.given.get("size_categories", [_size_category(rows)])
-        card.data = DatasetCardData(**header)
+        rows = sum(part.get("num_examples") or 0 for part in parts)
+        size = [_size_category(rows)] if rows else self.fields["size_categories"]
+        tags = [*dict.fromkeys([*listed(header.get("tags")), *self.fields["tags"]])]
+        renewed = {"size_categories": size, "tags": tags, **self.given}
+        card.data = DatasetCardData(**{**header, **self.fields, **header, **renewed})
         card.text, was_there = _SECTION.subn(lambda _: self.section, card.text, count=1)
         if not was_there:
             above = card.text.rstrip() or f"\n# {self.title}"
@@ -142,36 +143,29 @@ def build_card(
     content = json.dumps(unique, indent=1, ensure_ascii=False) + "\n"
     files[RECORDS_FILE] = content.encode(errors="backslashreplace")
     licenses = "; ".join(sorted({part.info.license.strip() for part in splits.values() if part.info.license}))
-    license_id = licenses.lower() if _LICENSE_ID.fullmatch(licenses.lower()) else None
-    fields: dict[str, Any] = {"license": license_id} if license_id else {}
-    size = _size_category(facts.rows)
-    fields |= {"task_categories": ["text-generation"], "size_categories": [size], "tags": list(TAGS)}
-    section = _template().render(
+    fields = {
+        "license": licenses.lower() if _LICENSE_ID.fullmatch(licenses.lower()) else None,
+        "task_categories": ["text-generation"],
+        "size_categories": [_size_category(sum(map(len, splits.values())))],
+        "tags": [*TAGS],
+    }
+    section = _TEMPLATES.get_template("dataset_card.md.jinja").render(
         facts=facts,
         versions=package_versions(),
         repo_id=repo_id,
         source=sources[0] if len(sources) == 1 else None,
-        license_text=None if license_id else licenses,
+        license_text=None if fields["license"] else licenses,
         hub_id=HUB_ID,
-        records_file=RECORDS_FILE,
-        figure_file=FIGURE_FILE if FIGURE_FILE in files else None,
-        report_file=REPORT_FILE if REPORT_FILE in files else None,
+        beside=files,
         **values,
     )
-    return CuratedCard(
-        title=text(repo_id.split("/")[-1]),
-        fields=fields,
-        given=hide(header),
-        section=f"{_BEGIN}\n\n{hide(section).strip()}\n\n{_END}",
-        files=files,
-    )
+    section = f"{_BEGIN}\n\n{hide(section).strip()}\n\n{_END}"
+    return CuratedCard(text(repo_id.split("/")[-1]), fields, hide(header), section, files)
 
 
 def _as_splits(dataset: Dataset | DatasetDict) -> Splits:
-    if isinstance(dataset, DatasetDict):
-        splits = {str(name): part for name, part in dataset.items()}
-    else:
-        splits = {str(require_dataset(dataset).split or "train"): dataset}
+    is_split = isinstance(dataset, DatasetDict)
+    splits = dict(dataset) if is_split else {str(require_dataset(dataset).split or "train"): dataset}
     if not any(map(len, splits.values())):
         raise ValueError("the dataset has no rows: there is nothing to publish")
     return splits
@@ -203,13 +197,3 @@ def _hide(value: Any, secrets: Sequence[str]) -> Any:
 def _size_category(rows: int) -> str:
     place = min(max(len(str(rows)) - 3, 0), len(_SIZES) - 1)
     return f"{_SIZES[place - 1]}<n<{_SIZES[place]}" if place else "n<1K"
-
-
-@cache
-def _template() -> jinja2.Template:
-    package = Path(__file__).resolve().parents[1]
-    loader = jinja2.FileSystemLoader([package / "cards", package.parent / "cards"])  # as installed, and in a clone
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)
-    filters: list[Any] = [text, code, python, number, ratio, percent, to_json, fenced_json, read_rule]
-    environment.filters |= {function.__name__: function for function in filters}
-    return environment.get_template("dataset_card.md.jinja")

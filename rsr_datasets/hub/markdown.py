@@ -18,14 +18,12 @@ _TAME_TEXT = re.compile(
     r"(?!.*www\.)[a-z0-9](?:[a-z0-9 .,()/-]|(?<=[a-z0-9])_(?=[a-z0-9]))*", re.ASCII | re.IGNORECASE
 )
 _SPECIAL = str.maketrans({character: f"&#{ord(character)};" for character in string.punctuation})
-_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+_HARMFUL = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of Unicode
+_KEPT = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}  # joiners and tags of emoji sequences and Persian
 
 
 def text(value: Any) -> str:
-    """A value as running text or a table's cell, on one line.
-
-    Every punctuation mark becomes a character reference, so that it makes no emphasis, link, table, tag or comment.
-    """
+    """A value as running text or a table's cell, on one line: punctuation that could be markup is escaped."""
     line = _one_line(value)
     return line if _TAME_TEXT.fullmatch(line) and not line.endswith(" ") else line.translate(_SPECIAL)
 
@@ -89,12 +87,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def _one_line(value: Any) -> str:
-    shown = "".join(c if _is_harmless(c) else f"\\u{ord(c):04x}" for c in str(value)[: _LONGEST + 1])
+    """Spells out control characters, and characters that turn the text around them."""
+    start = str(value)[: _LONGEST + 1]
+    shown = "".join(c if c in _KEPT or unicodedata.category(c) not in _HARMFUL else f"\\u{ord(c):04x}" for c in start)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}\N{HORIZONTAL ELLIPSIS}"
-
-
-def _is_harmless(character: str) -> bool:
-    """Whether a character stays what it is: not a control, and not one that turns the text around it."""
-    if character in _JOINERS or "\U000e0020" <= character <= "\U000e007f":  # of emoji sequences and Persian
-        return True
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -1,4 +1,4 @@
-"""Provenance records, of the data and from outside, held against the settings columns of the scores."""
+"""How rows were scored and selected: provenance records, of the data and from outside, held against the scores."""
 
 from __future__ import annotations
 
@@ -6,29 +6,131 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
+from ..reading.formats import RowFormat, find_format
 from ..scoring.scorer import RSRScorer
 from ..tables import arrays
-from ..tables.columns import ScoreColumns
+from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..tables.records import SCORE, read_records, settings_hash, student_name
-from .facts import Facts, Record, Scoring, Splits, as_mapping, score_prefixes
 
 _RUN_FILES = ("manifest.json", "run.json")
+
+Record = Mapping[str, Any]
+Splits = dict[str, Dataset]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """One way in which rows were scored.
+
+    The dataset has the score columns with the prefix only if ``in_data``; else the record gives the settings hash.
+    """
+
+    record: Record
+    settings_hash: str
+    prefix: str
+    in_data: bool
+
+    @property
+    def rank_clip(self) -> str:
+        """The rank clip of the scores as they are, rescored or not."""
+        return self.settings_hash.rpartition("-")[2]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The facts that tell the student from others."""
+        return as_mapping(self.record["settings"].get("student"))
+
+    @property
+    def output(self) -> Mapping[str, Any]:
+        """The scorer's arguments that decide which columns are read and written."""
+        return as_mapping(self.record.get("output"))
+
+    @property
+    def student(self) -> str | None:
+        """The student's Hub id, or else its name."""
+        name = self.identity.get("hub") or self.record.get("student")
+        return str(name) if name else None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known of a dataset on its way to the Hub.
+
+    ``steps`` are split and record of every step but scoring, in order. They are ``parallel`` where selections were
+    made on parts that were concatenated afterwards.
+    """
+
+    splits: Splits
+    scores: list[Scoring]
+    steps: list[tuple[str, Record]]
+    parallel: bool
+
+    @property
+    def main_split(self) -> str:
+        """The split to train on."""
+        return "train" if "train" in self.splits else next(iter(self.splits))
+
+    @property
+    def teacher_column(self) -> str:
+        """The column with the teachers' names."""
+        return next(iter(self.said_by_rules("teacher_column")), DEFAULT_TEACHER_COLUMN)
+
+    @cached_property
+    def row_format(self) -> RowFormat | None:
+        """The columns that the student read, if the dataset still has them."""
+        columns = filter(None, (as_mapping(score.output.get("columns")) for score in self.scores))
+        named = {str(standard): str(name) for standard, name in next(columns, {}).items()}
+        try:
+            return find_format(next(iter(self.splits.values())).column_names, named)
+        except ValueError:
+            return None
+
+    def said_by_rules(self, name: str) -> list[str]:
+        """The texts that the rules of selections have under a name, the last selection first."""
+        said = [read_rule(record).get(name) for _, record in reversed(self.steps)]
+        return [value for value in said if isinstance(value, str)]
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is, and an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def read_rule(record: Record) -> dict[str, Any]:
+    """The rule of a selection's record, empty where there is none; the older key ``by`` becomes ``metric``."""
+    return {"metric" if name == "by" else name: value for name, value in as_mapping(record.get("rule")).items()}
+
+
+def score_prefixes(dataset: Dataset) -> list[str]:
+    """Prefixes of the score columns of a dataset, in column order."""
+    names = dataset.column_names
+    prefixes = [name.removesuffix("_settings") for name in names if name.endswith("_settings")]
+    return [prefix for prefix in prefixes if prefix and set(ScoreColumns(prefix).row_types) <= set(names)]
 
 
 def score_record(scorer: RSRScorer) -> dict[str, Any]:
     """The record of a scorer, for data that lost its own; without versions of packages. No student is loaded."""
-    name = student_name(scorer.source.name)
-    return {"step": SCORE, "student": name, "settings": scorer.settings, "output": scorer.output}
+    student = student_name(scorer.source.name)
+    return {"step": SCORE, "student": student, "settings": scorer.settings, "output": scorer.output}
 
 
 def load_records(provenance: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any]) -> list[dict[str, Any]]:
     """Reads the provenance records that :func:`rsr_datasets.push_curated` takes; a ``ValueError`` if there is none."""
     if isinstance(provenance, str | os.PathLike):
-        return [record for file in _record_files(Path(provenance)) for record in _read_file(file)]
+        records = []
+        for file in _record_files(Path(provenance)):
+            try:
+                records += load_records(json.loads(file.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise ValueError(f"provenance={str(file)!r} holds no provenance records: {error}") from error
+        return records
     items: Sequence[Any] = [provenance] if isinstance(provenance, Mapping) else provenance
     if not isinstance(items, Sequence) or not items or not all(isinstance(item, Mapping) for item in items):
         raise ValueError(f"provenance={provenance!r:.80}: expected a record, a list of records, or the path of one")
@@ -59,7 +161,10 @@ def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -
     Rescoring changes the rank clip alone, so a record that the data carries may have another one; the rank clip of a
     given record must agree.
     """
-    carried, given = ([record for record in records if _is_score(record)] for records in (carried, given))
+    carried, given = (
+        [r for r in records if r.get("step") == SCORE and "rank_clip" in as_mapping(r.get("settings"))]
+        for records in (carried, given)
+    )
     found: Counter[tuple[str, str]] = Counter()
     for part in splits.values():
         for prefix in score_prefixes(part):
@@ -97,15 +202,10 @@ def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -
     return scores
 
 
-def _is_score(record: Record) -> bool:
-    return record.get("step") == SCORE and "rank_clip" in as_mapping(record.get("settings"))
-
-
 def _is_chain(steps: Sequence[Record], rows: int) -> bool:
     """Whether selections followed each other; else they were made side by side on parts that were concatenated."""
     reports = [report for record in steps if (report := as_mapping(record.get("report")))]
-    before: list[Any] = [report.get("rows_in") for report in reports]
-    after: list[Any] = [report.get("rows_out") for report in reports]
+    before, after = ([report.get(name) for report in reports] for name in ("rows_in", "rows_out"))
     if not all(isinstance(count, int) for count in (*before, *after)):
         return True
     return all(later <= earlier for earlier, later in zip(after, [*before[1:], rows], strict=False))
@@ -120,13 +220,6 @@ def _record_files(path: Path) -> list[Path]:
     if not files:
         raise ValueError(f"provenance={str(path)!r}: a folder without {' or '.join(_RUN_FILES)}")
     return files
-
-
-def _read_file(file: Path) -> list[dict[str, Any]]:
-    try:
-        return load_records(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"provenance={str(file)!r} holds no provenance records: {error}") from error
 
 
 def _as_record(item: Mapping[str, Any]) -> dict[str, Any]:

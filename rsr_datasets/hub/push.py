@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitOperationAdd, DatasetCardData, HfApi, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, DatasetCardData, HfApi, errors, get_token
 
 from ..scoring.scorer import RSRScorer
 from .card import CuratedCard, build_card
@@ -26,11 +20,8 @@ logger = logging.getLogger(__name__)
 
 _README = "README.md"
 _MESSAGE = "Curated with rsr_datasets"
-# The last two say that somebody else commits at this moment.
-_PASSING = (408, 429, 500, 502, 503, 504, 409, 412)
-
-# Modules whose errors come from the network: the clients of different versions of huggingface_hub, and its uploads.
-_HTTP_CLIENTS = ("httpx", "httpx2", "hf_xet")
+_PASSING = (408, 429, 500, 502, 503, 504, 409, 412)  # the last two: somebody else commits at this moment
+_HTTP_CLIENTS = ("httpx", "httpx2", "hf_xet")  # modules whose errors come from the network
 
 T = TypeVar("T")
 
@@ -122,18 +113,15 @@ def push_curated(
     push = _Push(api, token, repo_id)
     made = build_card(dataset, push.repo_id, scorer, provenance, card, embed_report, secrets=[token])
     push.prepare(made, private, revision, create_pr)
-    push.send_data(dataset, max_shard_size)
-    return push.send_card(made)
+    return push.send(dataset, made, max_shard_size)
 
 
 class _Push:
     """One push: the repository and revision it goes to, and how far it got."""
 
     def __init__(self, api: HfApi, token: str, repo_id: str) -> None:
-        self.api = api
-        self.token = token
+        self.api, self.token, self.repo_id = api, token, repo_id
         self.so_far = "nothing was sent"
-        self.repo_id = repo_id
         if "/" not in repo_id:
             self.repo_id = f"{self._try(api.whoami)['name']}/{repo_id}"
         self.repo: dict[str, Any] = {"repo_id": self.repo_id, "repo_type": "dataset"}
@@ -144,13 +132,11 @@ class _Push:
         """Finds or makes the repository and the revision; the Hub checks the card before any data is sent."""
         api, repo = self.api, self.repo
         is_new = not self._try(lambda: api.repo_exists(**repo))
-        existing = None if is_new else self._try(lambda: self._readme(None))
-        merged = made.merged_into(existing)
+        merged = made.merged_into(None if is_new else self._try(lambda: self._readme(None)))
         try:
             self._try(merged.validate)
         except ValueError as error:
-            message = f"the Hub does not accept the card's header, correct it with card=: {error}"
-            raise ValueError(message) from None
+            raise ValueError(f"the Hub does not accept the card's header, correct it with card=: {error}") from None
         if is_new:
             url = self._try(lambda: api.create_repo(**repo, private=private, exist_ok=True))
             if url.repo_type != repo["repo_type"]:
@@ -164,25 +150,18 @@ class _Push:
             self.revision = revision
             self._try(lambda: api.create_branch(**repo, branch=revision, exist_ok=True))
 
-    def send_data(self, dataset: Dataset | DatasetDict, max_shard_size: int | str | None) -> None:
-        """Pushes the rows."""
-        target: dict[str, Any] = {"token": self.token, "revision": self.revision, "max_shard_size": max_shard_size}
-        self._try(lambda: dataset.push_to_hub(self.repo_id, commit_message=f"{_MESSAGE}: data", **target))
+    def send(self, dataset: Dataset | DatasetDict, made: CuratedCard, max_shard_size: int | str | None) -> Published:
+        """Pushes the rows, then card, figure and records in one commit."""
+        to: dict[str, Any] = {"token": self.token, "revision": self.revision, "max_shard_size": max_shard_size}
+        self._try(lambda: dataset.push_to_hub(self.repo_id, commit_message=f"{_MESSAGE}: data", **to))
         self.so_far = f"the data is in {self.repo_id}, but its card could not be written"
 
-    def send_card(self, made: CuratedCard) -> Published:
-        """Commits card, figure and records; begins again where somebody else commits meanwhile."""
-
-        def commit() -> str:
+        def commit() -> str:  # begins with what is there now: somebody else may have committed meanwhile
             head = self.api.repo_info(**self.repo, revision=self.revision).sha
             content = {**made.files, _README: str(made.merged_into(self._readme(head))).encode()}
             operations = [CommitOperationAdd(path, content[path]) for path in sorted(content)]
-            target: dict[str, Any] = {
-                "revision": self.revision,
-                "parent_commit": head,
-                "commit_message": f"{_MESSAGE}: card",
-            }
-            return str(self.api.create_commit(**self.repo, operations=operations, **target).oid)
+            to: dict[str, Any] = {"operations": operations, "revision": self.revision, "parent_commit": head}
+            return str(self.api.create_commit(**self.repo, **to, commit_message=f"{_MESSAGE}: card").oid)
 
         oid = self._try(commit)
         url = f"{self.api.endpoint}/datasets/{self.repo_id}"
@@ -195,38 +174,32 @@ class _Push:
     def _readme(self, revision: str | None) -> str | None:
         try:
             file = self.api.hf_hub_download(**self.repo, filename=_README, revision=revision)
-        except RemoteEntryNotFoundError:
+        except errors.RemoteEntryNotFoundError:
             return None
         return Path(file).read_text(encoding="utf-8-sig")
 
-    def _try(self, step: Callable[[], T]) -> T:
-        """Does a step, and repeats it where the failure may pass.
+    def _try(self, step: Callable[[], T], waits: Sequence[int] = (1, 2, 4)) -> T:
+        """Does a step, and repeats it where the failure may pass; failures of Hub and network become ``HubError``.
 
-        ``huggingface_hub`` repeats uploads, downloads and listings by itself, but not the small requests for
-        repositories, cards and commits.
-
-        Raises:
-            HubError: For everything that comes from the Hub or the network.
+        ``huggingface_hub`` itself repeats uploads and downloads, but not requests for repositories, cards and commits.
         """
-        for wait in (1, 2, 4, None):
-            try:
-                return step()
-            except Exception as error:
-                cause = _cause(error)
-                if cause is None:
-                    raise
-                if wait is None or not _passes(cause):
-                    # The answer of a server or proxy may repeat the token that was sent.
-                    leaks = any(self.token in str(link) for link in _chain(error))
-                    message = f"{self._advice(cause)}; {self.so_far}".replace(self.token, "(token)")
-                    raise HubError(message) from (None if leaks else error)
-                logger.warning("%s; trying again in %d s", _reason(cause).replace(self.token, "(token)"), wait)
-                time.sleep(wait)
-        raise AssertionError("unreachable")
+        try:
+            return step()
+        except Exception as error:
+            if (cause := _cause(error)) is None:
+                raise
+            if not waits or not _passes(cause):
+                # The answer of a server or proxy may repeat the token that was sent.
+                leaks = any(self.token in str(link) for link in _chain(error))
+                message = f"{self._advice(cause)}; {self.so_far}".replace(self.token, "(token)")
+                raise HubError(message) from (None if leaks else error)
+            logger.warning("%s; trying again in %d s", _reason(cause).replace(self.token, "(token)"), waits[0])
+        time.sleep(waits[0])
+        return self._try(step, waits[1:])
 
     def _advice(self, cause: BaseException) -> str:
         endpoint, status = self.api.endpoint, _status(cause)
-        if isinstance(cause, OfflineModeIsEnabled):
+        if isinstance(cause, errors.OfflineModeIsEnabled):
             return "the Hub client is offline: unset HF_HUB_OFFLINE to push"
         if status is None and not isinstance(cause, json.JSONDecodeError):
             return f"cannot reach {endpoint} ({_reason(cause)}): check the network and push again"
@@ -235,7 +208,7 @@ class _Push:
                 f"the Hub does not accept the access token ({status}): make a new one with the right to write at "
                 f"{endpoint}/settings/tokens, then run `hf auth login` or pass token="
             )
-        if status == 403 or isinstance(cause, RepositoryNotFoundError):
+        if status == 403 or isinstance(cause, errors.RepositoryNotFoundError):
             return (
                 f"the access token has no right to write to {self.repo_id} ({status}): take a namespace of yours, or "
                 f"a token with the right to write there ({endpoint}/settings/tokens)"
@@ -256,21 +229,18 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _cause(error: BaseException) -> BaseException | None:
     """The first error of a chain that came from the Hub or the network."""
-    known = (HfHubHTTPError, json.JSONDecodeError, ConnectionError)
-    for link in _chain(error):
-        if isinstance(link, known) or type(link).__module__.partition(".")[0] in _HTTP_CLIENTS:
-            return link
-    return None
+    known = (errors.HfHubHTTPError, json.JSONDecodeError, ConnectionError)
+    links = _chain(error)
+    return next((e for e in links if isinstance(e, known) or type(e).__module__.split(".")[0] in _HTTP_CLIENTS), None)
 
 
 def _status(cause: BaseException) -> int | None:
-    response = getattr(cause, "response", None)
-    return None if response is None else response.status_code
+    return getattr(getattr(cause, "response", None), "status_code", None)
 
 
 def _passes(cause: BaseException) -> bool:
     status = _status(cause)
-    return not isinstance(cause, OfflineModeIsEnabled) if status is None else status in _PASSING
+    return not isinstance(cause, errors.OfflineModeIsEnabled) if status is None else status in _PASSING
 
 
 def _reason(cause: BaseException) -> str:

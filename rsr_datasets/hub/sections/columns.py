@@ -7,11 +7,8 @@ from typing import Any
 
 from ...metrics import available_metrics
 from ...tables.columns import ScoreColumns
-from ..facts import Facts, score_prefixes
 from ..markdown import code
-
-_PER_ROW = ("rsr", "avg_rank", "avg_surprisal", "num_tokens", "settings", "status")
-_PER_TOKEN = ("token_ids", "token_ranks", "token_surprisals", "token_entropies")
+from ..provenance import Facts, score_prefixes
 
 
 def columns(facts: Facts) -> dict[str, Any]:
@@ -23,7 +20,8 @@ def columns(facts: Facts) -> dict[str, Any]:
         names = ScoreColumns(prefix)
         for name, metric in available_metrics().items():
             meanings[names.metric(name)] = f"{code(metric.formula)}; {metric.direction} is better"
-        meanings |= {getattr(names, attribute): attribute for attribute in (*_PER_ROW, *_PER_TOKEN)}
+        own = (*names.row_types, *names.token_types, names.token_entropies)
+        meanings |= {name: name.removeprefix(f"{prefix}_") for name in own} | {names.rsr: "rsr"}
     rows = [
         (name, re.sub(r"Value\('(\w+)'\)", r"\1", str(feature)), meanings.get(name, "source"))
         for name, feature in part.features.items()

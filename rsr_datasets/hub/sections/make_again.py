@@ -10,8 +10,8 @@ from ...curation.selections import select_subset, select_trajectories
 from ...metrics import available_metrics
 from ...scoring.scorer import RSRScorer
 from ...tables.columns import ScoreColumns
-from ..facts import Facts, Record, Scoring, read_rule
 from ..markdown import python
+from ..provenance import Facts, Record, Scoring, read_rule
 
 _SELECTIONS: dict[str, Callable[..., Any]] = {rule.__name__: rule for rule in (select_trajectories, select_subset)}
 

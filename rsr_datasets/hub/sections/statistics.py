@@ -10,8 +10,8 @@ from ...metrics import ratio_of_means
 from ...tables import arrays
 from ...tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 from ...teachers.dataset_rsr import summarize_metrics
-from ..facts import Facts, score_prefixes
 from ..markdown import finite
+from ..provenance import Facts, score_prefixes
 
 
 def statistics(facts: Facts) -> dict[str, Any]:
@@ -26,17 +26,18 @@ def statistics(facts: Facts) -> dict[str, Any]:
             names = (columns.rsr, columns.avg_rank, columns.avg_surprisal, columns.num_tokens)
             ratios, ranks, surprisals, tokens = (arrays.read_numbers(part, name)[scored] for name in names)
             ratios = ratios[np.isfinite(ratios)]
-            row = {
-                "split": split,
-                "prefix": prefix,
-                "rows": len(part),
-                "scored": int(scored.sum()),
-                "tokens": int(np.nansum(tokens)),
-                "mean_tokens": float(np.nanmean(tokens)) if tokens.size else None,
-                "rsr": finite(ratio_of_means(ranks, surprisals)) if one_setting else None,
-                "quantiles": [*np.quantile(ratios, [0.05, 0.5, 0.95])] if ratios.size else [None] * 3,
-                "metrics": summarize_metrics(part, columns) if one_setting else [],
-                "statuses": statuses.counts(),
-            }
-            rows.append(row)
+            rows.append(
+                {
+                    "split": split,
+                    "prefix": prefix,
+                    "rows": len(part),
+                    "scored": int(scored.sum()),
+                    "tokens": int(np.nansum(tokens)),
+                    "mean_tokens": float(np.nanmean(tokens)) if tokens.size else None,
+                    "rsr": finite(ratio_of_means(ranks, surprisals)) if one_setting else None,
+                    "quantiles": [*np.quantile(ratios, [0.05, 0.5, 0.95])] if ratios.size else [None] * 3,
+                    "metrics": summarize_metrics(part, columns) if one_setting else [],
+                    "statuses": statuses.counts(),
+                }
+            )
     return {"statistics": rows}

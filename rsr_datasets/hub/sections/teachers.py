@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -13,8 +13,8 @@ from datasets import Dataset
 from ...figures.plots import plot_teachers
 from ...tables import arrays
 from ...teachers.dataset_rsr import DatasetRSR, dataset_rsr
-from ..facts import Facts, as_mapping, score_prefixes
 from ..markdown import finite
+from ..provenance import Facts, as_mapping, score_prefixes
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,12 @@ def teachers(facts: Facts) -> dict[str, Any]:
     if facts.teacher_column not in part.column_names:
         return {"teachers": None}
     rows = {str(name): n for name, n in arrays.read_categories(part, facts.teacher_column).counts().items()}
-    own = [as_mapping(record.get("report")) for where, record in facts.steps if where == split]
-    reports = [report for report in own if report]
+    reports = [r for where, record in facts.steps if where == split and (r := as_mapping(record.get("report")))]
     before = _said(reports if facts.parallel else reports[:1], "teacher_rsr_before")
     share_before = {} if facts.parallel else _said(reports[:1], "teacher_share_before")
     after = _ratios(facts, part, reports)
     names = sorted(dict.fromkeys([*rows, *share_before, *before]), key=lambda name: -rows.get(name, 0))
-    values = {
+    shown = {
         "split": split,
         "names": names[:_MAX_TEACHERS],
         "left_out": len(names[_MAX_TEACHERS:]),
@@ -44,14 +43,12 @@ def teachers(facts: Facts) -> dict[str, Any]:
         "after": {name: result.value if isinstance(result, DatasetRSR) else result for name, result in after.items()},
         "figure": _draw(names[:_MAX_FIGURE_TEACHERS], before, after),
     }
-    return {"teachers": values}
+    return {"teachers": shown}
 
 
-def _draw(
-    names: Collection[str], before: Mapping[str, float], after: Mapping[str, DatasetRSR | float]
-) -> bytes | None:
+def _draw(names: Sequence[str], *by_teacher: Mapping[str, DatasetRSR | float]) -> bytes | None:
     """The figure as PNG; ``None`` without any ratio, or without matplotlib."""
-    drawn = [{name: ratios[name] for name in names if name in ratios} for ratios in (before, after)]
+    drawn = [{name: ratios[name] for name in names if name in ratios} for ratios in by_teacher]
     if not any(drawn):
         return None
     try:

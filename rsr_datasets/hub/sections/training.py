@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..facts import Facts
+from ..provenance import Facts
 
 _CONVERSATION = {"system": "system", "tools": "tools"}
 _LLAMAFACTORY_COLUMNS = {
