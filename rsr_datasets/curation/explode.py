@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, LargeList, List
+from datasets import Dataset, DatasetDict, LargeList, List
 
 from ..tables.arrays import require_columns
 from ..tables.columns import ScoreColumns
@@ -19,8 +19,7 @@ def explode_candidates(dataset: Dataset | DatasetDict, column: str | Sequence[st
 
     Args:
         dataset: One row per problem; each split of a ``DatasetDict`` is treated by itself.
-        column: The list column, such as ``"generations"``, or several that run in parallel, such as
-            ``["generations", "is_correct"]``.
+        column: The list column, or several that run in parallel, such as ``["generations", "is_correct"]``.
 
     Returns:
         One row per candidate in order, in which ``column`` holds the candidate and every other column is repeated.
@@ -41,14 +40,9 @@ def explode_candidates(dataset: Dataset | DatasetDict, column: str | Sequence[st
             if not isinstance(features[name], List | LargeList):
                 raise ValueError(f"column {name!r} is {features[name]}; expected a list of candidates")
             features[name] = features[name].feature
+        given: dict[str, Any] = {"with_indices": True, "fn_kwargs": {"names": names}, "features": features}
         exploded = split.with_format("arrow").map(
-            _explode_batch,
-            batched=True,
-            batch_size=100,
-            with_indices=True,
-            features=Features(features),
-            fn_kwargs={"names": names},
-            desc="Exploding candidates",
+            _explode_batch, batched=True, batch_size=100, desc="Exploding candidates", **given
         )
         return exploded.with_format(**split.format)
 

@@ -44,9 +44,8 @@ def mixture_weights(
         dataset: Scored rows; each split of a ``DatasetDict`` is treated by itself.
         group_by: The column that tells problems apart, or several. ``"prompt"`` is the column of that name, or, where
             there is none, the conversation before the first scored turn.
-        temperature: Positive; scores are divided by it. Towards 0 the best candidate takes all the weight, towards
-            infinity all candidates share it.
-        metric: What to weigh by: the name of a metric whose column the scorer added. Its direction decides the sign.
+        temperature: Positive; divides scores. Near 0 the best candidate has all the weight; high ones level weights.
+        metric: Name of a metric whose column the scorer added. Its direction decides the sign.
         weight_column: The column to add, float64. A float64 column of that name is replaced, no other.
         keep_truncated: Weigh rows too that were scored on a part of their response alone.
         allow_mixed_settings: Compare scores of several students or settings.

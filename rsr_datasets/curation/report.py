@@ -76,9 +76,8 @@ class SelectionReport:
         for title, counts in (("not kept", self.dropped), ("came in without a score", self.unscored)):
             if counts:
                 lines += [title, *(f"  {reason:<22}{count:>12,}" for reason, count in counts.items())]
-        before, after = _number(self.mean_tokens_before, 1), _number(self.mean_tokens_after, 1)
-        lines.append(f"tokens  {before} -> {after} on average")
-        lines.append(f"RSR     {_number(self.rsr_before, 3)} -> {_number(self.rsr_after, 3)}")
+        lines.append(f"tokens  {_change(self.mean_tokens_before, self.mean_tokens_after, 1)} on average")
+        lines.append(f"RSR     {_change(self.rsr_before, self.rsr_after, 3)}")
         if self.teacher_share:
             lines.append("share of the kept rows")
             lines += [f"  {teacher:<22}{share:>12.1%}" for teacher, share in self.teacher_share.items()]
@@ -122,9 +121,8 @@ def _make_report(pool: Pool, kept: IntArray, groups: Groups | None, keys: Sequen
     worse = int(pool.open.sum()) - kept.size
 
     def shares(rows: IntArray) -> dict[str, float]:
-        if teachers is None or not rows.size:
-            return {}
-        found = {str(name): count / rows.size for name, count in teachers.counts(rows).items()}
+        counts = teachers.counts(rows) if teachers else {}
+        found = {str(name): count / rows.size for name, count in counts.items()}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def ratio(rows: IntArray) -> float | None:
@@ -172,5 +170,5 @@ def _describe(pool: Pool, groups: Groups, keys: Sequence[str], group: int) -> st
     return ", ".join(f"{key}={value!r:.60}" for key, value in values.items())
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
+def _change(before: float | None, after: float | None, digits: int) -> str:
+    return " -> ".join("-" if value is None else f"{value:,.{digits}f}" for value in (before, after))

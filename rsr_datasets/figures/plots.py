@@ -17,6 +17,7 @@ from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..teachers.dataset_rsr import DatasetRSR
 from . import plotting
+from .plotting import Limits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,28 +193,18 @@ def _new_figure(theme: _Theme, width: float, height: float) -> tuple[Figure, Axe
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(theme.grid)
     axes.tick_params(which="both", colors=theme.muted, labelcolor=theme.text, labelsize=9)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=theme.text, size=9.5)
+    axes.xaxis.label.set(color=theme.text, size=9.5)
+    axes.yaxis.label.set(color=theme.text, size=9.5)
     return figure, axes
 
 
-def _legend(
-    axes: Axes, theme: _Theme, styles: Sequence[Mapping[str, Any]], names: Sequence[Any], columns: int
-) -> None:
+def _legend(axes: Axes, theme: _Theme, styles: list[dict[str, Any]], names: Sequence[Any], columns: int) -> None:
     from matplotlib.lines import Line2D
 
+    handles = [Line2D([], [], linestyle="", markersize=6, **style) for style in styles]
+    look = {"frameon": False, "fontsize": 9, "labelcolor": theme.text, "handletextpad": 0.4, "columnspacing": 1.2}
     # Labels are set afterwards: matplotlib leaves out those that begin with an underscore.
-    legend = axes.figure.legend(
-        [Line2D([], [], linestyle="", markersize=6, **style) for style in styles],
-        ["?"] * len(names),
-        loc="outside upper left",
-        ncols=columns,
-        frameon=False,
-        fontsize=9,
-        labelcolor=theme.text,
-        handletextpad=0.4,
-        columnspacing=1.2,
-    )
+    legend = axes.figure.legend(handles, ["?"] * len(names), loc="outside upper left", ncols=columns, **look)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(_label(name))
         _plain(text)
@@ -237,9 +228,7 @@ def _plain(text: Text) -> None:
         text.set_fontfamily([*text.get_fontfamily(), *(font for font in _FALLBACK_FONTS if font in installed)])
 
 
-def _draw_plane(
-    axes: Axes, theme: _Theme, levels: Sequence[float], x_limits: plotting.Limits, y_limits: plotting.Limits
-) -> None:
+def _draw_plane(axes: Axes, theme: _Theme, levels: list[float], x_limits: Limits, y_limits: Limits) -> None:
     axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
     axes.minorticks_off()
     for axis, limits in ((axes.xaxis, x_limits), (axes.yaxis, y_limits)):

@@ -80,7 +80,7 @@ def shown(value: Any, longest: int = 200) -> str:
 
 
 def rounded(value: float, digits: int = 6) -> float | None:
-    """A number with as many digits as the page needs; ``None`` where it is not finite."""
+    """A number with ``digits`` digits; ``None`` where it is not finite."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 

@@ -97,10 +97,9 @@ class RunFolder:
             elif account["content"] == content_hash(self._text[unit.start : unit.end]):
                 tokens += account["tokens"]
             else:
-                raise ValueError(
-                    f"{self.path} holds scores of another dataset: rows {unit.start} to {unit.end - 1} of the "
-                    f"columns {self.row_format.names} are not those that were scored; give another output_dir"
-                )
+                rows = f"rows {unit.start} to {unit.end - 1} of the columns {self.row_format.names}"
+                advice = "are not those that were scored; give another output_dir"
+                raise ValueError(f"{self.path} holds scores of another dataset: {rows} {advice}")
         if len(todo) < len(self.units):
             logger.info("resuming: %d of %d units are done", len(self.units) - len(todo), len(self.units))
         return {"todo": todo, "tokens": tokens}
@@ -175,8 +174,7 @@ class RunFolder:
     def _joined(self) -> Dataset:
         columns = self.scorer.column_types
         parts = [Dataset.from_file(str(self._files(unit.number)[0])) for unit in self.units]
-        empty = pa.table({name: pa.array([], kind) for name, kind in columns.items()})
-        scores = concatenate_datasets(parts or [Dataset(empty)])
+        scores = concatenate_datasets(parts or [Dataset(pa.schema(columns).empty_table())])
         kept = self.dataset.remove_columns([name for name in columns if name in self.dataset.column_names])
         joined = concatenate_datasets([kept.with_format(None), scores], axis=1)
         joined._info, joined._split = self.dataset.info.copy(), self.dataset.split

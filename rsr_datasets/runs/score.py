@@ -100,8 +100,7 @@ def process_state() -> PartialState:
     """The processes that were launched; RuntimeError if ``accelerate`` sees more or fewer than ``WORLD_SIZE``."""
     on_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     state = PartialState(cpu=True) if on_cpu else PartialState()
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != state.num_processes:
+    if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != state.num_processes:
         raise RuntimeError(
             f"WORLD_SIZE={launched}, but accelerate sees {state.num_processes} processes: construct "
             "PartialState(cpu=True) before anything else does, or unset ACCELERATE_USE_CPU on a machine with GPUs"

@@ -30,10 +30,9 @@ class FolderInUseError(RuntimeError):
 class Workers:
     """One process among those of a launch; ``tokens`` counts what it has scored, for the others to read.
 
-    A job belongs to the process that creates the job's claim file first. While the ``with`` block runs, a process
-    gives a sign of life every few seconds. A process is dead once it has left the block, or once its sign of life has
-    not changed for ``heartbeat_timeout`` seconds of this process's own clock: clocks of machines differ. The job of a
-    dead process goes to whoever creates the next claim file.
+    A job belongs to the process that creates its claim file first. Within ``with`` a process gives signs of life.
+    A process is dead once it has left the block, or once its sign of life has not changed for ``heartbeat_timeout``
+    seconds of the reader's own clock. The job of a dead process goes to whoever creates the next claim file.
     """
 
     def __init__(self, run: Path, launch: str, process: int, count: int, heartbeat_timeout: float) -> None:
@@ -71,13 +70,12 @@ class Workers:
 
     def claim(self, job: str) -> bool:
         """Claims a job for this process; says whether that worked."""
-        if not (file := self.free_claim(job)):
-            return False
-        with suppress(FileExistsError), file.open("x") as stream:
-            stream.write(str(self._process))
-            if file.suffix != ".0":
-                logger.warning("%s: process %d takes over from a process that died", job, self._process)
-            return True
+        if file := self.free_claim(job):
+            with suppress(FileExistsError), file.open("x") as stream:
+                stream.write(str(self._process))
+                if file.suffix != ".0":
+                    logger.warning("%s: process %d takes over from a process that died", job, self._process)
+                return True
         return False
 
     def free_claim(self, job: str) -> Path | None:
