@@ -23,6 +23,7 @@ from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.scoring.second_pass import local_rows
 
 ORACLE = SHARED / "oracle" / "champ_smollm2.json"
+REASONING = SHARED / "oracle" / "reasoning_smollm2.json"
 GSM8K = SHARED / "data" / "gsm8k_model_solutions.jsonl"
 
 
@@ -56,6 +57,19 @@ def test_smollm2_scores_equal_its_own_full_logits(add_rsr: RSRScorer) -> None:
         assert (np.abs(row["rsr_token_ranks"] - expected.ranks) <= expected.near).mean() > 0.999
         assert add_rsr.load_tokenizer().decode(row["rsr_token_ids"]) == row["messages"][-1]["content"]
         np.testing.assert_allclose(row["rsr_token_entropies"], expected.entropies, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REASONING.exists(), reason=f"the published scores are not at {REASONING}")
+def test_reasoning_is_scored_as_published_wherever_a_row_keeps_it(add_rsr: RSRScorer) -> None:
+    model, tokenizer = add_rsr._session.load_engine({}, "cpu")[0].model, add_rsr.load_tokenizer()
+    for row in json.loads(REASONING.read_text(encoding="utf-8"))["rows"]:
+        kwargs = {"chat_template": row["chat_template"], "chat_template_kwargs": row["chat_template_kwargs"]}
+        scorer = RSRScorer(model, tokenizer=tokenizer, token_columns=True, **kwargs)
+        scored = scorer({name: row[name] for name in ("messages", "tools") if row[name]})
+        assert scored["rsr_num_tokens"] == row["num_tokens"], row["case"]
+        assert tokenizer.decode(scored["rsr_token_ids"]) == row["counted_text"]
+        assert scored["rsr"] == pytest.approx(row["rsr"], abs=1e-4)
 
 
 @pytest.mark.slow
