@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict
 from datasets.utils import tqdm
 
 from ..engines.base import BatchAccount
+from ..reading.formats import TOKENIZED
 from ..scoring.scorer import RSRScorer
 from ..tables.columns import STATUSES_WITH_SCORE
 from ..tables.splits import require_dataset
@@ -75,7 +76,8 @@ def score_dataset(
     for name, split in splits.items():
         folder = Path(output_dir, name)
         run = RunFolder(folder, split, scorer)
-        scorer.load_tokenizer()  # a student that is not there must not leave a folder behind
+        # A student that is not there must not leave a folder behind. Tokenized rows need no tokenizer.
+        (scorer.source.load_config if run.row_format.kind == TOKENIZED else scorer.load_tokenizer)()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with Workers(folder, launch[0], state.process_index, state.num_processes, heartbeat_timeout) as workers:
