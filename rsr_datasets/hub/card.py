@@ -21,7 +21,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..scoring.scorer import RSRScorer
 from ..tables.records import package_versions
 from ..tables.splits import require_dataset
-from .markdown import HUB_ID, code, fenced_json, listed, number, percent, python, ratio, text, to_json
+from .markdown import HUB_ID, code, fenced_json, listed, number, percent, python, ratio, text
 from .provenance import Splits, as_mapping, load_records, read_facts, read_rule, score_record
 from .sections import SECTIONS
 
@@ -42,7 +42,8 @@ _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LOADER = jinja2.FileSystemLoader([_PACKAGE / "cards", _PACKAGE.parent / "cards"])  # as installed, and in a clone
 _TEMPLATES = jinja2.Environment(loader=_LOADER, undefined=jinja2.StrictUndefined, autoescape=False)
-for _filter in (text, code, python, number, ratio, percent, to_json, fenced_json, read_rule):
+_TEMPLATES.filters["to_json"] = partial(json.dumps, ensure_ascii=False, sort_keys=True, default=str)
+for _filter in (text, code, python, number, ratio, percent, fenced_json, read_rule):
     _TEMPLATES.filters[_filter.__name__] = _filter
 
 

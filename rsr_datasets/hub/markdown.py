@@ -71,11 +71,6 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def to_json(value: Any) -> str:
-    """A value as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-
-
 def fenced_json(value: Any) -> str:
     """A value as indented JSON that cannot end a fenced block."""
     return json.dumps(value, indent=2).replace("`", "\\u0060").replace("<", "\\u003c")

@@ -48,11 +48,6 @@ class Scoring:
         return as_mapping(self.record["settings"].get("student"))
 
     @property
-    def output(self) -> Mapping[str, Any]:
-        """The scorer's arguments that decide which columns are read and written."""
-        return as_mapping(self.record.get("output"))
-
-    @property
     def student(self) -> str | None:
         """The student's Hub id, or else its name."""
         name = self.identity.get("hub") or self.record.get("student")
@@ -85,7 +80,8 @@ class Facts:
     @cached_property
     def row_format(self) -> RowFormat | None:
         """The columns that the student read, if the dataset still has them."""
-        columns = filter(None, (as_mapping(score.output.get("columns")) for score in self.scores))
+        outputs = [as_mapping(score.record.get("output")) for score in self.scores]
+        columns = filter(None, (as_mapping(output.get("columns")) for output in outputs))
         named = {str(standard): str(name) for standard, name in next(columns, {}).items()}
         try:
             return find_format(next(iter(self.splits.values())).column_names, named)

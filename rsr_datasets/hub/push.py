@@ -203,16 +203,13 @@ class _Push:
             return "the Hub client is offline: unset HF_HUB_OFFLINE to push"
         if status is None and not isinstance(cause, json.JSONDecodeError):
             return f"cannot reach {endpoint} ({_reason(cause)}): check the network and push again"
+        tokens = f"{endpoint}/settings/tokens"
         if status == 401:
-            return (
-                f"the Hub does not accept the access token ({status}): make a new one with the right to write at "
-                f"{endpoint}/settings/tokens, then run `hf auth login` or pass token="
-            )
+            problem = f"the Hub does not accept the access token ({status}): make a new one with the right to write"
+            return f"{problem} at {tokens}, then run `hf auth login` or pass token="
         if status == 403 or isinstance(cause, errors.RepositoryNotFoundError):
-            return (
-                f"the access token has no right to write to {self.repo_id} ({status}): take a namespace of yours, or "
-                f"a token with the right to write there ({endpoint}/settings/tokens)"
-            )
+            problem = f"the access token has no right to write to {self.repo_id} ({status})"
+            return f"{problem}: take a namespace of yours, or a token with the right to write there ({tokens})"
         if _passes(cause):
             return f"the Hub keeps failing ({_reason(cause)}): push again later, what arrived is not sent twice"
         return f"the Hub refused: {_reason(cause)}"

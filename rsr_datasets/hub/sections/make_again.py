@@ -11,7 +11,7 @@ from ...metrics import available_metrics
 from ...scoring.scorer import RSRScorer
 from ...tables.columns import ScoreColumns
 from ..markdown import python
-from ..provenance import Facts, Record, Scoring, read_rule
+from ..provenance import Facts, Record, Scoring, as_mapping, read_rule
 
 _SELECTIONS: dict[str, Callable[..., Any]] = {rule.__name__: rule for rule in (select_trajectories, select_subset)}
 
@@ -49,7 +49,8 @@ def make_again(facts: Facts) -> dict[str, Any]:
 
 
 def _scorer_arguments(score: Scoring) -> list[str]:
-    arguments = {"revision": score.identity.get("revision"), **score.record["settings"], **score.output}
+    output = as_mapping(score.record.get("output"))
+    arguments = {"revision": score.identity.get("revision"), **score.record["settings"], **output}
     clip = int(score.rank_clip) if score.rank_clip.isdigit() else score.rank_clip
     arguments |= {"rank_clip": clip, "column_prefix": score.prefix}
     arguments.pop("student", None)
