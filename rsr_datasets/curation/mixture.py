@@ -64,8 +64,10 @@ def mixture_weights(
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature={temperature}: must be a positive number")
     names, chosen = ScoreColumns(column_prefix), find_metric(metric)
+    shared: dict[str, Any] = {"keep_truncated": keep_truncated, "allow_mixed_settings": allow_mixed_settings}
+    keys = [group_by] if isinstance(group_by, str) else list(group_by)
     rule = {
-        "group_by": group_by if isinstance(group_by, str) else list(group_by),
+        "group_by": group_by if isinstance(group_by, str) else keys,
         "temperature": temperature,
         "metric": chosen.name,
         "weight_column": weight_column,
@@ -77,10 +79,8 @@ def mixture_weights(
 
     def weigh(split: Dataset) -> Dataset:
         present = split.features.get(weight_column, Value("float64"))
-        keys = [group_by] if isinstance(group_by, str) else group_by
         if weight_column in keys or names.is_score(weight_column) or present != Value("float64"):
             raise ValueError(f"weight_column={weight_column!r}: a column of something else; give another name")
-        shared: dict[str, Any] = {"keep_truncated": keep_truncated, "allow_mixed_settings": allow_mixed_settings}
         compared = metric_column(split, chosen.name, names)
         pool = Pool(split, SelectionOptions(metric=compared, column_prefix=column_prefix, **shared))
         groups, _ = group_problems(split, group_by, turns, columns)

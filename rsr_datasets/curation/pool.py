@@ -104,9 +104,9 @@ def selection_rule(select: Callable[..., tuple[Dataset, Any]]) -> Callable[..., 
 class Pool:
     """The rows of a dataset, and which of them may still be kept; ``needed`` names other columns that a rule reads.
 
-    One value a row have ``scores`` (lower is better, infinite without a score), ``num_tokens`` (``None`` without such
-    a column) and ``open`` (may still be kept). ``dropped`` counts the rows that may not be kept, by reason. ``metric``
-    is the compared column, ``largest`` its direction, ``columns`` the score columns that it belongs to.
+    Arrays of shape ``(rows,)``: ``scores`` (lower is better, infinite without a score), ``num_tokens`` (``None``
+    without such a column), ``open`` (may still be kept). ``dropped`` counts the other rows by reason. ``metric`` is
+    the compared column, ``largest`` its direction, ``columns`` the score columns that it belongs to.
     """
 
     def __init__(self, dataset: Dataset, options: SelectionOptions, needed: Sequence[str] = ()) -> None:
@@ -123,8 +123,8 @@ class Pool:
         self.largest = directions.get(self.metric) == "higher" if options.largest is None else options.largest
         self.limits_tokens = options.min_tokens is not None or options.max_tokens is not None
         draws = self.metric == "random" and "random" not in present
-        names = [None if draws else self.metric, columns.num_tokens if self.limits_tokens else None]
-        wanted = [*needed, *names, options.teacher_column]
+        length = columns.num_tokens if self.limits_tokens else None
+        wanted = [*needed, None if draws else self.metric, length, options.teacher_column]
         arrays.require_columns(dataset, [name for name in wanted if name is not None], columns)
 
         random = np.random.default_rng(options.seed)

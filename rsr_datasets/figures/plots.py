@@ -150,8 +150,7 @@ def plot_plane(
     x_limits, y_limits = (plotting.log_limits(values[scored]) for values in (scores.avg_surprisal, scores.avg_rank))
     _draw_plane(axes, theme, plotting.iso_levels(scores.rsr[scored]), x_limits, y_limits)
 
-    x = np.clip(scores.avg_surprisal[rows], *x_limits)
-    y = np.clip(scores.avg_rank[rows], *y_limits)
+    x, y = np.clip(scores.avg_surprisal[rows], *x_limits), np.clip(scores.avg_rank[rows], *y_limits)
     alpha = float(np.clip(30 / math.sqrt(rows.size), 0.25, 0.9))
     styles: dict[int, dict[str, Any]] = {}
     for index, code in enumerate(np.unique(codes[scored]).tolist()):

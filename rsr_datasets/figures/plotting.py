@@ -90,11 +90,10 @@ def round_levels(low: float, high: float, most: int = 6) -> list[float]:
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     candidates = np.unique(np.round(np.outer(10.0**powers, _ROUND_NUMBERS), 12))
     inside = candidates[(candidates >= low) & (candidates <= high)]
-    if inside.size <= most:
-        return [float(level) for level in inside]
-    evenly = np.geomspace(inside[0], inside[-1], most)
-    nearest = np.abs(np.log(inside)[:, None] - np.log(evenly)).argmin(axis=0)
-    return [float(level) for level in np.unique(inside[nearest])]
+    if inside.size > most:
+        evenly = np.geomspace(inside[0], inside[-1], most)
+        inside = np.unique(inside[np.abs(np.log(inside)[:, None] - np.log(evenly)).argmin(axis=0)])
+    return list(inside.tolist())
 
 
 def iso_levels(rsr: FloatArray) -> list[float]:

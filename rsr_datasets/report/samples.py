@@ -28,8 +28,7 @@ def draw_samples(
 
     Scored rows of the drawn problems are points too. Without a tokenizer the page shows plain text.
     """
-    scores = rows.scores
-    scored = np.flatnonzero(scores.has_score)
+    scores, scored = rows.scores, np.flatnonzero(rows.scores.has_score)
     drawn = sample_evenly(scored, rows.teacher_codes[scored], max_points, rows.seed)
     budget -= json_size(_points(rows, drawn))
     problems: list[dict[str, Any]] = []

@@ -59,10 +59,9 @@ class ReportRows:
         found = arrays.read_categories(self.dataset, self.teacher_column)
         names = [*found.values, *([None] if (found.codes < 0).any() else [])]
         if len(names) > 200:
-            raise ValueError(
-                f"teacher_column={self.teacher_column!r}: {len(names):,} different teachers, the report takes "
-                "200; name the column that tells teachers apart"
-            )
+            reason = f"{len(names):,} different teachers, the report takes 200"
+            advice = "name the column that tells teachers apart"
+            raise ValueError(f"teacher_column={self.teacher_column!r}: {reason}; {advice}")
         return names, np.where(found.codes < 0, len(found.values), found.codes).astype(np.int64)
 
     def labels(self, rows: IntArray) -> list[str]:
@@ -101,6 +100,7 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
     overall = _rsr(rows, rows.dataset)[None]
     neutral = overall.value if math.isfinite(overall.value) else 1.0
     axes = {"rsr": log_limits(scores.rsr[has_score]), "tokens": log_limits(scores.num_tokens[has_score])}
+    plane = {"surprisal": log_limits(scores.avg_surprisal[has_score]), "rank": log_limits(scores.avg_rank[has_score])}
     statuses = arrays.read_categories(rows.dataset, rows.columns.status).counts()
     kept = None
     if selected is not None:
@@ -132,11 +132,7 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
             for each in read_records(rows.dataset if selected is None else selected)
         ],
         "teachers": _teachers(rows, selected, axes),
-        "plane": {
-            "surprisal": log_limits(scores.avg_surprisal[has_score]),
-            "rank": log_limits(scores.avg_rank[has_score]),
-            "levels": iso_levels(scores.rsr[has_score]),
-        },
+        "plane": {**plane, "levels": iso_levels(scores.rsr[has_score])},
         "axes": axes,
         "trend": _trend(scores.num_tokens[has_score], scores.rsr[has_score], axes["tokens"]),
     }
