@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rsr_datasets.metrics import TrajectoryTokens
 from rsr_datasets.reading.rows import EncodedRow
-from rsr_datasets.scoring.second_pass import local_rows, row_without_prompt
+from rsr_datasets.scoring.session import local_rows, row_without_prompt
 
 NEAR = 1e-5
 

@@ -21,12 +21,12 @@ ENTROPIES = "entropies"
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Scores of one row's ``n`` scored tokens.
+    """Scores of one row's ``n`` scored tokens, each of shape ``(n,)``.
 
     Attributes:
-        ranks: 1 + the number of vocabulary entries with strictly higher probability (Eq. 2), int32, shape ``(n,)``.
-        surprisals: Negative log-probabilities in nats, float32, shape ``(n,)``.
-        entropies: Entropies of the student's distributions, nats, float32, shape ``(n,)``; ``None`` if not asked for.
+        ranks: 1 + the number of vocabulary entries with strictly higher probability (Eq. 2).
+        surprisals: Negative log-probabilities in nats.
+        entropies: Entropies of the student's distributions in nats; ``None`` if not asked for.
     """
 
     ranks: npt.NDArray[np.int32]
@@ -36,13 +36,10 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class BatchAccount:
-    """The cost of one forward pass, for progress bars and run accounts.
+    """The cost of one forward pass: tokens of the rows, each counted by itself; tokens that were read; with padding.
 
-    Attributes:
-        row_tokens: Tokens of the rows in the batch, each row counted by itself.
-        tokens: Tokens that were read; a prefix that several rows share counts once.
-        padded_tokens: ``tokens`` and the padding.
-        split: Whether the batch is a part of one that did not fit into memory.
+    A prefix that several rows share is read once. A batch is ``split`` if it is a part of one that did not fit into
+    memory.
     """
 
     row_tokens: int

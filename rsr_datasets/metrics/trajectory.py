@@ -102,7 +102,7 @@ class TrajectoryTokens:
         rank_clip: ``r_max``.
         entropies: Entropy of the student's whole distribution at each token in nats, float64.
         local_surprisals: Surprisals in nats given only the few steps before each token's own, float64
-            (see :mod:`rsr_datasets.scoring.second_pass`).
+            (see :mod:`rsr_datasets.scoring.session`).
         surprisals_without_prompt: Surprisals in nats given the response alone, float64.
     """
 

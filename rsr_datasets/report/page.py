@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .. import __version__
-from ..engines.transformers.errors import refusing
+from ..engines.transformers.probes import refusing
 from ..engines.transformers.source import TransformersStudent
 from ..reading.messages import Turns
 from ..tables.columns import ScoreColumns

@@ -11,7 +11,7 @@ import torch
 import transformers
 from datasets import Dataset
 
-from ..engines.transformers.budgets import default_chunk_bytes, default_tokens_per_batch
+from ..engines.transformers.batches import default_chunk_bytes, default_tokens_per_batch
 from ..engines.transformers.speedups import SPEEDUPS
 from ..reading.rows import UnscorableRowError
 from ..scoring.scorer import RSRScorer

@@ -16,16 +16,10 @@ from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One row's outcome.
+    """One row's outcome: its status and arrays of shape ``(tokens,)``, all ``None`` for a row without a score.
 
-    Attributes:
-        status: A status of :mod:`rsr_datasets.tables.columns`. Without a score all arrays are ``None``.
-        token_ids: Ids of the scored tokens, int64, shape ``(tokens,)``, as all arrays here.
-        ranks: Exact ranks, int32.
-        surprisals: Surprisals in nats, float32.
-        entropies: Entropies in nats, float32, where a metric needs them.
-        local_surprisals: Surprisals in nats given few steps of context, float32, where a metric needs them.
-        surprisals_without_prompt: Surprisals in nats given the response alone, float32, where a metric needs them.
+    Ranks are exact; surprisals and entropies are in nats. The last three arrays are there where a metric needs them:
+    local surprisals are given few steps of context, those without a prompt the response alone.
     """
 
     status: str
@@ -45,11 +39,7 @@ def make_columns(
     token_columns: bool,
     metrics: Sequence[Metric],
 ) -> dict[str, pa.Array]:
-    """Computes the scores of rows.
-
-    Returns:
-        Column name to array, one value a row, with the types of ``names.types(token_columns, metrics)``.
-    """
+    """Computes the scores of rows: column name to array, with the types of ``names.types(token_columns, metrics)``."""
     unscored = np.array([row.status not in STATUSES_WITH_SCORE for row in outcomes], dtype=bool)
     fields = {"token_ids": np.int32, "ranks": np.int32, "surprisals": np.float32, "entropies": np.float32}
     ids, ranks, surprisals, entropies = (

@@ -16,7 +16,7 @@ from ..reading.formats import FORMATS, TOKENIZED, RowFormat
 from ..tables.arrays import read_rows
 from .columns import append_columns
 
-_FOREIGN_MODULES = ("numpy", "torch", "pandas", "polars", "jax", "jaxlib", "tensorflow")
+_OTHER_FORMATS = {"numpy", "torch", "pandas", "polars", "jax", "jaxlib", "tensorflow"}
 
 
 class MapInput(NamedTuple):
@@ -32,20 +32,16 @@ class MapInput(NamedTuple):
 def read_input(
     rows: Any, extra: tuple[Any, ...], caller: FrameType, find_format: Callable[[Iterable[str]], RowFormat]
 ) -> MapInput:
-    """Reads the arguments of a scorer's call.
+    """Reads the arguments of a scorer's call: rows as ``map`` or a caller by hand gives them; indices and rank.
 
-    Args:
-        rows: A lazy batch or row of ``Dataset.map``, a table, a dict of lists, or one row as a dict.
-        extra: Indices and rank.
-        caller: The frame that made the call: some things are known only to ``map`` and streams.
-        find_format: Says which columns are read.
-
-    Raises:
-        ValueError: For rows in another format, or without a column to read.
+    ``caller`` is the frame that made the call: some things are known only to ``map`` and streams.
     """
     module = caller.f_globals.get("__name__")
     _check_input(rows, extra, from_map=module == "datasets.arrow_dataset")
-    indices, rank = _split_extra(extra, caller)
+    if len(extra) == 1:
+        extra = (None, *extra) if isinstance(extra[0], int) and _gives_rank(caller) else (*extra, None)
+    indices, rank = extra or (None, None)
+    indices = [indices] if isinstance(indices, int) else indices
     row_format = find_format(rows.column_names if isinstance(rows, pa.Table) else rows)
     read = partial(MapInput, row_format=row_format, indices=indices, rank=rank)
     if isinstance(rows, pa.Table):
@@ -61,8 +57,8 @@ def read_input(
     lines = zip(*values.values(), strict=True) if batched else [values.values()]
     as_rows = [dict(zip(values, line, strict=True)) for line in lines]
     if isinstance(rows, LazyDict):
-        # Arrow arrays that map finds in its own batch keep their types, also when every value is null. Lists that are
-        # returned lose their types, and a table that is returned would make map forget remove_columns.
+        # Map keeps the types of Arrow arrays in its own batch, also when every value is null. Returned lists lose
+        # their types, and a returned table would make map forget remove_columns.
         return read(as_rows, give_back=lambda new: rows.update(new) or {})
     if batched:
         return read(as_rows, give_back=lambda new: {name: new[name].to_pylist() for name in new})
@@ -70,11 +66,7 @@ def read_input(
 
 
 def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:
-    """Says whether a plain dict holds a sequence of values for each column, or one row's values.
-
-    Raises:
-        ValueError: If the dict holds sequences of different lengths that are not messages.
-    """
+    """Says whether a plain dict holds a sequence of values for each column, or one row's values."""
     if not all(isinstance(value, list | tuple) for value in rows.values()):
         return False
     for name in (row_format.columns[standard] for standard in FORMATS[row_format.kind]):
@@ -90,14 +82,11 @@ def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:
 
 
 def _check_input(rows: Any, extra: tuple[Any, ...], from_map: bool) -> None:
-    """Refuses formats and ``input_columns``, under which ``map`` hands over rows without their types.
-
-    ``Dataset.map`` hands a plain dict only for a formatted dataset. In the torch format texts stay plain, so that
-    such a dict can look like one of a streamed dataset: the caller tells the two apart.
-    """
+    """Refuses formats and ``input_columns``, under which ``map`` hands over rows without their types."""
+    # Map hands a plain dict only for a formatted dataset. With texts alone, the dict looks like that of a stream.
     plain = isinstance(rows, Mapping) and not isinstance(rows, LazyDict)
     modules = {type(value).__module__.split(".")[0] for value in (rows.values() if plain else [rows])}
-    if (plain and from_map) or not modules.isdisjoint(_FOREIGN_MODULES):
+    if (plain and from_map) or modules & _OTHER_FORMATS:
         raise ValueError(
             "the dataset has a format (numpy, torch, pandas, ...) that loses the types of the columns: score "
             'dataset.reset_format() (or with_format("arrow")) and set the format afterwards'
@@ -107,14 +96,6 @@ def _check_input(rows: Any, extra: tuple[Any, ...], from_map: bool) -> None:
             f"expected rows as a dict or a pa.Table, found {type(rows).__name__}: call map without input_columns=; "
             "columns of other names are given with RSRScorer(..., columns={...})"
         )
-
-
-def _split_extra(extra: tuple[Any, ...], caller: FrameType) -> tuple[Sequence[int] | None, int | None]:
-    """Indices and rank."""
-    if len(extra) == 1:
-        extra = (None, *extra) if isinstance(extra[0], int) and _gives_rank(caller) else (*extra, None)
-    indices, rank = extra or (None, None)
-    return [indices] if isinstance(indices, int) else indices, rank
 
 
 def _gives_rank(caller: FrameType | None) -> bool:

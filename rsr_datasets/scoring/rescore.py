@@ -58,31 +58,22 @@ def _rescore_split(
     known = {"entropies"} if columns.token_entropies in dataset.column_names else set()
     for metric in asked:
         if lacking := sorted(set(metric.needs) - known):
-            raise ValueError(
-                f"metric {metric.name!r} needs {lacking}, which the token columns do not hold: score with "
-                f"RSRScorer(..., metrics=[{metric.name!r}], token_columns=True)"
-            )
+            advice = f"score with RSRScorer(..., metrics=[{metric.name!r}], token_columns=True)"
+            raise ValueError(f"metric {metric.name!r} needs {lacking}, which the token columns do not hold: {advice}")
     there = [m for name, m in available_metrics().items() if columns.metric(name) in dataset.column_names]
     again = tuple({m.name: m for m in (*find_metrics(m for m in there if set(m.needs) <= known), *asked)}.values())
     unclipped = [m.name for m in there if is_built_in(m) and "entropies" not in m.needs]  # these need a second pass
     right = {columns.metric(name) for name in (*_OF_ANSWER_CONFIDENCE, *unclipped, *(m.name for m in again))}
-    right |= {*columns.row_types}
     floats = [name for name, kind in dataset.features.items() if kind == Value("float64")]
-    stale = [
-        name for name in floats if name.startswith(f"{column_prefix}_") and name not in right | {*columns.row_types}
-    ]
+    others = [name for name in floats if name.startswith(f"{column_prefix}_")]
+    stale = [name for name in others if name not in right | {*columns.row_types}]
     before = read_categories(dataset, columns.settings).values if stale else []
     if any(not settings.endswith(f"-{rank_clip}") for settings in before):
-        raise ValueError(
-            f"columns {stale}: their metrics cannot be computed here, so that they would keep the old clip; register "
-            "the metrics, pass them in metrics=, or remove the columns"
-        )
-    rescored: Dataset = dataset.with_format("arrow").map(
-        _rescore_table,
-        batched=True,
-        fn_kwargs={"rank_clip": rank_clip, "prefix": column_prefix, "metrics": again},
-        desc="Rescoring",
-    )
+        reason = "their metrics cannot be computed here, so that they would keep the old clip"
+        raise ValueError(f"columns {stale}: {reason}; register or pass the metrics (metrics=), or remove the columns")
+    given = {"rank_clip": rank_clip, "prefix": column_prefix, "metrics": again}
+    arrow = dataset.with_format("arrow")
+    rescored: Dataset = arrow.map(_rescore_table, batched=True, fn_kwargs=given, desc="Rescoring")
     return rescored.with_format(**dataset.format)
 
 

@@ -19,18 +19,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..engines.base import OnBatch, StudentSource, TokenScores
 from ..engines.transformers.head import LogitsDtype
+from ..engines.transformers.probes import refusing
 from ..engines.transformers.source import TransformersStudent, default_device
 from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
 from ..reading.formats import RowFormat, check_columns, find_format
 from ..reading.messages import Turns
-from ..reading.rows import EncodedRow, OnOverflow, UnscorableRowError
+from ..reading.rows import EncodedRow, OnOverflow
 from ..reading.templates import DEFAULT_DATE, resolve_chat_template
 from ..tables.columns import ScoreColumns
 from ..tables.records import settings_hash
 from ..utils.deprecation import renamed_arguments
 from .columns import ScoredRow, add_features, make_columns
 from .map_input import read_input
-from .session import Session
+from .session import Encoded, Session
 from .settings import Settings, as_json, check_whole_number, shorten
 
 _PROCESS_OF_IMPORT = os.getpid()
@@ -40,22 +41,22 @@ _MADE_ANEW = ("source", "metrics", "strict", "output", "device", "score_columns"
 class RSRScorer:
     """Scores reasoning trajectories for a student with the Rank-Surprisal Ratio (arXiv:2601.14249, Eq. 7).
 
-    A callable for ``Dataset.map``, batched or not, on a dataset that is not formatted or formatted as arrow, and for
-    ``IterableDataset.map`` (there with ``features=scorer.features(dataset.features)``). Called by hand: a dict of
-    lists gives a dict with the new columns alone, as lists; one row (a dict of values) gives values; a ``pa.Table``
-    gives the table with the columns appended. The student is loaded at the first call, not before.
+    A callable for ``Dataset.map``, batched or not, without a format or with ``"arrow"``, and for
+    ``IterableDataset.map(scorer, features=scorer.features(dataset.features))``. Called by hand: a dict of lists gives
+    a dict with the new columns alone, as lists; one row (a dict of values) gives values; a ``pa.Table`` gives the
+    table with the columns appended. The student is loaded at the first call, not before.
 
     Example:
         >>> add_rsr = RSRScorer("Qwen/Qwen2.5-7B")
         >>> scored = dataset.map(add_rsr, batched=True, batch_size=1000)
 
     Args:
-        student: A Hub id, a local folder, a path to a ``.gguf`` file, a loaded model (then ``tokenizer`` is needed),
-            or a :class:`rsr_datasets.engines.base.StudentSource` of another engine.
+        student: A Hub id, a local folder, a ``.gguf`` file, a loaded model (then ``tokenizer`` is needed), or a
+            :class:`rsr_datasets.engines.base.StudentSource` of another engine.
         revision: Git revision of a Hub student.
         tokenizer: A tokenizer, or where to load it from, instead of the student's own.
-        chat_template: Jinja text, a path to it, a preset (``"chatml"``, ``"llama3"``, ``"plain"``), or
-            ``"trl:NAME"`` for a file of the installed trl package; instead of the tokenizer's own.
+        chat_template: Instead of the tokenizer's own: Jinja text, a path to it, a preset (``"chatml"``, ``"llama3"``,
+            ``"plain"``), or ``"trl:NAME"`` for a file of the installed trl package.
         dtype: The student's dtype as in transformers: ``"auto"``, a name or a ``torch.dtype``.
         device: Where the student runs; ``None`` is the process's own accelerator, else the CPU.
         attn_implementation: As in transformers.
@@ -68,20 +69,17 @@ class RSRScorer:
         on_overflow: ``"truncate"``, ``"skip"`` or ``"error"`` for longer rows.
         turns: Which assistant turns count: ``"all"`` or ``"last"`` in one rendering of the conversation, or ``"each"``
             turn in the rendering that the student sees when it writes the turn.
-        logits_dtype: ``"student"`` (what the published numbers used) or ``"float32"``, which breaks the ties that
-            bfloat16 logits have, at the price of a float32 copy of the output head.
+        logits_dtype: ``"student"`` (as the published numbers) or ``"float32"``, which breaks the ties of bfloat16
+            logits, at the price of a float32 copy of the output head.
         template_date: The day, ``YYYY-MM-DD``, that chat templates write which ask for today's date.
         token_columns: Whether to add the per-token lists.
-        metrics: Metrics to add a column for, beside the ratio, its two means and the number of tokens, which are
-            always there: names of :func:`rsr_datasets.available_metrics`, or :class:`rsr_datasets.Metric` objects.
-            They do not change the scores or ``rsr_settings``. A value that is not defined is null.
+        metrics: Further metrics to add a column for: names of :func:`rsr_datasets.available_metrics`, or
+            :class:`rsr_datasets.Metric` objects. They do not change the scores or ``rsr_settings``.
         column_prefix: Name of the ratio's column and prefix of the others.
         tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
-        share_prefixes: Whether to read a prefix that several rows share, such as the prompt of a problem's candidates,
-            only once where that saves work. Sharing changes rounding: single surprisals of a deep student move by
-            some 1e-5, and the rank of a token in a near tie.
-        columns: Standard to actual names of the input columns, where they differ, e.g.
-            ``{"prompt": "question", "completion": "solution"}``.
+        share_prefixes: Whether to read a prefix that several rows share only once where that saves work. Sharing
+            changes rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
+        columns: Standard to actual names of input columns, e.g. ``{"prompt": "question", "completion": "solution"}``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
 
     Raises:
@@ -139,7 +137,10 @@ class RSRScorer:
         self.metrics, self.strict, self.output = self._settings.metrics, strict, self._settings.output
         if metrics is not None:  # another process may not know what was registered here
             self._arguments["metrics"] = [metric.name if is_built_in(metric) else metric for metric in self.metrics]
-        self.device = _check_device(device)
+        with refusing(f"device={device!r}"):
+            self.device = None if device is None else torch.device(device)
+        if self.device is not None and self.device.type == "meta":
+            raise ValueError(f"device={device!r}: holds no numbers, so that nothing can be scored on it")
         self.score_columns = ScoreColumns(column_prefix)
         self._session = Session(self._settings)
 
@@ -148,14 +149,14 @@ class RSRScorer:
         pklregister(cls)(_save_for_hashing)
 
     def __repr__(self) -> str:
-        changed = [f"{name}={shorten(value)}" for name, value in self._changed_arguments().items()]
-        return f"RSRScorer({', '.join([repr(self.source.name), *changed])})"
+        changed = (f", {name}={shorten(value)}" for name, value in self._changed_arguments().items())
+        return f"RSRScorer({self.source.name!r}{''.join(changed)})"
 
     def _changed_arguments(self) -> dict[str, Any]:
         """The arguments that differ from their defaults, but for the student."""
-        parameters = inspect.signature(RSRScorer).parameters
-        given = {name: value for name, value in self._arguments.items() if name != "student"}
-        return {name: value for name, value in given.items() if repr(value) != repr(parameters[name].default)}
+        defaults = {name: argument.default for name, argument in inspect.signature(RSRScorer).parameters.items()}
+        given = self._arguments.items()
+        return {name: value for name, value in given if name != "student" and repr(value) != repr(defaults[name])}
 
     @property
     def placement(self) -> torch.device:
@@ -185,25 +186,13 @@ class RSRScorer:
         return self.score_columns.types(self._settings.token_columns, self.metrics)
 
     def features(self, features: Features | None) -> Features:
-        """Features of a dataset after scoring from those before, for ``IterableDataset.map(scorer, features=...)``.
-
-        Raises:
-            ValueError: If they are not known (``None``), as for streamed JSON: give them to ``load_dataset``.
-        """
+        """Features of a dataset after scoring from those before, for ``IterableDataset.map(scorer, features=...)``."""
         if features is None:
             raise ValueError("the stream's features are not known: give them to load_dataset(..., features=...)")
         return add_features(features, self.column_types)
 
     def __call__(self, rows: pa.Table | Mapping[str, Any], *extra: Any) -> pa.Table | dict[str, Any]:
-        """Scores rows.
-
-        Args:
-            rows: What ``map`` hands over, a ``pa.Table``, a dict of lists, or one row as a dict of values.
-            extra: Indices and rank, in the order in which ``map(with_indices=True, with_rank=True)`` gives them.
-
-        Returns:
-            For a table, the table with the columns appended or replaced; for a dict, the new columns alone. What
-            ``Dataset.map`` hands over is updated in place with Arrow arrays, and the result is empty.
+        """Scores what ``map`` or a caller by hand gives; ``extra`` are indices and rank, as ``map`` orders them.
 
         Raises:
             ValueError: For rows in another format, no column to read, or with ``strict`` an unscorable row.
@@ -211,9 +200,8 @@ class RSRScorer:
         """
         if os.getpid() != _PROCESS_OF_IMPORT:
             raise RuntimeError(
-                "scoring in a forked process hangs or fails once torch has run in its parent: call "
-                'multiprocess.set_start_method("spawn") (of the package multiprocess, which datasets uses) before '
-                "map(num_proc=...)"
+                "scoring in a forked process hangs or fails once torch has run in its parent: before map(num_proc=2) "
+                'call multiprocess.set_start_method("spawn") (of the package multiprocess, which datasets uses)'
             )
         given = read_input(rows, extra, sys._getframe(1), self.find_format)
         if isinstance(rows, LazyDict) and (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -224,59 +212,37 @@ class RSRScorer:
         return given.give_back(self.to_columns(outcomes))
 
     def find_format(self, column_names: Iterable[str]) -> RowFormat:
-        """Says which of a dataset's columns are read.
-
-        Raises:
-            ValueError: If no format fits them, or the scores would overwrite a column that is read.
-        """
-        row_format = find_format(column_names, self._settings.columns)
-        if overwritten := set(row_format.names) & set(self.score_columns.types(True, self.metrics)):
-            raise ValueError(
-                f"column_prefix={self.score_columns.prefix!r}: the scores would overwrite the columns "
-                f"{sorted(overwritten)} that are read; give another prefix"
-            )
+        """Says which of a dataset's columns are read; ``ValueError`` if none, or if scores would overwrite one."""
+        row_format, prefix = find_format(column_names, self._settings.columns), self.score_columns.prefix
+        if lost := sorted(set(row_format.names) & set(self.score_columns.types(True, self.metrics))):
+            reason = f"the scores would overwrite the columns {lost} that are read; give another prefix"
+            raise ValueError(f"column_prefix={prefix!r}: {reason}")
         return row_format
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loads the student's tokenizer and reads its chat template, not its weights.
-
-        Raises:
-            ValueError: If the student's configuration, tokenizer or chat template cannot be loaded.
-        """
+        """Loads the student's tokenizer and reads its chat template, not its weights."""
         return self._session.load_encoder().tokenizer
 
     def encode(
         self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat, indices: Sequence[int] | None = None
-    ) -> list[EncodedRow | UnscorableRowError]:
+    ) -> list[Encoded]:
         """Encodes rows for the student and applies ``max_length``; needs its tokenizer but not its weights.
 
-        Args:
-            rows: Rows as dicts.
-            row_format: Which columns to read, from :meth:`find_format`.
-            indices: Row numbers for messages; ``None`` counts within these rows.
-
-        Raises:
-            ValueError: With ``strict`` for an unscorable row, with ``on_overflow="error"`` for one too long.
+        ``row_format`` comes from :meth:`find_format`. ``indices`` number the rows in messages; ``None`` counts within
+        these rows. ``ValueError`` with ``strict`` for an unscorable row, with ``on_overflow="error"`` for a long one.
         """
         return self._session.encode(rows, row_format, _places(len(rows), indices))
 
     def score_encoded(
         self,
-        encoded: Sequence[EncodedRow | UnscorableRowError],
+        encoded: Sequence[Encoded],
         indices: Sequence[int] | None = None,
         device: torch.device | None = None,
         on_batch: OnBatch | None = None,
     ) -> list[ScoredRow]:
-        """Runs the student over encoded rows.
+        """Runs the student over rows of :meth:`encode`; gives one outcome a row, in order.
 
-        Args:
-            encoded: From :meth:`encode`.
-            indices: Row numbers for messages; ``None`` counts within these rows.
-            device: Where the student goes when it is loaded for this; ``None`` is :attr:`placement`.
-            on_batch: Called after each forward pass.
-
-        Returns:
-            One outcome a row, in the order of the rows.
+        A student that is not loaded yet goes to ``device``, else :attr:`placement`.
         """
         places = _places(len(encoded), indices)
         return self._session.score(encoded, places, self._options, device or self.placement, on_batch)
@@ -288,13 +254,12 @@ class RSRScorer:
     def to_columns(self, outcomes: Sequence[ScoredRow]) -> dict[str, pa.Array]:
         """Turns outcomes of :meth:`score_encoded` into columns: name to array, one value a row, in order."""
         settings = self._settings
-        columns = make_columns(
-            outcomes, self.score_columns, settings.rank_clip, self.settings_hash, settings.token_columns, self.metrics
-        )
+        names, text = self.score_columns, self.settings_hash
+        columns = make_columns(outcomes, names, settings.rank_clip, text, settings.token_columns, self.metrics)
         scored = sum(outcome.ranks is not None for outcome in outcomes)
         message = "metric %r (%s) is not defined for %d of %d scored rows: null there (said once)"
         for name, formula in ((metric.name, metric.formula) for metric in self.metrics):
-            if undefined := columns[self.score_columns.metric(name)].null_count - (len(outcomes) - scored):
+            if undefined := columns[names.metric(name)].null_count - (len(outcomes) - scored):
                 self._session.warn_once(f"metric {name}", message, name, formula, undefined, scored)
         return columns
 
@@ -306,8 +271,8 @@ class RSRScorer:
         """The same scorer with other options of its engine, by name; the two load one student between them."""
         other = object.__new__(type(self))
         arguments = {name: value for name, value in options.items() if name in self._arguments}
-        changed = {"_arguments": self._arguments | arguments, "_options": self._options | dict(options)}
-        other.__dict__.update(self.__dict__ | changed)
+        other.__dict__ |= self.__dict__ | {"_arguments": self._arguments | arguments}
+        other._options = self._options | dict(options)
         return other
 
     def __getstate__(self) -> dict[str, Any]:
@@ -326,10 +291,8 @@ class RSRScorer:
 @pklregister(RSRScorer)
 def _save_for_hashing(pickler: Pickler, scorer: RSRScorer) -> None:
     """``datasets`` hashes what its own pickler writes: here the fingerprint, neither paths nor weights."""
-    text = f"rsr_datasets.scorer.RSRScorer:{scorer.fingerprint}"
-    if type(scorer) is not RSRScorer:
-        text += f":{_hash_of_subclass(scorer)}"
-    pickler.save_reduce(str, (text,), obj=scorer)
+    added = "" if type(scorer) is RSRScorer else f":{_hash_of_subclass(scorer)}"
+    pickler.save_reduce(str, (f"rsr_datasets.scorer.RSRScorer:{scorer.fingerprint}{added}",), obj=scorer)
 
 
 def _hash_of_subclass(scorer: RSRScorer) -> str:
@@ -348,13 +311,3 @@ def _hash_of_subclass(scorer: RSRScorer) -> str:
 def _places(count: int, indices: Sequence[int] | None) -> list[str]:
     """Names of rows in messages: by their numbers in the dataset where these are known, else in their batch."""
     return [f"row {i} of its batch" for i in range(count)] if indices is None else [f"row {i}" for i in indices]
-
-
-def _check_device(device: str | torch.device | None) -> torch.device | None:
-    try:
-        found = None if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device={device!r}: {str(error).splitlines()[0]}") from error
-    if found is not None and found.type == "meta":
-        raise ValueError(f"device={device!r}: holds no numbers, so that nothing can be scored on it")
-    return found

@@ -1,28 +1,30 @@
-"""A student at work: rows to token ids, token ids to outcomes."""
+"""A student at work: rows to token ids, token ids to outcomes; and its second reading, with less before the tokens."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ..engines.base import ENTROPIES, Engine, OnBatch, TokenScores
 from ..reading.encoder import ConversationEncoder
 from ..reading.formats import TOKENIZED, RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError, fit
+from ..reading.steps import token_steps
+from ..reading.token_texts import split_text
 from ..reading.tokenized import encode_tokenized
 from ..tables.columns import BAD_ROW, NONFINITE
 from .columns import ScoredRow
-from .second_pass import read_again
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
-
-_UNKNOWN = -1
 
 Encoded = EncodedRow | UnscorableRowError
 
@@ -34,7 +36,6 @@ class Session:
         self.engine: Engine | None = None
         self.encoder: ConversationEncoder | None = None
         self._settings = settings
-        self._limit: int | None = _UNKNOWN
         self._chosen: dict[str, Any] = {}
         self._identity: dict[str, Any] | None = None
         self._needs = {need for metric in settings.metrics for need in metric.needs}
@@ -55,7 +56,7 @@ class Session:
         """Loads the student's tokenizer and reads its chat template, not its weights."""
         if self.encoder is None:
             settings = self._settings
-            self._load_limit()
+            _ = self._limit  # a student without a configuration is refused first
             self.encoder = ConversationEncoder(
                 settings.source.load_tokenizer(),
                 chat_template=settings.chat_template,
@@ -65,32 +66,21 @@ class Session:
             )
         return self.encoder
 
-    def _load_limit(self) -> int | None:
+    @cached_property
+    def _limit(self) -> int | None:
         """The longest sequence, by the student's configuration where the settings do not say."""
-        if self._limit == _UNKNOWN:
-            given = self._settings.max_length
-            trained = getattr(self._settings.source.load_config().get_text_config(), "max_position_embeddings", None)
-            if trained is not None and given is not None and given > trained:
-                message = (
-                    "max_length=%d: the student was made for %d positions (max_position_embeddings); "
-                    "tokens beyond them are scored out of its range"
-                )
-                logger.warning(message, given, trained)
-            self._limit = given or trained
-        return self._limit
+        given = self._settings.max_length
+        trained = getattr(self._settings.source.load_config().get_text_config(), "max_position_embeddings", None)
+        if trained is not None and given is not None and given > trained:
+            message = "max_length=%d: the student was made for %d positions (max_position_embeddings); "
+            logger.warning(message + "tokens beyond them are scored out of its range", given, trained)
+        return given or trained
 
     def load_engine(self, options: Mapping[str, Any], device: torch.device) -> tuple[Engine, dict[str, Any]]:
-        """Loads the student, or sets the options of the loaded one.
+        """Loads the student onto a device, or sets the options of the loaded one.
 
-        Args:
-            options: The engine's options; ``None`` in an option is the engine's own choice.
-            device: Where the student goes when it is loaded for this.
-
-        Returns:
-            The engine and its options as given or chosen.
-
-        Raises:
-            ValueError: If the student cannot be loaded, reads less than ``max_length``, or lacks what a metric needs.
+        An option of ``None`` is left to the engine. Returns the engine and its options as given or chosen.
+        ``ValueError`` if the student cannot be loaded, reads less than ``max_length``, or lacks what a metric needs.
         """
         source = self._settings.source
         if self.engine is None:
@@ -110,8 +100,7 @@ class Session:
             encoded = encode_tokenized(rows, row_format)
         else:
             encoded = self.load_encoder().encode(rows, row_format)
-        limit = self._load_limit()
-        return [self._fit(row, limit, place) for row, place in zip(encoded, places, strict=True)]
+        return [self._fit(row, self._limit, place) for row, place in zip(encoded, places, strict=True)]
 
     def score(
         self,
@@ -128,16 +117,36 @@ class Session:
         checked = [self._check(row, engine, place) for row, place in zip(encoded, places, strict=True)]
         wanted = [part for row in checked if isinstance(row, EncodedRow) for part in row.sequences]
         found = iter(engine.score(wanted, entropies=ENTROPIES in self._needs, on_batch=on_batch) if wanted else ())
-        outcomes = [
-            self._outcome(row, [next(found) for _ in row.sequences], place)
-            if isinstance(row, EncodedRow)
-            else ScoredRow(row.status)
-            for row, place in zip(checked, places, strict=True)
-        ]
+        outcomes = [self._outcome(row, found, place) for row, place in zip(checked, places, strict=True)]
         if self._needs <= {ENTROPIES}:
             return outcomes
         _set_options(engine, {"share_prefixes": False})  # sharing would round these scores otherwise than before
-        return read_again(outcomes, checked, self._needs, engine, self.load_encoder().tokenizer, on_batch)
+        return self._read_again(outcomes, checked, engine, on_batch)
+
+    def _read_again(
+        self, outcomes: Sequence[ScoredRow], encoded: Sequence[Encoded], engine: Engine, on_batch: OnBatch | None
+    ) -> list[ScoredRow]:
+        """Adds the surprisals for which the student reads a trajectory again, with less before its tokens."""
+        tokenizer = self.load_encoder().tokenizer
+        parts: dict[str, Callable[[EncodedRow], list[EncodedRow]]] = {
+            "local_surprisals": lambda row: local_rows(row, tokenizer),
+            "surprisals_without_prompt": lambda row: [row_without_prompt(row, tokenizer)],
+        }
+        # The first pass has counted the rows.
+        count_no_rows = on_batch and (lambda batch: on_batch(replace(batch, row_tokens=0)))
+        again = list(outcomes)
+        for need in sorted(parts.keys() & self._needs):
+            rows = {
+                i: [part for sequence in row.sequences for part in parts[need](sequence)]
+                for i, row in enumerate(encoded)
+                if isinstance(row, EncodedRow) and outcomes[i].ranks is not None
+            }
+            flat = [part for some in rows.values() for part in some]
+            found = iter(engine.score(flat, on_batch=count_no_rows) if flat else ())
+            for i, some in rows.items():
+                added: dict[str, Any] = {need: np.concatenate([next(found).surprisals for _ in some])}
+                again[i] = replace(again[i], **added)
+        return again
 
     def read_tokens(
         self, rows: Sequence[EncodedRow], options: Mapping[str, Any], device: torch.device
@@ -146,8 +155,8 @@ class Session:
         if not rows:
             return []
         engine, _ = self.load_engine(options, device)
-        longest = engine.max_positions or sys.maxsize
-        fits = [row.input_ids.size <= longest + 1 and row.input_ids.max() < engine.vocab_size for row in rows]
+        most = (engine.max_positions or sys.maxsize) + 1
+        fits = [row.input_ids.size <= most and row.input_ids.max() < engine.vocab_size for row in rows]
         readable = [row for row, fit in zip(rows, fits, strict=True) if fit]
         found = iter(engine.score(readable) if readable else ())
         return [next(found) if fit else None for fit in fits]
@@ -155,10 +164,8 @@ class Session:
     def _refuse_unfit(self, engine: Engine) -> None:
         longest, limit = engine.max_positions, self._settings.max_length
         if longest is not None and limit is not None and limit > longest + 1:
-            raise ValueError(
-                f"max_length={limit}: student {engine.name!r} reads at most {longest} tokens at once, "
-                f"of a row all but the last: pass max_length={longest + 1} or less"
-            )
+            reason = f"student {engine.name!r} reads at most {longest} tokens at once, of a row all but the last"
+            raise ValueError(f"max_length={limit}: {reason}: pass max_length={longest + 1} or less")
         needing = [metric.name for metric in self._settings.metrics if ENTROPIES in metric.needs]
         if needing and ENTROPIES not in engine.provides:
             raise ValueError(f"metrics {needing} need entropies, which student {engine.name!r} does not give")
@@ -167,12 +174,11 @@ class Session:
         """Applies the limits of the loaded student: its longest row and its vocabulary."""
         if isinstance(row, EncodedRow) and engine.max_positions is not None:
             row = self._fit(row, engine.max_positions + 1, place)
-        if isinstance(row, EncodedRow) and (
-            (largest := max(part.input_ids.max() for part in row.sequences)) >= engine.vocab_size
-        ):
-            reason = f"token id {largest} lies outside the {engine.vocab_size} entries of student {engine.name!r}"
-            return self._unscorable(BAD_ROW, f"{reason}: is the tokenizer this student's?", place)
-        return row
+        largest = max(part.input_ids.max() for part in row.sequences) if isinstance(row, EncodedRow) else -1
+        if largest < engine.vocab_size:
+            return row
+        reason = f"token id {largest} lies outside the {engine.vocab_size} entries of student {engine.name!r}"
+        return self._unscorable(BAD_ROW, f"{reason}: is the tokenizer this student's?", place)
 
     def _fit(self, row: Encoded, limit: int | None, place: str) -> Encoded:
         try:
@@ -184,7 +190,10 @@ class Session:
             row = error
         return self._unscorable(row.status, str(row), place)
 
-    def _outcome(self, row: EncodedRow, parts: Sequence[TokenScores], place: str) -> ScoredRow:
+    def _outcome(self, row: Encoded, found: Iterator[TokenScores], place: str) -> ScoredRow:
+        if not isinstance(row, EncodedRow):
+            return ScoredRow(row.status)
+        parts = [next(found) for _ in row.sequences]
         ranks, surprisals = (np.concatenate([getattr(p, name) for p in parts]) for name in ("ranks", "surprisals"))
         total = float(surprisals.sum(dtype=np.float64))
         if not np.isfinite(total) or total == 0:
@@ -207,3 +216,44 @@ def _set_options(engine: Engine, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if hasattr(engine, name):
             setattr(engine, name, value)
+
+
+def local_rows(row: EncodedRow, tokenizer: PreTrainedTokenizerBase, steps_before: int = 4) -> list[EncodedRow]:
+    """One row for each step of a trajectory, with only ``steps_before`` steps as context (arXiv:2601.14249, Eq. 11).
+
+    Steps are sentences and lines; a step also begins where scored tokens do not follow each other; the prompt is one
+    more. Tokens that are not scored are context too. A token for the beginning of a text begins each of these rows.
+    """
+    bounds = _step_bounds(row, tokenizer)
+    opening = row.input_ids[:1] if row.input_ids[0] == tokenizer.bos_token_id else row.input_ids[:0]
+    rows = []
+    for i, (first, end) in enumerate(bounds):
+        start = 0 if i < steps_before else int(row.positions[bounds[i - steps_before][0]])
+        lead = opening if start else opening[:0]
+        positions = row.positions[first:end] - start + lead.size
+        rows.append(EncodedRow(np.concatenate([lead, row.input_ids[start : row.positions[end - 1] + 1]]), positions))
+    return rows
+
+
+def row_without_prompt(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
+    """The trajectory without the prompt before its first scored token (arXiv:2308.12032).
+
+    Its first token is predicted from the tokenizer's token for the beginning of a text, else from that for the end,
+    else from the token that stood before.
+    """
+    start = int(row.positions[0])
+    anchors = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(row.input_ids[start - 1]))
+    anchor = next(token for token in anchors if token is not None)
+    ids = np.concatenate([np.array([anchor], dtype=row.input_ids.dtype), row.input_ids[start:]])
+    return EncodedRow(ids, row.positions - start + 1)
+
+
+def _step_bounds(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[int, int]]:
+    """First scored token of each step and the one after its last, as indices into ``positions``."""
+    breaks = np.flatnonzero(np.diff(row.positions) > 1) + 1
+    bounds = []
+    for first, end in zip([0, *breaks.tolist()], [*breaks.tolist(), row.positions.size], strict=True):
+        steps = token_steps(split_text(tokenizer, row.input_ids[row.positions[first:end]].tolist()))
+        starts = first + np.flatnonzero(np.diff(steps, prepend=-1))
+        bounds += list(zip(starts.tolist(), [*starts[1:].tolist(), end], strict=True))
+    return bounds

@@ -23,16 +23,11 @@ SCORES_VERSION = 8
 """Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
 
 _LOADING_KWARGS = ("token", "device_map", "max_memory", "offload_folder", "offload_buffers", "low_cpu_mem_usage")
-_LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the columns of a row: the student's source, and arguments of :class:`rsr_datasets.RSRScorer`.
-
-    Raises:
-        ValueError: For a value that cannot be right; the message names the argument.
-    """
+    """What decides the columns of a row: the student's source, and arguments of :class:`rsr_datasets.RSRScorer`."""
 
     source: StudentSource
     chat_template: str | None
@@ -88,9 +83,9 @@ class Settings:
     @property
     def output(self) -> dict[str, Any]:
         """What decides which columns come out, but not the scores, JSON-serialisable; metrics by formula."""
-        output = {"column_prefix": self.column_prefix, "token_columns": self.token_columns}
         metrics = {"metrics": {metric.name: metric.formula for metric in self.metrics}} if self.metrics else {}
-        return output | {"columns": self.columns} | metrics
+        names = ("column_prefix", "token_columns", "columns")
+        return {name: getattr(self, name) for name in names} | metrics
 
     def fingerprint(self, identity: Mapping[str, Any]) -> str:
         """A hash of all settings; ``identity`` is the student's."""
@@ -109,30 +104,23 @@ def check_whole_number(name: str, value: Any, least: int = 1, of: str = "") -> N
 
 
 def as_json(name: str, value: Any) -> Any:
-    """An argument as a JSON file gives it back, the same in every process: a run that is resumed compares the two.
-
-    Raises:
-        ValueError: If JSON cannot hold the argument.
-    """
+    """An argument as a JSON file gives it back, the same in every process: a run that is resumed compares the two."""
 
     def plain(inner: Any) -> Any:
         if hasattr(inner, "to_dict"):
             return inner.to_dict()
-        if isinstance(inner, Mapping):
-            return dict(inner)
-        if isinstance(inner, torch.dtype | torch.device | os.PathLike):
-            return str(inner)
-        raise TypeError(f"a {type(inner).__name__} has no text that says in every process what it is")
+        if not isinstance(inner, Mapping | torch.dtype | torch.device | os.PathLike):
+            raise TypeError(f"a {type(inner).__name__} has no text that says in every process what it is")
+        return dict(inner) if isinstance(inner, Mapping) else str(inner)
 
     try:
         return json.loads(json.dumps(value, default=plain))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{name}={shorten(value)}: JSON cannot hold it: {error}; pass plain values or an object with to_dict()"
-        ) from error
+        reason = f"JSON cannot hold it: {error}; pass plain values or an object with to_dict()"
+        raise ValueError(f"{name}={shorten(value)}: {reason}") from error
 
 
 def shorten(value: Any) -> str:
     """A value as text that fits beside others."""
     text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
+    return text if len(text) <= 60 else f"{text[:59]}…"

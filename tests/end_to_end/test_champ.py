@@ -20,7 +20,7 @@ from rsr_datasets.engines.base import BatchAccount
 from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
-from rsr_datasets.scoring.second_pass import local_rows
+from rsr_datasets.scoring.session import local_rows
 
 ORACLE = SHARED / "oracle" / "champ_smollm2.json"
 REASONING = SHARED / "oracle" / "reasoning_smollm2.json"

@@ -37,7 +37,7 @@ from rsr_datasets.metrics import Metric, TrajectoryTokens, available_metrics, me
 from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.report.page import build_report
-from rsr_datasets.scoring.second_pass import local_rows, row_without_prompt
+from rsr_datasets.scoring.session import local_rows, row_without_prompt
 from rsr_datasets.tables.columns import ScoreColumns
 
 SINGLE_PASS = [name for name, metric in available_metrics().items() if set(metric.needs) <= {"entropies"}]

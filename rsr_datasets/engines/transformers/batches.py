@@ -1,4 +1,4 @@
-"""Length-sorted batches by token budget."""
+"""Batches: how many tokens a device reads in one forward pass, and which rows are read together."""
 
 from __future__ import annotations
 
@@ -8,31 +8,73 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+Ids = npt.NDArray[np.int64]
+"""Token ids or places of tokens, shape ``(tokens,)``."""
+
 _PASSES_IN_BUDGET = 16
+_LEAST_TOKENS = 512
+_MEMORY_PROBE_LENGTH = 2048
+
+
+def default_tokens_per_batch(device: torch.device) -> int:
+    """Tokens in one forward pass that keep a kind of device busy, whether or not they fit into its memory."""
+    return 2048 if device.type == "cpu" else 16384
+
+
+def default_chunk_bytes(device: torch.device) -> int:
+    """Bytes that the logits of one chunk, and the copies made of them, take on a kind of device."""
+    return 3 << (26 if device.type == "cpu" else 28)
+
+
+def choose_tokens_per_batch(
+    device: torch.device, max_positions: int | None, read: Callable[[torch.Tensor], object]
+) -> int:
+    """Tokens in one forward pass that keep the device busy and fit into half of a GPU's free memory.
+
+    ``read`` reads token ids of shape ``(1, tokens)``; on a GPU the memory that this takes is measured.
+    """
+    most = default_tokens_per_batch(device)
+    if device.type != "cuda":
+        return most
+    length = min(_MEMORY_PROBE_LENGTH, max_positions or _MEMORY_PROBE_LENGTH)
+    try:
+        free, taken = _memory_of_pass(device, length, read)
+    except torch.OutOfMemoryError:
+        return _LEAST_TOKENS
+    return max(_LEAST_TOKENS, min(most, int(0.5 * free * length / max(1, taken))))
+
+
+@torch.no_grad()
+def _memory_of_pass(device: torch.device, length: int, read: Callable[[torch.Tensor], object]) -> tuple[int, int]:
+    """Free bytes of a GPU, and the most bytes that a row of some length takes while it is read."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    read(torch.zeros((1, length), dtype=torch.int64))
+    return free, torch.cuda.max_memory_allocated(device) - before
 
 
 def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
     """Groups sequences of similar length into the batches that cost least; returns indices into ``lengths``.
 
-    A batch costs its padded tokens and a pass over the weights, which counts as a part of the budget. So where lengths
-    spread, smaller batches that pad less are cheaper than full ones. The longest sequences come first: a batch that
-    does not fit into memory shows at once. A sequence longer than ``tokens_per_batch`` has a batch of its own.
+    The longest sequences come first: a batch that does not fit into memory shows at once. A sequence longer than
+    ``tokens_per_batch`` has a batch of its own.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
-    def padded_tokens(begin: int) -> npt.NDArray[np.int64]:
+    def padded_tokens(begin: int) -> Ids:
         longest = max(1, lengths[order[begin]])
         return longest * np.arange(1, min(len(order) - begin, max(1, tokens_per_batch // longest)) + 1)
 
     return [order[cut] for cut in cheapest_cut(len(order), padded_tokens, tokens_per_batch)]
 
 
-def cheapest_cut(
-    count: int, tokens_from: Callable[[int], npt.NDArray[np.int64]], tokens_per_batch: int
-) -> list[slice]:
+def cheapest_cut(count: int, tokens_from: Callable[[int], Ids], tokens_per_batch: int) -> list[slice]:
     """Cuts a sequence of ``count`` rows into the batches that cost least; returns the batches in order.
 
-    ``tokens_from`` takes a row and gives the tokens of the batches that begin there, with one row, two and so on.
+    ``tokens_from`` takes a row and gives the tokens of the batches that begin there, with one row, two and so on. A
+    batch costs these tokens and a pass over the weights, which counts as a part of the budget.
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch={tokens_per_batch}: must be a positive number")
@@ -54,17 +96,14 @@ def cheapest_cut(
     return cuts[::-1]
 
 
-def pad_right(sequences: Sequence[npt.NDArray[np.int64]]) -> torch.Tensor:
+def pad_right(sequences: Sequence[Ids]) -> torch.Tensor:
     """Stacks sequences to int64 of shape ``(sequences, longest)``, padded on the right.
 
     Under causal attention no real token sees a token on its right, so the padding needs no mask. Padding repeats the
     row's own last token: the embedding of another token may not be a number, and must not get into the batch.
     """
-    padded = np.zeros((len(sequences), max(len(ids) for ids in sequences)), dtype=np.int64)
-    for row, ids in zip(padded, sequences, strict=True):
-        row[: len(ids)] = ids
-        row[len(ids) :] = ids[-1]
-    return torch.from_numpy(padded)
+    longest = max(ids.size for ids in sequences)
+    return torch.from_numpy(np.stack([np.pad(ids, (0, longest - ids.size), mode="edge") for ids in sequences]))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:

@@ -8,16 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 from transformers import PreTrainedModel
 
 from ...reading.rows import EncodedRow
 from ..base import BatchAccount
-from .batches import pad_right, to_device
-from .packed_attention import packed_decoder
-from .packing import Pack, read_pack
+from .batches import Ids, pad_right, to_device
+from .packing import Pack, packed_decoder, read_pack
 
 logger = logging.getLogger(__name__)
 
@@ -25,29 +23,19 @@ PROBE_LENGTH = 24
 _MOST_OF_A_TOKEN = 0.1
 _MOST_SPARE_POSITIONS = 8
 
-ReadTwice = Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
-"""Token ids of shape ``(rows, tokens)`` to pairs of tensors that two ways to compute the same give."""
-
 
 class Decoder:
-    """A student's decoder and the ways to read rows with it.
-
-    Attributes:
-        module: The decoder, or a copy of it with faster layers.
-        vocab_size: Ids below this one can be read.
-        max_positions: Most tokens that can be read at once; ``None`` for no limit.
-        turning_lengths: Lengths, ascending, beyond which the longest row of a batch changes the rotary frequencies of
-            all its rows (LongRoPE's factors).
-        attends_by_row: Whether attention in a sequence is computed row by row. That costs nothing on a CPU, and leaves
-            a GPU waiting.
-    """
+    """A student's decoder, of which ``module`` may be a copy with faster layers, and the ways to read rows with it."""
 
     def __init__(self, model: PreTrainedModel, module: torch.nn.Module) -> None:
         self.model = model
         self.module = module
         self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
-        self.max_positions = position_limit(model)
-        self.turning_lengths = _turning_lengths(model.config)
+        self.max_positions = _position_limit(model)
+        # Beyond these lengths the longest row of a batch changes the rotary frequencies of all its rows.
+        kinds = _rotary_kinds(model.config.get_text_config())
+        self.turning_lengths = sorted({length for kind, length in kinds if kind == "longrope"})
+        # Attention row by row in a sequence costs nothing on a CPU, and leaves a GPU waiting.
         self.attends_by_row = self.device.type == "cpu"
 
     @property
@@ -69,17 +57,10 @@ class Decoder:
             logger.debug("student %r: its rows are not packed: %s", self.model.config.name_or_path, error)
             return False
 
-    @property
-    def packs_all(self) -> bool:
-        """Whether rows that share nothing are read in one sequence too."""
-        return self.attends_by_row and self.can_pack
-
     def read(self, rows: Sequence[EncodedRow], least_shared: float | None) -> tuple[torch.Tensor, BatchAccount]:
         """Reads rows in one sequence, as a :class:`.packing.Pack`, or without ``least_shared`` side by side, padded.
 
-        Returns:
-            The hidden states from which the scored tokens are predicted, row by row, shape ``(scored tokens, hidden
-            size)``; and the cost.
+        The hidden states from which the scored tokens are predicted have the shape ``(scored tokens, hidden size)``.
         """
         ids = [read_ids(row) for row in rows]
         if least_shared is None:
@@ -103,8 +84,8 @@ class Decoder:
         return module(input_ids=to_device(input_ids, self.device), use_cache=False).last_hidden_state
 
     @torch.no_grad()
-    def agrees(self, read: ReadTwice) -> bool:
-        """Says whether two ways to compute the same give the same on a probe of three rows.
+    def agrees(self, read: Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]) -> bool:
+        """Says whether two ways to compute the same, which ``read`` gives in pairs, agree on a probe of three rows.
 
         Both may differ by rounding: by a part of the largest number, which may be far larger than all others, and by
         a tenth of each token's own vector.
@@ -120,7 +101,7 @@ class Decoder:
                 return False
         return True
 
-    def _pack(self, ids: Sequence[npt.NDArray[np.int64]], least_shared: float) -> Pack:
+    def _pack(self, ids: Sequence[Ids], least_shared: float) -> Pack:
         return Pack(ids, least_shared, self.device, self.model.dtype, self.pack_size)
 
     @cached_property
@@ -134,8 +115,8 @@ class Decoder:
         found = read_pack(self._packed, pack)
         config: Any = self.module.config
         layers = config.get_text_config().num_hidden_layers
-        if pack.layout.attended != layers:
-            raise ValueError(f"{pack.layout.attended} of {layers} layers use attention as they are told to")
+        if pack.attended != layers:
+            raise ValueError(f"{pack.attended} of {layers} layers use attention as they are told to")
         whole = self.hidden(rows)
         beside = self.hidden(rows, self._packed)
         return [(found[path], row) for path, row in zip(pack.paths, whole, strict=True)] + [(beside, whole)]
@@ -146,7 +127,7 @@ def largest(numbers: torch.Tensor) -> float:
     return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
 
 
-def read_ids(row: EncodedRow) -> npt.NDArray[np.int64]:
+def read_ids(row: EncodedRow) -> Ids:
     """The tokens of a row that are read: all but the last, which is only predicted."""
     return row.input_ids[:-1]
 
@@ -160,7 +141,7 @@ def decoder_name(model: PreTrainedModel) -> str | None:
     return next((name for name, module in named if module is not None and embeddings in module.modules()), None)
 
 
-def position_limit(model: PreTrainedModel) -> int | None:
+def _position_limit(model: PreTrainedModel) -> int | None:
     """Most tokens that a model can read at once, where that is a fixed limit and not a length of training.
 
     Rotary embeddings have no end, unless they are rescaled to the longest row so far, which would make scores depend
@@ -182,10 +163,6 @@ def position_limit(model: PreTrainedModel) -> int | None:
                 unused = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts from there
                 limits.append(made_for + min(0, spare - unused))
     return min(limits, default=None)
-
-
-def _turning_lengths(config: transformers.PreTrainedConfig) -> list[int]:
-    return sorted({length for kind, length in _rotary_kinds(config.get_text_config()) if kind == "longrope"})
 
 
 def _rotary_kinds(config: transformers.PreTrainedConfig) -> list[tuple[str, Any]]:

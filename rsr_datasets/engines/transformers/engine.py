@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +16,12 @@ from transformers import PreTrainedModel
 
 from ...reading.rows import EncodedRow
 from ..base import ENTROPIES, BatchAccount, OnBatch, TokenScores
-from .batches import plan_batches
-from .budgets import choose_tokens_per_batch
+from .batches import Ids, choose_tokens_per_batch, plan_batches
 from .decoder import Decoder, decoder_name, read_ids
-from .errors import refusing
 from .head import LogitsDtype, OutputHead
 from .packing import plan_packs, sharing_runs
-from .probes import check
+from .probes import check, refusing
+from .reduction import Reduced
 from .speedups import SPEEDUPS
 
 logger = logging.getLogger(__name__)
@@ -30,9 +29,6 @@ logger = logging.getLogger(__name__)
 # Sharing less of a row does not pay for a mask, which replaces a kernel's own causal one.
 _LEAST_SHARED = 0.05
 _NOTHING_SHARED = 2.0
-
-_Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
-"""Ranks, surprisals and entropies of the rows of a batch, one row after the other."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class _Batch:
     split: bool = False
 
 
-def _leaving(found: _Found) -> Callable[[], list[Any]]:
+def _leaving(found: Reduced) -> Callable[[], list[Any]]:
     """Starts to copy results of a batch from the device; returns a function that waits for the copies."""
     copies = [None if tensor is None else tensor.to("cpu", non_blocking=True) for tensor in found]
     arrived = torch.cuda.Event() if found[0].is_cuda else None
@@ -67,22 +63,11 @@ def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
 class TransformersEngine:
     """A loaded causal language model, an :class:`rsr_datasets.engines.base.Engine`.
 
-    The decoder computes hidden states. Only those at scored positions go through the output head, a bounded number at
-    a time, and each chunk of logits is reduced at once.
-
-    Args:
-        model: The model, which is put into evaluation mode.
-        name: The student's name in messages.
-        logits_dtype: ``"float32"`` computes the head in float32 whatever the model's dtype, with a float32 copy.
-        tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
-        share_prefixes: Whether to read the tokens that several rows begin with only once, where that saves work.
-        chunk_tokens: Tokens that go through the head at once; ``None`` chooses for the device and the vocabulary.
-
-    The attributes ``tokens_per_batch``, as given or chosen, and ``share_prefixes`` may be changed.
-
-    Raises:
-        ValueError: If the model is not causal, its head disagrees with the model's own logits on a probe, or the
-            hidden states of a row depend on the rows beside it.
+    The decoder computes hidden states. Only those at scored positions go through the output head, ``chunk_tokens`` at
+    a time, and each chunk of logits is reduced at once. ``logits_dtype="float32"`` computes the head in float32
+    whatever the model's dtype, with a copy. ``tokens_per_batch`` counts padding too. A number of tokens that is
+    ``None`` is chosen for the device. The attributes ``tokens_per_batch`` and ``share_prefixes`` may be changed. A
+    ``ValueError`` refuses a model that :func:`.probes.check` finds unfit.
     """
 
     provides = frozenset({ENTROPIES})
@@ -147,18 +132,14 @@ class TransformersEngine:
         """Scores rows, as the protocol says; a batch that does not fit into the device's memory is redone in halves.
 
         ``on_batch`` is called for each batch when the next one is queued, but not for a batch that is read again.
-
-        Raises:
-            torch.OutOfMemoryError: If a single row does not fit into the device's memory.
+        A single row that does not fit raises ``torch.OutOfMemoryError``.
         """
         ids = [read_ids(row) for row in rows]
         packed = self._packed_rows(ids)
         others = sorted(set(range(len(rows))).difference(packed))
         least_shared = _LEAST_SHARED if self.share_prefixes else _NOTHING_SHARED
-        batches = [_Batch(each, least_shared) for each in self._plan(packed, ids, least_shared)]
-        batches += [_Batch(each) for each in self._plan(others, ids)]
+        parts = (self._plan(packed, ids, least_shared) + self._plan(others, ids, None))[::-1]
         results: list[Any] = [None] * len(rows)
-        parts = batches[::-1]
         before = None
         while parts or before:
             queued = self._queue(parts, rows, entropies) if parts else None
@@ -167,8 +148,8 @@ class TransformersEngine:
                 arrays = wait()
                 if account.tokens < account.row_tokens and not np.isfinite(arrays[1]).all():
                     # A NaN gets through a mask, and must not get from one row into another.
-                    alone = self._plan(batch.rows, {i: ids[i] for i in batch.rows}, _NOTHING_SHARED)
-                    parts += [replace(batch, rows=each, least_shared=_NOTHING_SHARED) for each in alone]
+                    alone = self._plan(batch.rows, ids, _NOTHING_SHARED)
+                    parts += [replace(each, split=batch.split) for each in alone]
                 else:
                     ends = np.cumsum([rows[i].positions.size for i in batch.rows])[:-1]
                     by_row = ([None] * len(batch.rows) if array is None else np.split(array, ends) for array in arrays)
@@ -179,33 +160,28 @@ class TransformersEngine:
             before = queued
         return results
 
-    def _packed_rows(self, ids: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+    def _packed_rows(self, ids: Sequence[Ids]) -> list[int]:
         """Numbers of the rows to read in one sequence: all where that pays without sharing, else those that share."""
-        if self.decoder.packs_all:
+        if self.decoder.attends_by_row and self.decoder.can_pack:
             return list(range(len(ids)))
         if not self.share_prefixes or not self.decoder.can_pack:
             return []
         runs = sharing_runs(ids, _LEAST_SHARED, self.decoder.pack_size)
         return sorted(row for run in runs if len(run) > 1 for row in run)
 
-    def _plan(
-        self,
-        rows: Sequence[int],
-        ids: Sequence[npt.NDArray[np.int64]] | Mapping[int, npt.NDArray[np.int64]],
-        least_shared: float | None = None,
-    ) -> list[list[int]]:
-        """Batches of rows (by their numbers) that the student reads in the same way, whatever the longest of them."""
+    def _plan(self, rows: Sequence[int], ids: Sequence[Ids], least_shared: float | None) -> list[_Batch]:
+        """Batches of rows that the student reads in the same way, whatever the longest of them."""
         groups: dict[int, list[int]] = {}
         for row in rows:
             groups.setdefault(bisect.bisect_left(self.decoder.turning_lengths, ids[row].size), []).append(row)
-        batches = []
+        batches: list[_Batch] = []
         for _, group in sorted(groups.items(), reverse=True):
             some = [ids[row] for row in group]
             if least_shared is None:
                 planned = plan_batches([each.size for each in some], self.tokens_per_batch)
             else:
                 planned = plan_packs(some, self.tokens_per_batch, least_shared, self.decoder.pack_size)
-            batches += [[group[i] for i in batch] for batch in planned]
+            batches += [_Batch([group[i] for i in batch], least_shared) for batch in planned]
         return batches
 
     def _queue(
@@ -232,7 +208,7 @@ class TransformersEngine:
     @torch.no_grad()
     def _score_batch(
         self, rows: Sequence[EncodedRow], least_shared: float | None, entropies: bool
-    ) -> tuple[_Found, BatchAccount]:
+    ) -> tuple[Reduced, BatchAccount]:
         """Queues the computation of a batch, without waiting for a GPU."""
         hidden, account = self.decoder.read(rows, least_shared)
         targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))

@@ -9,24 +9,17 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .batches import to_device
-from .budgets import default_chunk_bytes
-from .reduction import rank_and_surprisal
+from .batches import default_chunk_bytes, to_device
+from .reduction import Reduced, rank_and_surprisal
 
 LogitsDtype = Literal["student", "float32"]
 
-_LEAST_CHUNK_TOKENS = 16
-
 
 class OutputHead:
-    """A student's output head.
+    """A student's output head: the model's own forward pass around a decoder that returns what it is given.
 
-    The head is the model's own forward pass around a decoder that returns what it is given. So whatever a family does
-    to its logits (soft-capping, scaling, a bias) happens here too.
-
-    Attributes:
-        module: The head, or a copy of it with faster layers.
-        dtype: The dtype of the hidden states that go into the head; ``None`` for the student's own.
+    So whatever a family does to its logits (soft-capping, scaling, a bias) happens here too. ``module`` may be a copy
+    with faster layers. ``dtype`` is that of the hidden states that go in; ``None`` for the student's own.
     """
 
     def __init__(self, model: PreTrainedModel, decoder_name: str, logits_dtype: LogitsDtype) -> None:
@@ -39,24 +32,15 @@ class OutputHead:
         device = self._weight.device
         # On a CPU the logits are all there is; elsewhere there are two float32 copies of them at worst.
         bytes_each = (self.dtype or self._weight.dtype).itemsize if device.type == "cpu" else 12
-        return max(_LEAST_CHUNK_TOKENS, default_chunk_bytes(device) // (bytes_each * vocab_size))
+        return max(16, default_chunk_bytes(device) // (bytes_each * vocab_size))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states of shape ``(tokens, hidden size)`` to logits of shape ``(tokens, vocabulary)``."""
         hidden = hidden if self.dtype is None else hidden.to(self.dtype)
         return self.module(inputs_embeds=hidden[None], use_cache=False).logits[0]
 
-    def reduce(
-        self, hidden: torch.Tensor, targets: torch.Tensor, chunk_tokens: int, entropies: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Ranks, surprisals and entropies of the tokens that follow some hidden states.
-
-        Args:
-            hidden: Shape ``(tokens, hidden size)``.
-            targets: The tokens that follow, int64, shape ``(tokens,)``, on any device.
-            chunk_tokens: Tokens that go through the head at once.
-            entropies: Whether to give entropies; ``None`` stands for them otherwise.
-        """
+    def reduce(self, hidden: torch.Tensor, targets: torch.Tensor, chunk_tokens: int, entropies: bool) -> Reduced:
+        """Reduces hidden states of shape ``(tokens, hidden size)`` and the tokens that follow, shape ``(tokens,)``."""
         targets = to_device(targets, hidden.device)
         # Results go into memory that is allocated first. Small blocks that outlive a chunk, between large blocks that
         # do not, would fragment the heap until it holds every chunk's logits.

@@ -18,18 +18,13 @@ def copied(module: torch.nn.Module, change: Callable[[str, torch.nn.Module], tor
     """
     new = copy.copy(module)
     for name in ("_old_forward", "forward"):  # accelerate's hooks, which move layers among devices
-        if (method := module.__dict__.get(name)) is not None:
-            new.__dict__[name] = _bound_to_copy(method, module, new)
+        method: Any = module.__dict__.get(name)
+        if isinstance(method, functools.partial):
+            arguments = (new if argument is module else argument for argument in method.args)
+            new.__dict__[name] = functools.partial(method.func, *arguments, **method.keywords)
+        elif getattr(method, "__self__", None) is module:
+            new.__dict__[name] = MethodType(method.__func__, new)
     new.__dict__["_modules"] = {
         name: None if child is None else change(name, copied(child, change)) for name, child in module._modules.items()
     }
     return new
-
-
-def _bound_to_copy(method: Any, module: torch.nn.Module, new: torch.nn.Module) -> Any:
-    """A method that an instance holds itself, bound to the instance's copy."""
-    if isinstance(method, functools.partial):
-        return functools.partial(
-            method.func, *(new if arg is module else arg for arg in method.args), **method.keywords
-        )
-    return MethodType(method.__func__, new) if getattr(method, "__self__", None) is module else method

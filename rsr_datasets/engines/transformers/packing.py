@@ -6,19 +6,27 @@ one problem share its prompt, and often all rows share a system prompt.
 
 from __future__ import annotations
 
+import contextvars
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
 
-from .batches import cheapest_cut, to_device
-from .packed_attention import Block, Call, Layout, laid_out
+from .batches import Ids, cheapest_cut, to_device
+from .modules import copied
 
-Ids = npt.NDArray[np.int64]
-
+_ATTENTION = "rsr_datasets_packed"
+# Arguments of attention functions that do not change the result.
+_NO_EFFECT = {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
+# On a GPU some of torch's kernels take fewer keys than queries have heads, up to this size and without a mask.
+_MOST_GROUPED = 256
 # torch's kernel for CPUs computes masked scores too, and is as fast for this many queries as for more.
 _QUERIES_A_CALL = 128
 # torch's kernel skips no masked scores within 512 keys: float32 rows of these lengths are faster in blocks of queries.
@@ -28,22 +36,37 @@ _LENGTHS_IN_BLOCKS = range(192, 769)
 _MASK_COST = 6
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of attention: some tokens of the sequence to the first ``visible`` keys of their block.
+
+    The mask says which of these keys each query sees, broadcastable to ``(1, 1, queries, visible)``, boolean or to be
+    added. Without a mask the keys are the queries, and each query sees itself and the queries before it.
+    """
+
+    queries: slice
+    visible: int
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Calls of attention to the same keys, which are tokens of the sequence."""
+
+    keys: slice | torch.Tensor
+    calls: list[Call]
+
+
 class Pack:
-    """Rows in one sequence.
+    """Rows in one sequence, from the token ids of each row and the student's device and dtype.
 
-    Args:
-        rows: Token ids of each row, of shape ``(length,)``.
-        least_shared: Least part of a row that must be shared with another row; above 1 no tokens are shared.
-        device: Where the sequence goes.
-        dtype: The student's dtype.
-        hidden_size: The student's hidden size, for few large calls of attention, as suits a GPU: rows share where that
-            saves more than the calls cost. ``None`` gives each row calls of its own.
+    ``least_shared`` is the least part of a row that must be shared with another row; above 1 nothing is shared.
+    ``hidden_size`` is the student's, for few large calls of attention, as suits a GPU: rows share where that saves
+    more than the calls cost. ``None`` gives each row calls of its own.
 
-    Attributes:
-        input_ids: Shape ``(1, tokens)``.
-        position_ids: Shape ``(1, tokens)``.
-        paths: For each row the places of its tokens in the sequence, shape ``(length,)``.
-        layout: How attention is computed.
+    ``input_ids`` and ``position_ids`` have the shape ``(1, tokens)``; ``paths`` holds for each row the places of its
+    tokens in the sequence, shape ``(length,)``; ``blocks`` say how attention is computed, and ``attended`` how many
+    layers have computed it so.
     """
 
     def __init__(
@@ -58,7 +81,8 @@ class Pack:
         self._dtype = dtype
         self._longest = max(row.size for row in rows)
         self.paths: list[Ids] = [np.empty(0, dtype=np.int64)] * len(rows)
-        self.layout = Layout()
+        self.blocks: list[Block] = []
+        self.attended = 0
         ids, positions, size = [], [], 0
         for run in sharing_runs(rows, least_shared, hidden_size):
             starts = []
@@ -72,9 +96,9 @@ class Pack:
                     starts.append((row, shared, size))
                 size += own.size
             if hidden_size is None:
-                self.layout.blocks += [self._row_block(*start) for start in starts]
+                self.blocks += [self._row_block(*start) for start in starts]
             else:
-                self.layout.blocks.append(self._run_block(starts, size))
+                self.blocks.append(self._run_block(starts, size))
         self.input_ids = to_device(torch.from_numpy(np.concatenate(ids))[None], device)
         self.position_ids = to_device(torch.from_numpy(np.concatenate(positions))[None], device)
 
@@ -82,23 +106,18 @@ class Pack:
         """Calls for the tokens that a row does not share."""
         path = self.paths[row]
         whole = slice(start, start + path.size)
-        in_blocks = self._dtype == torch.float32 and path.size in _LENGTHS_IN_BLOCKS
-        if not shared and not in_blocks:
+        if not shared and not (self._dtype == torch.float32 and path.size in _LENGTHS_IN_BLOCKS):
             return Block(whole, [Call(whole, path.size)])
         calls = []
         for first in range(shared, path.size, _QUERIES_A_CALL):
             end = min(first + _QUERIES_A_CALL, path.size)
-            queries = slice(start + first - shared, start + end - shared)
-            calls.append(Call(queries, end, self._last_are_causal(end - first, end)))
+            mask = self._mask[first - end :, self._mask.shape[1] - end :]
+            calls.append(Call(slice(start + first - shared, start + end - shared), end, mask))
         return Block(to_device(torch.from_numpy(path), self._device) if shared else whole, calls)
-
-    def _last_are_causal(self, queries: int, keys: int) -> torch.Tensor:
-        """The mask of queries that are the last of the keys, cut out of the one for all rows."""
-        return self._mask[-queries:, self._mask.shape[1] - keys :]
 
     @cached_property
     def _mask(self) -> torch.Tensor:
-        """The last keys are the queries themselves; all keys before them are seen."""
+        """The mask from which each call cuts its own: the last keys are the queries, all keys before them are seen."""
         hidden = torch.ones((_QUERIES_A_CALL, _QUERIES_A_CALL), dtype=torch.bool).triu(1)
         mask = torch.zeros((_QUERIES_A_CALL, _QUERIES_A_CALL + self._longest), dtype=self._dtype)
         mask[:, -_QUERIES_A_CALL:].masked_fill_(hidden, -torch.inf)
@@ -121,14 +140,13 @@ class Pack:
 
 
 def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | None = None) -> list[list[int]]:
-    """Divides rows into runs that share their first tokens; the arguments are those of :class:`Pack`.
+    """Divides rows (by their numbers) into runs that share their first tokens; for the arguments see :class:`Pack`.
 
-    Returns:
-        Numbers of rows, run by run, in an order in which each row shares most with the row before it.
+    The rows are in the order of their token ids, so that each shares most with the row before it.
     """
     runs: list[list[int]] = []
     tokens = longest = previous = 0
-    for row in _sorted(rows):
+    for row in sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes()):
         size = rows[row].size
         shared = _common_length(rows[previous], rows[row]) if runs else 0
         saved = float(shared)
@@ -149,14 +167,10 @@ def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | No
 def plan_packs(
     rows: Sequence[Ids], tokens_per_batch: int, least_shared: float, hidden_size: int | None = None
 ) -> list[list[int]]:
-    """Divides rows into batches that are read as one sequence each, where that costs least.
+    """Divides rows (by their numbers) into the sequences that cost least, that with the longest row first.
 
-    Rows that begin alike stand together. Tokens that rows of two batches share are read twice. A batch costs as much
-    as in :func:`.batches.plan_batches`. It holds at most ``tokens_per_batch`` tokens beside those that its first two
-    rows share; a longer row has a batch of its own.
-
-    Returns:
-        Numbers of rows, batch by batch, the batch of the longest row first.
+    Tokens that rows of two batches share are read twice. A batch holds at most ``tokens_per_batch`` tokens beside
+    those that its first two rows share; a longer row has a batch of its own.
     """
     order: list[int] = []
     shares: list[int] = []
@@ -166,18 +180,13 @@ def plan_packs(
     sizes = np.array([rows[row].size for row in order], dtype=np.int64)
     read = np.cumsum(sizes - shares)
 
-    def tokens_from(begin: int) -> npt.NDArray[np.int64]:
+    def tokens_from(begin: int) -> Ids:
         tokens = read[begin:] - read[begin] + sizes[begin]
         most = tokens_per_batch + (shares[begin + 1] if begin + 1 < len(order) else 0)
         return tokens[: max(1, int(np.searchsorted(tokens, most, side="right")))]
 
     batches = [order[cut] for cut in cheapest_cut(len(order), tokens_from, tokens_per_batch)]
     return sorted(batches, key=lambda batch: -max(rows[row].size for row in batch))
-
-
-def _sorted(rows: Sequence[Ids]) -> list[int]:
-    """Numbers of rows in the order of their token ids: each stands beside the row with which it shares most."""
-    return sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes())
 
 
 def _longest_first(rows: Sequence[Ids], run: Sequence[int]) -> Iterator[tuple[int, int | None]]:
@@ -197,8 +206,95 @@ def _common_length(first: Ids, second: Ids) -> int:
     return shorter if same.all() else int(np.argmin(same))
 
 
+_PACK: contextvars.ContextVar[Pack | None] = contextvars.ContextVar("pack", default=None)
+"""The pack that is read; ``None`` where a packed decoder reads rows side by side."""
+
+
 def read_pack(decoder: torch.nn.Module, pack: Pack) -> torch.Tensor:
     """Hidden states of a pack's tokens, shape ``(tokens, hidden size)``, by a packed decoder."""
-    with laid_out(pack.layout):
+    token = _PACK.set(pack)
+    try:
         output = decoder(input_ids=pack.input_ids, position_ids=pack.position_ids, use_cache=False)
+    finally:
+        _PACK.reset(token)
     return output.last_hidden_state[0]
+
+
+def _attend(
+    _: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention among the tokens of each row: of the pack that is read, or of a batch of rows side by side.
+
+    From shape ``(rows, heads, tokens, head size)``, one row for a sequence, to ``(rows, tokens, heads, head size)``. A
+    family that asks for more than causal attention to all tokens is refused with a ``ValueError``.
+    """
+    others = {name for name, asked in kwargs.items() if asked is not None and name not in _NO_EFFECT}
+    if others or attention_mask is not None or dropout:
+        raise ValueError(f"attention is not merely causal: {sorted(others)}")
+    blocks = [Block(slice(None), [Call(slice(None), query.shape[2])])]
+    if (pack := _PACK.get()) is not None:
+        pack.attended += 1
+        blocks = pack.blocks
+    found = query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[3]))
+    for block in blocks:
+        keys, values = (_taken(each, block.keys) for each in (key, value))
+        for call in block.calls:
+            given = (query[:, :, call.queries], keys[:, :, : call.visible], values[:, :, : call.visible])
+            found[:, call.queries] = _computed(*given, call.mask, scaling)
+    return found, None
+
+
+def _computed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    mask = None if mask is None else mask.to(query.device)
+    groups = query.shape[1] // key.shape[1]
+    takes_groups = query.device.type == "cpu" or (mask is None and key.shape[-1] == value.shape[-1] <= _MOST_GROUPED)
+    if groups > 1 and not takes_groups:
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+    grouped = key.shape[1] != query.shape[1]
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+    ).transpose(1, 2)
+
+
+def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:
+    """Keys or values of some tokens. They lie token by token in memory, and are copied so."""
+    if isinstance(places, slice):
+        return part[:, :, places]
+    return part.transpose(1, 2).index_select(1, places.to(part.device)).transpose(1, 2)
+
+
+AttentionInterface.register(_ATTENTION, _attend)
+
+
+def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a decoder that reads rows in one sequence; the weights are shared, attention is replaced.
+
+    The copy reads rows side by side too, and does not ask a GPU whether they need a mask. ``ValueError`` if the
+    decoder's attention is another than torch's own, or does not see all tokens.
+    """
+    config: PreTrainedConfig = decoder.config
+    if config._attn_implementation != "sdpa":
+        raise ValueError(f"its attention is {config._attn_implementation}")
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
+        raise ValueError(f"{type(decoder).__name__} does not keep the keys and values of all tokens")
+    configs: dict[int, PreTrainedConfig] = {}
+
+    def attending(_: str, module: torch.nn.Module) -> torch.nn.Module:
+        own = module.__dict__.get("config")
+        if isinstance(own, PreTrainedConfig):
+            if id(own) not in configs:
+                configs[id(own)] = copy.deepcopy(own)
+                configs[id(own)]._attn_implementation = _ATTENTION
+            module.__dict__["config"] = configs[id(own)]
+        return module
+
+    return attending("", copied(decoder, attending))

@@ -1,30 +1,35 @@
-"""The check at load: the head against the model's own logits, and each token against all that it must not see."""
+"""Refusals at load: of heads and students that would give wrong scores, and of every error of a model family."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import textwrap
+from collections.abc import Iterator
 
 import torch
 
 from .batches import pad_right
 from .decoder import PROBE_LENGTH, Decoder, largest
-from .errors import refusing
+from .head import OutputHead
 
-if TYPE_CHECKING:
-    from .head import OutputHead
+
+@contextlib.contextmanager
+def refusing(failure: str) -> Iterator[None]:
+    """Turns every error of a model family, of any class, into a ``ValueError`` of one line that says the failure."""
+    try:
+        yield
+    except Exception as error:
+        plain = isinstance(error, OSError | ValueError | RuntimeError) and str(error).strip()
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{failure}: {textwrap.shorten(reason, 400, placeholder=' ...')}") from error
 
 
 @torch.no_grad()
 def check(decoder: Decoder, head: OutputHead, described: str) -> int:
     """Compares the head alone with the model's own logits, and checks that a token sees only the tokens before it.
 
-    Neither later tokens of the row nor other rows of the batch may change a token's hidden state.
-
-    Returns:
-        The number of logits: ids below this one can be read and scored.
-
-    Raises:
-        ValueError: If one of these does not hold; the message begins with ``described``.
+    Neither later tokens of the row nor other rows of the batch may change a token's hidden state. Returns the number
+    of logits: ids below this one can be read and scored. Errors begin with ``described``.
     """
     generator = torch.Generator().manual_seed(0)
     length = min([PROBE_LENGTH, decoder.max_positions or PROBE_LENGTH, *decoder.turning_lengths])
@@ -38,8 +43,9 @@ def check(decoder: Decoder, head: OutputHead, described: str) -> int:
     with refusing(f"{described}: its output head cannot be run on its own"):
         found = head.logits(hidden).float()
     # Two computations of the same numbers differ by rounding in the student's dtype; float32 takes more steps.
+    epsilon = torch.finfo(decoder.model.dtype).eps
     steps = 32 if decoder.model.dtype == torch.float32 else 4
-    tolerance = steps * torch.finfo(decoder.model.dtype).eps * max(1.0, largest(expected))
+    tolerance = steps * epsilon * max(1.0, largest(expected))
     if expected.shape != found.shape or not torch.allclose(
         expected.to(found.device), found, rtol=0, atol=tolerance, equal_nan=True
     ):
@@ -50,7 +56,7 @@ def check(decoder: Decoder, head: OutputHead, described: str) -> int:
     vocab_size = min(decoder.vocab_size, expected.shape[-1])
     probe[0, -1] = (probe[0, -1] + 1) % vocab_size
     changed = decoder.hidden(probe)[0, :-1].float()
-    tolerance = 32 * torch.finfo(decoder.model.dtype).eps * max(1.0, largest(hidden))
+    tolerance = 32 * epsilon * max(1.0, largest(hidden))
     # Attention spreads a NaN even with a weight of zero. A token that a NaN reaches has no score that could be wrong.
     numbers = changed.isfinite() & hidden[:-1].isfinite()
     if not torch.allclose(changed[numbers], hidden[:-1][numbers].float(), rtol=0, atol=tolerance):

@@ -11,7 +11,9 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-_PROBE_SHAPE = (8, 5000)
+Reduced = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Ranks, int32; surprisals in nats, float32; and entropies in nats, float32, where asked: all of one shape."""
+
 # 200 bits below the greatest logit a float32 probability is zero, and so is its part of the entropy.
 _NO_PROBABILITY = -200.0
 # torch computes powers of two by itself. It leaves powers of e to MKL, which is slow on AMD's processors.
@@ -20,34 +22,23 @@ _BITS_IN_A_NAT = math.log2(math.e)
 _BLOCK_BYTES = 3 << 17
 
 
-def rank_and_surprisal(
-    logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def rank_and_surprisal(logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False) -> Reduced:
     """Rank and surprisal of one target a row (Eq. 2 and section 3.1), and the entropy of the row.
 
-    Counting the entries above the target gives the exact rank, without sort or top-k. The sum of exponentials is
-    accumulated in float32. Surprisal is the sum of two terms that are never negative, so that confident tokens keep
-    their digits.
-
-    Args:
-        logits: Shape ``(tokens, vocabulary)``, any floating dtype; not changed.
-        targets: Ids of the tokens that were written, int64, shape ``(tokens,)``.
-        entropy: Whether to give the entropies too. They take no further memory of the size of the logits.
-
-    Returns:
-        Ranks, int32; surprisals in nats, float32, NaN or infinite where the logits give no number; and entropies in
-        nats, float32, or ``None``. All have the shape ``(tokens,)``.
+    Logits, of any floating dtype and the shape ``(tokens, vocabulary)``, are not changed. Targets and results have the
+    shape ``(tokens,)``. Surprisals are NaN or infinite where the logits give no number. As the sum of two terms that
+    are never negative they keep the digits of confident tokens. Sums are accumulated in float32.
     """
     if logits.is_cuda:
         with torch.cuda.device(logits.device):  # Triton launches on the current one
             if fused := _fused():
                 return fused(logits, targets, entropy)
     tokens, vocabulary = logits.shape
+    rows = tokens
     target = logits.gather(1, targets[:, None])
-    rows = (
-        max(1, _BLOCK_BYTES * torch.get_num_threads() // (4 * vocabulary)) if logits.device.type == "cpu" else tokens
-    )
     # On a CPU the passes below take most of their time to move logits: few rows at a time stay in the cache.
+    if logits.device.type == "cpu":
+        rows = max(1, _BLOCK_BYTES * torch.get_num_threads() // (4 * vocabulary))
     floats, scratch = (logits.new_empty((min(rows, tokens), vocabulary), dtype=torch.float32) for _ in range(2))
     ranks = torch.empty(tokens, dtype=torch.int32, device=logits.device)
     surprisals = torch.empty(tokens, dtype=torch.float32, device=logits.device)
@@ -73,10 +64,9 @@ def rank_and_surprisal(
 
 
 @functools.cache
-def _fused() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] | None:
+def _fused() -> Callable[..., Reduced] | None:
     """The kernel for GPUs; ``None`` where Triton is not installed, or the kernel fails or errs on a probe."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(_PROBE_SHAPE, generator=generator)
+    logits = torch.randn((8, 5000), generator=torch.Generator().manual_seed(0))
     targets = torch.arange(len(logits))
     try:
         from .triton_reduction import rank_and_surprisal as fused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -14,17 +15,22 @@ from typing import Any, Literal
 import huggingface_hub
 import torch
 import transformers
+import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ...utils.files import hash_file, hash_text, written_aside
 from .engine import TransformersEngine, refuse_encoder_decoder
-from .errors import refusing
 from .head import LogitsDtype
-from .identity import hash_model, hash_model_files, hash_tokenizer, resolve_commit
+from .probes import refusing
 
 _HUB_ARGUMENTS = ("token", "subfolder", "cache_dir", "local_files_only", "force_download", "proxies")
 """Keyword arguments of ``from_pretrained`` that say where files come from, for weights, config and tokenizer alike."""
+_MODEL_FILE_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".py", ".safetensors", ".bin", ".gguf"}
+_OF_TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "all_results", "eval_results")
+_READ_SIZE = 1 << 24
+_REMEMBERED_HASH = "_rsr_datasets_hash"
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,7 @@ class TransformersStudent:
     @cached_property
     def local_path(self) -> Path | None:
         """The student's folder or file on disk; ``None`` for a loaded student and one on the Hub."""
-        path = None if isinstance(self.student, PreTrainedModel) else Path(self.student).expanduser()
-        if path is None or not path.exists():
+        if isinstance(self.student, PreTrainedModel) or not (path := Path(self.student).expanduser()).exists():
             return None
         subfolder = path / (self.model_kwargs.get("subfolder") or "")
         if not subfolder.exists():
@@ -102,7 +107,7 @@ class TransformersStudent:
         """The Hub commit of the student, or its revision where the commit cannot be found out."""
         if self.local_path or self.is_loaded:
             return None
-        return resolve_commit(self.name, self.revision, self.model_kwargs.get("token"))
+        return _resolve_commit(self.name, self.revision, self.model_kwargs.get("token"))
 
     @cached_property
     def base(self) -> TransformersStudent | None:
@@ -112,26 +117,18 @@ class TransformersStudent:
             return None  # transformers puts a whole model and the adapter beside it together
         if not found.get("base_model_name_or_path"):
             raise ValueError(f"student {self.name!r} is a PEFT adapter whose adapter_config.json names no base model")
-        base = replace(
-            self,
-            student=found["base_model_name_or_path"],
-            revision=found.get("revision"),
-            tokenizer=None,
-            model_kwargs={name: value for name, value in self.model_kwargs.items() if name != "subfolder"},
-        )
+        name, own = found["base_model_name_or_path"], {k: v for k, v in self.model_kwargs.items() if k != "subfolder"}
+        base = replace(self, student=name, revision=found.get("revision"), tokenizer=None, model_kwargs=own)
         if base._adapter is not None:
-            raise ValueError(
-                f"student {self.name!r} is a PEFT adapter for an adapter, {base.name!r}: merge that one first"
-            )
+            raise ValueError(f"student {self.name!r} is a PEFT adapter for an adapter, {name!r}: merge that one first")
         return base
 
     @cached_property
     def _adapter(self) -> dict[str, Any] | None:
         """The settings of the student's PEFT adapter."""
-        if self.is_loaded or (self.local_path and self.local_path.is_file()):
+        unknown = self.commit is None if self.local_path is None else self.local_path.is_file()
+        if self.is_loaded or unknown:  # loading says why neither the Hub nor the cache knows the student
             return None
-        if self.local_path is None and self.commit is None:
-            return None  # neither the Hub nor the cache knows the student: loading says why
         arguments = self._hub_arguments | {"revision": self.commit}
         with refusing(f"student {self.name!r}: its adapter_config.json cannot be read"):
             where: Any = None
@@ -144,42 +141,36 @@ class TransformersStudent:
     @property
     def _hub_arguments(self) -> dict[str, Any]:
         """The ``model_kwargs`` that say where files come from; :attr:`local_path` holds the subfolder already."""
-        given = {name: self.model_kwargs[name] for name in _HUB_ARGUMENTS if name in self.model_kwargs}
-        if self.local_path is not None:
-            given.pop("subfolder", None)
-        return given
+        names = set(_HUB_ARGUMENTS) - ({"subfolder"} if self.local_path else set())
+        return {name: value for name, value in self.model_kwargs.items() if name in names}
 
     @cached_property
     def _tokenizer_source(self) -> tuple[str, str | None]:
         """Where a tokenizer of its own comes from: a path, or a Hub id and its commit."""
         name = os.fspath(self.tokenizer)  # type: ignore[arg-type]
-        path = Path(name).expanduser()
-        return (
-            (str(path), None) if path.exists() else (name, resolve_commit(name, None, self.model_kwargs.get("token")))
-        )
+        path, token = Path(name).expanduser(), self.model_kwargs.get("token")
+        return (str(path), None) if path.exists() else (name, _resolve_commit(name, None, token))
 
     def identity(self, fresh: bool = False) -> dict[str, Any]:
         """Says which student this is, without loading it, as plain JSON.
 
-        A folder or file counts by the bytes of its config, tokenizer and weight files, a loaded model by its config
-        and tensors, a Hub id by its commit. A PEFT adapter includes its base model. ``fresh`` hashes the tensors of a
-        loaded model even if nothing seems to have changed.
+        Config, tokenizer and weight files count by their bytes, a loaded model by its config and tensors, a Hub id by
+        its commit. ``fresh`` hashes the tensors of a loaded model even if nothing seems to have changed.
         """
         identity: dict[str, Any]
         if isinstance(self.student, PreTrainedModel):
-            identity = {"loaded": hash_model(self.student, fresh)}
+            identity = {"loaded": _hash_model(self.student, fresh)}
         elif self.local_path:
-            identity = {"content": hash_model_files(self.local_path)}
+            identity = {"content": _hash_model_files(self.local_path)}
         else:
             identity = {"hub": self.name, "revision": self.commit}
         if self.base:
             identity["base"] = self.base.identity()
         if isinstance(self.tokenizer, PreTrainedTokenizerBase):
-            identity["tokenizer"] = hash_tokenizer(self.tokenizer)
+            identity["tokenizer"] = _hash_tokenizer(self.tokenizer)
         elif self.tokenizer is not None:
-            source, commit = self._tokenizer_source
-            path = Path(source)
-            identity["tokenizer"] = hash_model_files(path) if path.exists() else f"{source}@{commit}"
+            where, commit = self._tokenizer_source
+            identity["tokenizer"] = _hash_model_files(Path(where)) if Path(where).exists() else f"{where}@{commit}"
         return identity
 
     def load_config(self) -> transformers.PreTrainedConfig:
@@ -201,20 +192,15 @@ class TransformersStudent:
             arguments |= {"trust_remote_code": self.trust_remote_code, "revision": commit or "main"}
             return _load(where, transformers.AutoTokenizer, where, arguments)
         where, arguments = self._source()
-        if self.base and not _has_file(where, "tokenizer_config.json", arguments):
+        if self.base and not _has_tokenizer(where, arguments):
             return self.base.load_tokenizer()
         return _load(self.name, transformers.AutoTokenizer, where, arguments)
 
     def load(self, device: torch.device, options: dict[str, Any]) -> TransformersEngine:
-        """Loads the student and checks its output head.
+        """Loads the student, and puts it on the device unless ``model_kwargs`` holds a ``device_map``.
 
-        Args:
-            device: Where to put the student, unless ``model_kwargs`` holds a ``device_map``.
-            options: ``tokens_per_batch`` and ``share_prefixes`` of :class:`TransformersEngine`, both optional; the
-                chosen ``tokens_per_batch`` is written back.
-
-        Raises:
-            ValueError: If the student is no causal language model, cannot be loaded, or its head cannot be run alone.
+        ``options`` are ``tokens_per_batch``, which is written back as chosen, and ``share_prefixes``, both optional.
+        ``ValueError`` if the student is no causal language model, cannot be loaded, or its head cannot be run alone.
         """
         model = self.student if isinstance(self.student, PreTrainedModel) else self._load_model(device)
         engine = TransformersEngine(model, name=self.name, logits_dtype=self.logits_dtype, **options)
@@ -223,17 +209,15 @@ class TransformersStudent:
 
     def _load_model(self, device: torch.device) -> PreTrainedModel:
         if self._adapter is not None and not is_peft_available():
-            raise ValueError(
-                f"student {self.name!r} is a PEFT adapter, which needs the package peft: pip install peft"
-            )
+            reason = "is a PEFT adapter, which needs the package peft: pip install peft"
+            raise ValueError(f"student {self.name!r} {reason}")
         if self.base:
             return self._load_adapter(self.base._load_model(device))
         refuse_encoder_decoder(self.load_config(), self.name)
         where, arguments = self._source()
+        attention = {"attn_implementation": self.attn_implementation} if self.attn_implementation is not None else {}
         own = {name: value for name, value in self.model_kwargs.items() if name not in _HUB_ARGUMENTS}
-        arguments |= {"dtype": self.torch_dtype, **own}
-        if self.attn_implementation is not None:
-            arguments["attn_implementation"] = self.attn_implementation
+        arguments |= {"dtype": self.torch_dtype, **own, **attention}
         arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = _load(self.name, transformers.AutoModelForCausalLM, where, arguments)
         if mismatched := sorted(info["mismatched_keys"]):
@@ -261,12 +245,10 @@ class TransformersStudent:
         with refusing(f"student {self.name!r}: peft cannot load the adapter"):
             adapted = peft.PeftModel.from_pretrained(base, where, **arguments)
         kind = adapted.peft_config["default"]
-        kind_name = str(kind.peft_type).rpartition(".")[2]
         if kind.is_prompt_learning or not isinstance(adapted.get_base_model(), PreTrainedModel):
-            raise ValueError(
-                f"student {self.name!r}: a PEFT adapter of type {kind_name} adds to what the model reads; "
-                "only adapters of a model's own layers (LoRA and its kin) can be scored"
-            )
+            adapter = f"a PEFT adapter of type {str(kind.peft_type).rpartition('.')[2]} adds to what the model reads"
+            reason = "only adapters of a model's own layers (LoRA and its kin) can be scored"
+            raise ValueError(f"student {self.name!r}: {adapter}; {reason}")
         return adapted.get_base_model()
 
     def _source(self) -> tuple[str, dict[str, Any]]:
@@ -279,12 +261,88 @@ class TransformersStudent:
         return str(self.local_path), arguments
 
 
-def _has_file(where: str, file: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether a folder or a Hub repository holds a file."""
-    if Path(where).is_dir():
-        return (Path(where) / file).is_file()
+def _hash_model_files(path: Path) -> str:
+    """Hashes the content of a folder's config, tokenizer and weight files, or of a single file."""
+    files = [path]
+    if path.is_dir():
+        candidates = sorted([*path.iterdir(), *path.glob("additional_chat_templates/*")])
+        kept = [file for file in candidates if file.suffix in _MODEL_FILE_SUFFIXES and file.is_file()]
+        files = [file for file in kept if not file.name.startswith(_OF_TRAINING)]
+    if any(file.suffix == ".safetensors" for file in files):
+        files = [file for file in files if file.suffix != ".bin"]
+    digest = xxhash.xxh3_128()
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        digest.update(f"{name}:{_remembered_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _remembered_hash(file: Path) -> str:
+    """Hashes a file. The hash is remembered across processes by path, inode, size and modification time."""
+    stat = file.stat()
+    key = f"{file.resolve()}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+    note = Path(huggingface_hub.constants.HF_HOME) / "rsr_datasets" / "hashes" / hash_text(key)
+    with contextlib.suppress(OSError):
+        return note.read_text()
+    content = hash_file(file)
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(note) as aside:
+            aside.write_text(content)
+    return content
+
+
+def _hash_model(model: PreTrainedModel, fresh: bool) -> str:
+    """Hashes config, parameters and buffers of a loaded model, which remembers the hash until one of these changes.
+
+    Writes through ``.data`` do not change a tensor's version: only ``fresh``, which hashes anew, sees them.
+    """
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    described = json.dumps(config, sort_keys=True, default=str)
+    tensors = sorted([*model.named_parameters(), *model.named_buffers()], key=lambda named: named[0])
+    state = [described, *((name, t.data_ptr(), t._version) for name, t in tensors if not t.is_inference())]
+    remembered = getattr(model, _REMEMBERED_HASH, None)
+    if not fresh and remembered and len(state) == 1 + len(tensors) and remembered[0] == state:
+        return str(remembered[1])
+    digest = xxhash.xxh3_128(described.encode())
+    for name, tensor in tensors:
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().reshape(-1)
+        for block in flat.split(_READ_SIZE // max(1, tensor.element_size())):
+            digest.update(block.cpu().contiguous().view(torch.uint8).numpy())
+    setattr(model, _REMEMBERED_HASH, (state, digest.hexdigest()))
+    return digest.hexdigest()
+
+
+def _hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hashes everything of a tokenizer that decides token ids: its state, chat template and special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        state = tokenizer.get_vocab()
+    else:  # every call may change padding and truncation
+        state = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+    special_tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    parts = (state, tokenizer.chat_template, special_tokens)
+    return hash_text("\n".join(json.dumps(part, sort_keys=True) for part in parts))
+
+
+def _resolve_commit(repo_id: str, revision: str | None, token: str | bool | None = None) -> str | None:
+    """Finds the commit of a revision on the Hub, else in the cache; returns the revision where both do not know it."""
+    if revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
+        return revision
+    with contextlib.suppress(Exception):  # offline, no such repository, no right to it: loading says which
+        return huggingface_hub.HfApi(token=token).model_info(repo_id, revision=revision, timeout=10).sha
+    with contextlib.suppress(Exception):
+        cached = huggingface_hub.try_to_load_from_cache(repo_id, "config.json", revision=revision or "main")
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+    return revision
+
+
+def _has_tokenizer(where: str, arguments: Mapping[str, Any]) -> bool:
     asked = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
-    return cached_file(where, file, _raise_exceptions_for_missing_entries=False, **asked) is not None
+    found = cached_file(where, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **asked)
+    return found is not None
 
 
 def _load(name: str, auto_class: Any, where: str, arguments: dict[str, Any]) -> Any:
@@ -292,24 +350,17 @@ def _load(name: str, auto_class: Any, where: str, arguments: dict[str, Any]) -> 
         try:
             return auto_class.from_pretrained(where, **arguments)
         except pickle.UnpicklingError as error:  # its own advice is to run whatever the file holds
-            raise ValueError(
-                "its pickled weights are damaged or hold more than tensors, which is never loaded; convert them to "
-                "safetensors"
-            ) from error
+            reason = "its pickled weights are damaged or hold more than tensors, which is never loaded"
+            raise ValueError(f"{reason}; convert them to safetensors") from error
         except ValueError as error:
-            if not arguments.get("trust_remote_code") and "trust_remote_code" in str(error):
-                raise ValueError(
-                    "it brings its own code, which runs only with trust_remote_code=True; read the code before"
-                ) from error
-            raise
+            if arguments.get("trust_remote_code") or "trust_remote_code" not in str(error):
+                raise
+            reason = "it brings its own code, which runs only with trust_remote_code=True; read the code before"
+            raise ValueError(reason) from error
 
 
 def default_device(rank: int | None = None) -> torch.device:
-    """The process's own accelerator, else the CPU.
-
-    Args:
-        rank: The rank that ``Dataset.map(with_rank=True)`` gave to this process; else ``LOCAL_RANK`` counts.
-    """
+    """The process's own accelerator, by its rank in ``map`` or else by ``LOCAL_RANK``; the CPU where there is none."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     index = rank if rank is not None else int(os.environ.get("LOCAL_RANK", "0"))

@@ -4,24 +4,18 @@ import torch
 import triton
 import triton.language as tl
 
+from .reduction import Reduced
+
 _BLOCK = 4096
 _NO_PROBABILITY = tl.constexpr(-200.0)
 
 
 @triton.jit
 def _reduce_row(  # type: ignore[no-untyped-def]  # the compiler resolves annotations: only those of Triton may stand
-    logits,
-    row_stride,
-    targets,
-    ranks,
-    surprisals,
-    entropies,
-    vocabulary,
-    with_entropy: tl.constexpr,
-    block: tl.constexpr,
+    logits, stride, targets, ranks, surprisals, entropies, vocabulary, with_entropy: tl.constexpr, block: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
-    start_of_row = logits + row * row_stride
+    start_of_row = logits + row * stride
     target = tl.load(start_of_row + tl.load(targets + row)).to(tl.float32)
     top = -float("inf")
     total = 0.0
@@ -54,27 +48,14 @@ def _reduce_row(  # type: ignore[no-untyped-def]  # the compiler resolves annota
         tl.store(entropies + row, tl.where(undefined, float("nan"), log_total - expected / total))
 
 
-def rank_and_surprisal(
-    logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Like :func:`.reduction.rank_and_surprisal`, in one pass over the logits.
-
-    Ranks have the same bits as those of the plain version; the others differ by the order of a float32 sum.
-    """
+def rank_and_surprisal(logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False) -> Reduced:
+    """Like :func:`.reduction.rank_and_surprisal`, with the same ranks; floats differ by the order of a float32 sum."""
     tokens, vocabulary = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     ranks = torch.empty(tokens, dtype=torch.int32, device=logits.device)
     surprisals = torch.empty(tokens, dtype=torch.float32, device=logits.device)
     entropies = torch.empty_like(surprisals) if entropy else None
-    _reduce_row[(tokens,)](
-        logits,
-        logits.stride(0),
-        targets.contiguous(),
-        ranks,
-        surprisals,
-        surprisals if entropies is None else entropies,
-        vocabulary,
-        with_entropy=entropy,
-        block=_BLOCK,
-    )
+    given = (logits, logits.stride(0), targets.contiguous())
+    found = (ranks, surprisals, surprisals if entropies is None else entropies)
+    _reduce_row[(tokens,)](*given, *found, vocabulary, with_entropy=entropy, block=_BLOCK)
     return ranks, surprisals, entropies

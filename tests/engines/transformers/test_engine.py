@@ -19,7 +19,7 @@ from oracle import assert_scored_the_same, plain_scores
 from transformers import PreTrainedModel
 
 from rsr_datasets.engines.base import BatchAccount
-from rsr_datasets.engines.transformers import budgets
+from rsr_datasets.engines.transformers import batches as budgets
 from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.engines.transformers.source import default_device
 from rsr_datasets.reading.rows import EncodedRow

@@ -14,8 +14,7 @@ from conftest import SIZES, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsr_datasets.engines.transformers.packed_attention import packed_decoder
-from rsr_datasets.engines.transformers.packing import Pack, plan_packs, read_pack, sharing_runs
+from rsr_datasets.engines.transformers.packing import Pack, packed_decoder, plan_packs, read_pack, sharing_runs
 
 VOCABULARY = 7
 MOST_POSITIONS = 512  # of GPT-2's table
@@ -92,7 +91,7 @@ def test_layers_that_hooks_move_among_devices_are_packed_too() -> None:
         hooked = accelerate.dispatch_model(model, layers, main_device="cpu", force_hooks=True).base_model
         assert hooked.layers[0]._hf_hook is not None
         found = read_pack(packed_decoder(hooked), pack := Pack(rows, 0.0))
-    assert pack.layout.attended == SIZES["num_hidden_layers"]
+    assert pack.attended == SIZES["num_hidden_layers"]
     for path, alone in zip(pack.paths, expected, strict=True):
         torch.testing.assert_close(found[path], alone, rtol=0, atol=1e-5)
 

@@ -29,9 +29,9 @@ def onednn_is_faster() -> bool:
 
     No time is measured: all processes of a run must choose alike, because the libraries differ in the last bits.
     """
-    if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    if "AuthenticAMD" not in _processor():
+    processor = _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else platform.processor()
+    wide = torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if not wide or "AuthenticAMD" not in processor:
         return False
     left, right = torch.randn((2, _PROBE_SIZE, _PROBE_SIZE), generator=torch.Generator().manual_seed(0))
     try:
@@ -39,20 +39,11 @@ def onednn_is_faster() -> bool:
     except Exception as error:  # torch's inner operations may change from version to version
         logger.debug("float32 products are left to MKL: %s", error)
         return False
-    tolerance = 4 * _PROBE_SIZE * torch.finfo(torch.float32).eps
-    return torch.allclose(found, expected, rtol=0, atol=tolerance)
-
-
-def _processor() -> str:
-    """The system's description of its processor, the maker included."""
-    return _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else platform.processor()
+    return torch.allclose(found, expected, rtol=0, atol=4 * _PROBE_SIZE * torch.finfo(torch.float32).eps)
 
 
 def float32_product(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``left @ right.t() + bias`` in float32 on a CPU, by oneDNN.
-
-    ``left`` has the shape ``(..., n, k)``, ``right`` ``(m, k)``, ``bias`` ``(m,)`` and the result ``(..., n, m)``.
-    """
+    """``left @ right.t() + bias`` in float32 on a CPU, by oneDNN; ``left`` has the shape ``(..., n, k)``."""
     # oneDNN is very slow where rows do not follow each other in memory.
     return torch.ops.mkldnn._linear_pointwise(left.contiguous(), right.contiguous(), bias, "none", [], "")
 
@@ -71,7 +62,6 @@ def with_faster_products(module: torch.nn.Module, for_probe: bool = False) -> to
     """A copy of a module whose linear layers in float32 on a CPU are multiplied by the faster library.
 
     Small layers stay as they are, and so do layers that are more than torch's own by their class, weight or a hook.
-    The module itself is returned where nothing is to be changed.
     """
     if not onednn_is_faster() or not any(_is_plain(part) for part in module.modules()):
         return module
