@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -29,12 +30,8 @@ def _check_names(names: list[str] | None) -> list[str] | None:
     return names
 
 
-Names = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="DATASET...", help="A Hub id, a save_to_disk folder, or files and globs.", callback=_check_names
-    ),
-]
+_NAMES_HELP = "A Hub id, a save_to_disk folder, or files and globs."
+Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help=_NAMES_HELP, callback=_check_names)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Config = Annotated[
@@ -45,6 +42,7 @@ Config = Annotated[
 SOURCE_OPTIONS = options_of("rsr_datasets.cli.sources.open_dataset", skip=["names"])
 SCORER_OPTIONS = options_of("rsr_datasets.RSRScorer", skip=["student"])
 STUDENT_HELP = "A Hub id, a local folder, or a .gguf file."
+GROUP_BY_HELP = "Keep the best rows of each problem: the columns that tell problems apart."
 
 
 @app.callback()
@@ -74,6 +72,7 @@ def score(
     from ..runs.estimate import estimate_run
     from ..runs.folder import CONFIG_FILE
     from ..runs.score import process_state
+    from ..tables.arrays import read_categories
     from ..tables.columns import STATUSES_WITH_SCORE
 
     # A row that cannot be scored must not end the run here: its status is in the result, and in the exit code.
@@ -90,19 +89,14 @@ def score(
     scored = call(rsr.score_dataset, options, source, scorer, output_dir)
     found: dict[str, dict[str, Any]] = {}
     for name, part in splits_of(scored).items():
-        counts = part.data.column(scorer.score_columns.status).value_counts().to_pylist()
-        statuses = {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: -c["counts"])}
+        statuses = dict(Counter(read_categories(part, scorer.score_columns.status).counts()).most_common())
         found[name] = {"path": str(output_dir / name / "scored"), "statuses": statuses}
     if process_state().is_main_process:
-        arguments = {"dataset": dataset, "student": student, **options}
-        # A token must not be written down.
-        arguments["model_kwargs"] = {k: v for k, v in (options["model_kwargs"] or {}).items() if k != "token"} or None
-        arguments = {name: value for name, value in arguments.items() if value is not None}
-        (output_dir / CONFIG_FILE).write_text(yaml.safe_dump(arguments, sort_keys=True), encoding="utf-8")
-        lines = []
-        for split in found.values():
-            counts = [f"{count:,} {status}" for status, count in split["statuses"].items()]
-            lines.append(f"{split['path']}: {', '.join(counts) or 'no rows'}")
+        told = {k: v for k, v in (options["model_kwargs"] or {}).items() if k != "token"} or None  # tokens stay here
+        arguments = {"dataset": dataset, "student": student, **options, "model_kwargs": told}
+        content = yaml.safe_dump({name: value for name, value in arguments.items() if value is not None})
+        (output_dir / CONFIG_FILE).write_text(content, encoding="utf-8")
+        lines = [f"{split['path']}: {_counted(split['statuses']) or 'no rows'}" for split in found.values()]
         _show({"splits": found}, "\n".join(lines), as_json)
     if options["strict"] and any(split["statuses"].keys() - {*STATUSES_WITH_SCORE} for split in found.values()):
         raise typer.Exit(1)
@@ -140,10 +134,7 @@ def teachers(
 def select(
     dataset: Names,
     output: Annotated[Path, typer.Option(help="A folder (save_to_disk), or a .parquet or .jsonl file.")],
-    group_by: Annotated[
-        list[str] | None,
-        typer.Option(help="Keep the best rows of each problem: the columns that tell problems apart."),
-    ] = None,
+    group_by: Annotated[list[str] | None, typer.Option(help=GROUP_BY_HELP)] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     config: Config = None,
@@ -233,22 +224,22 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     except Exception as error:
-        _fail(_mistake(error), 2)
+        if not _is_mistake(error):
+            raise
+        # All usage mistakes format themselves; typer has no public base class for them.
+        _fail(error.format_message() if hasattr(error, "format_message") else str(error), 2)
     if code == _INTERRUPTED:
         _fail("stopped; what score has done stays done, and the same command goes on from there", _INTERRUPTED)
     sys.exit(code or 0)
 
 
-def _mistake(error: Exception) -> str:
-    """What to say of a caller's mistake, a folder in use, or a Hub that refuses; any other error is raised again."""
-    if hasattr(error, "format_message"):  # all usage mistakes have this; typer has no public base class for them
-        return str(error.format_message())
-    if not isinstance(error, _MISTAKES):
-        from ..runs.workers import FolderInUseError
+def _is_mistake(error: Exception) -> bool:
+    """Whether it is a mistake of the caller, a folder in use, or a Hub that refuses."""
+    if hasattr(error, "format_message") or isinstance(error, _MISTAKES):
+        return True
+    from ..runs.workers import FolderInUseError
 
-        if not isinstance(error, rsr.HubError | FolderInUseError):
-            raise error
-    return str(error)
+    return isinstance(error, rsr.HubError | FolderInUseError)
 
 
 def _show(content: Mapping[str, Any], text: str, as_json: bool = False) -> None:
@@ -265,10 +256,14 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _counted(statuses: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {status}" for status, count in statuses.items())
+
+
 def _estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
-    statuses = ", ".join(f"{count:,} {status}" for status, count in estimate["statuses"].items())
     return (
         f"{name or 'all'}: {estimate['rows']:,} rows in {estimate['units']:,} units, about {estimate['tokens']:,} "
         f"tokens for {estimate['parameters']:,} parameters: {60 * estimate['hours']:,.1f} minutes of one process "
-        f"and {estimate['memory_gib']:.2f} GiB of device memory; rows of a sample: {statuses or 'none'}"
+        f"and {estimate['memory_gib']:.2f} GiB of device memory; rows of a sample: "
+        f"{_counted(estimate['statuses']) or 'none'}"
     )

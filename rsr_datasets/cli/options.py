@@ -26,11 +26,9 @@ _FROM_A_SHELL = {"bool", "int", "float", "str", "Any", "Mapping", "Sequence"}
 
 
 def options_of(path: str, skip: Sequence[str] = ()) -> list[inspect.Parameter]:
-    """Makes a keyword parameter with a typer option of each argument that a shell can give.
+    """Makes a keyword parameter with a typer option of each argument of a function or class that a shell can give.
 
-    Args:
-        path: Where a function or a class can be imported from, such as ``"rsr_datasets.RSRScorer"``.
-        skip: Arguments that get no option.
+    ``path`` is where it can be imported from, such as ``"rsr_datasets.RSRScorer"``.
     """
     module, node = _find(*path.rsplit(".", 1))
     texts = _argument_docs(ast.get_docstring(node) or "")
@@ -52,16 +50,12 @@ def options_of(path: str, skip: Sequence[str] = ()) -> list[inspect.Parameter]:
 
 
 def with_options(*options: Sequence[inspect.Parameter]) -> Callable[[Command], Command]:
-    """Adds options to a command; the command gets their values as keyword arguments.
-
-    Args:
-        options: What :func:`options_of` gave. The first of a name counts, and the command's own before all.
-    """
+    """Adds what :func:`options_of` gave to a command; the first option of a name counts, the command's own first."""
 
     def decorate(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True).parameters.values()
         parameters: dict[str, inspect.Parameter] = {}
-        for parameter in [*own, *(parameter for group in options for parameter in group)]:
+        for parameter in (parameter for group in (own, *options) for parameter in group):
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
                 parameters.setdefault(parameter.name, parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         command.__signature__ = inspect.Signature([*parameters.values()])  # type: ignore[attr-defined]
@@ -90,7 +84,7 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
         raise typer.BadParameter(f"{file} must hold a mapping of option names to values")
     lists = {p.name for p in context.command.params if getattr(p, "multiple", False) or p.nargs == -1}
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    values |= {name: [values[name]] for name in lists & values.keys() if isinstance(values[name], str)}
+    values |= {name: [value] for name, value in values.items() if name in lists and isinstance(value, str)}
     known = {str(parameter.name) for parameter in context.command.params} - {"config", "help"}
     if unknown := sorted(values.keys() - known):
         raise typer.BadParameter(f"{file}: no option {unknown[0]!r}; there are {sorted(known)}")

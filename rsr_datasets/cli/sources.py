@@ -39,19 +39,15 @@ def find_files(names: Sequence[str]) -> list[str]:
 def open_dataset(
     names: Sequence[str], split: str | None = None, config_name: str | None = None, teacher_from_file: bool = False
 ) -> Dataset | DatasetDict:
-    """Opens a data set.
+    """Opens a dataset: a ``save_to_disk`` folder, a run folder, a Hub id, or files and globs of one kind.
+
+    Files become one split; the provenance records beside them, as :func:`save_dataset` writes them, are read.
 
     Args:
-        names: A ``save_to_disk`` folder, a run folder of :func:`rsr_datasets.score_dataset`, a Hub data set id, or
-            files and globs of one kind (``.jsonl``, ``.json``, ``.parquet``, ``.arrow``, ``.csv``), which become one
-            split. Provenance records beside a file, as :func:`save_dataset` writes them, are read.
+        names: The folder, the Hub id, or the files and globs.
         split: Which split; all without it.
         config_name: Which configuration of a Hub dataset that has several.
         teacher_from_file: Add a column ``teacher``: each row's is the name of its file, without the ending.
-
-    Raises:
-        FileNotFoundError: If a file, a folder or the Hub data set is not there, or a glob matches nothing.
-        ValueError: If files cannot be read, or there is no such split or configuration.
     """
     files, folder = find_files(names), Path(names[0])
     if config_name is not None and (files or folder.is_dir()):
@@ -93,12 +89,9 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool = False) -> None:
-    """Writes a data set, all at once or nothing, and its provenance records into a file beside it.
+    """Writes a dataset, all at once or nothing, and its provenance records into a file beside it.
 
-    Args:
-        dataset: The data set.
-        output: A ``.parquet`` or ``.jsonl`` file for one split, or a folder for ``save_to_disk``.
-        overwrite: Replace what is there, as far as :func:`check_output` allows.
+    The output is a ``.parquet`` or ``.jsonl`` file for one split, or a folder for ``save_to_disk``.
     """
     from ..tables.records import read_records
 
@@ -118,9 +111,8 @@ def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool =
         aside.replace(output)
     finally:
         shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
-    records = [record for part in splits_of(dataset).values() for record in read_records(part)]
-    unique = [record for i, record in enumerate(records) if record not in records[:i]]
-    _provenance_file(output).write_text(json.dumps(unique, indent=1, ensure_ascii=False), encoding="utf-8")
+    records = read_records("\n".join(part.info.description or "" for part in splits_of(dataset).values()))
+    _provenance_file(output).write_text(json.dumps(records, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _open_folder(folder: Path) -> Dataset | DatasetDict:
