@@ -4,8 +4,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .reduction import Reduced
-
 _BLOCK = 4096
 _NO_PROBABILITY = tl.constexpr(-200.0)
 
@@ -48,7 +46,9 @@ def _reduce_row(  # type: ignore[no-untyped-def]  # the compiler resolves annota
         tl.store(entropies + row, tl.where(undefined, float("nan"), log_total - expected / total))
 
 
-def rank_and_surprisal(logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False) -> Reduced:
+def rank_and_surprisal(
+    logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Like :func:`.reduction.rank_and_surprisal`, with the same ranks; floats differ by the order of a float32 sum."""
     tokens, vocabulary = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
