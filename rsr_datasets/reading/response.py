@@ -67,13 +67,21 @@ def locate(template: ChatTemplate, messages: Messages, counted: Sequence[int]) -
         TemplateRefusedError: If the template raises an error.
     """
     failure: Exception | None = None
+    found: RenderedText | None = None
     for form in forms(messages):
         try:
-            return _Whole(template, form).responses(counted)
+            whole = _Whole(template, form)
+            responses = whole.responses(counted)
         except (TextDroppedError, TemplateRefusedError) as error:
             failure = failure or error
-    assert failure is not None
-    raise failure
+            continue
+        if whole.shows_calls():
+            return responses
+        found = found or responses
+    if found is None:
+        assert failure is not None
+        raise failure
+    return found
 
 
 def locate_turn(template: ChatTemplate, messages: Messages, i: int) -> RenderedText:
@@ -135,6 +143,20 @@ class _Whole:
             for start, end in spans:
                 own[start:end] = True
         return RenderedText(self.text, own, add_special_tokens=False)
+
+    def shows_calls(self) -> bool:
+        """Whether the rendering shows the calls of all messages, whichever count.
+
+        JSON text must stand as it is, not escaped a second time.
+        """
+        for i, message in enumerate(self.messages):
+            if calls := message.get("tool_calls"):
+                if self.rendering.places_of(i)[1].size < wanted(self.marked[i], i)[1]:
+                    return False
+                texts = (call.get("function", call).get("arguments") for call in calls)
+                if any(isinstance(text, str) and text.strip() not in self.text for text in texts):
+                    return False
+        return True
 
     def _spans(self, i: int, short: bool) -> Iterator[tuple[int, int]]:
         """The response of turn ``i``, cut where other messages stand inside."""

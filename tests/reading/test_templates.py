@@ -1,14 +1,16 @@
-"""Every chat template of the installed trl package: the scored tokens are the row's own, or the row says why not.
+"""Every chat template of the installed trl package: what counts is the response, or the row says why not.
 
-``python tests/test_templates.py`` prints, for each template, the cases tried, those equal to the oracle, those flagged
-for a reason that the template's own rendering confirms, and those that are wrong.
+``python tests/reading/test_templates.py`` prints, for each template, the cases tried, those whose response is exactly
+what renderings by transformers alone say, those that are right as far as such renderings tell, those flagged for a
+reason that the template's own rendering confirms, under ``turns="all"`` and ``"each"``, and those that are wrong.
 """
 
 from __future__ import annotations
 
+import datetime
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -23,10 +25,13 @@ from transformers import PreTrainedTokenizerFast
 
 from rsr_datasets.reading.encoder import ConversationEncoder
 from rsr_datasets.reading.formats import find_format
+from rsr_datasets.reading.messages import Turns
 from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
 from rsr_datasets.reading.templates import resolve_chat_template
 
 TEMPLATES = sorted(file.stem for file in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+Outcome = EncodedRow | UnscorableRowError
+Row = dict[str, Any]
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": 'Pa"ris XVI', "days": 3}}}
@@ -95,193 +100,72 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"role": "assistant", "content": [{"type": "text", "text": "It is "}, {"type": "text", "text": "4."}]},
     ],
     "blocks of Arrow": [FIRST, {"role": "assistant", "content": {"type": ["text"], "text": ["It is 4."]}}],
-    "call": [FIRST, say("", tool_calls=[WEATHER]), tool("sunny"), say("It is sunny.")],
-    "call, system": [SYSTEM, FIRST, say("", tool_calls=[WEATHER]), tool("sunny"), say("It is sunny.")],
+    "call": [FIRST, say("", tool_calls=[WEATHER]), tool("rain"), say("It is sunny.")],
+    "call, system": [SYSTEM, FIRST, say("", tool_calls=[WEATHER]), tool("rain"), say("It is sunny.")],
     "call, last": [FIRST, say("", tool_calls=[WEATHER])],
     "call, again": [
         FIRST,
         say("", tool_calls=[WEATHER]),
-        tool("sunny"),
+        tool("rain"),
         say("", tool_calls=[WEATHER]),
-        tool("sunny"),
+        tool("rain"),
         say("It is sunny."),
     ],
-    "call, content": [FIRST, say("Let me look.", tool_calls=[WEATHER]), tool("sunny"), say("It is sunny.")],
+    "call, content": [FIRST, say("Let me look.", tool_calls=[WEATHER]), tool("rain"), say("It is sunny.")],
     "call, reasoning": [
         FIRST,
         say("", reasoning_content="I must look", tool_calls=[WEATHER]),
-        tool("sunny"),
+        tool("rain"),
         say("It is sunny.", reasoning_content="sun!"),
     ],
     "call, reasoning, content": [
         FIRST,
         say("Let me look.", reasoning_content="I must look", tool_calls=[WEATHER]),
-        tool("sunny"),
+        tool("rain"),
         say("It is sunny."),
     ],
-    "two calls": [FIRST, say("", tool_calls=[WEATHER, TIME]), tool("sunny"), tool("noon"), say("It is sunny.")],
-    "call, arguments as text": [FIRST, say("", tool_calls=[TEXT_ARGUMENTS]), tool("sunny"), say("It is sunny.")],
+    "two calls": [FIRST, say("", tool_calls=[WEATHER, TIME]), tool("rain"), tool("noon"), say("It is sunny.")],
+    "call, arguments as text": [FIRST, say("", tool_calls=[TEXT_ARGUMENTS]), tool("rain"), say("It is sunny.")],
 }
 
-# What a template trims off the ends of content; the others keep all of it.
-TRIMS_BOTH = ("cohere", "gemma*", "diffusion_gemma", "glm4moe", "llama3*", "qwen3_5*", "qwen3_6", "qwen3_8")
-TRIMS_RIGHT = ("nemotron*",)
-TRIMS_NEWLINES_LEFT = ("qwen3",)  # without the training form only after the last question
-CALLS_BEFORE_CONTENT = ("gemma4*", "diffusion_gemma")
+AS_OBJECT = {"city": "Rome", "days": 5}
 
-# How each family writes WEATHER, WEATHER and TIME, and TEXT_ARGUMENTS; what stands between two calls does not count.
-GEMMA = '<|tool_call>call:get_weather{city:<|"|>%s<|"|>,days:%d}<tool_call|>'
-HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "%s", "days": %d}}\n</tool_call>'
-XML = (
-    "<tool_call>\n<function=get_weather>\n<parameter=city>\n%s\n</parameter>\n<parameter=days>\n%d\n</parameter>\n"
-    "</function>\n</tool_call>"
-)
-GLM = (
-    "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>%s</arg_value>\n<arg_key>days</arg_key>\n"
-    "<arg_value>%d</arg_value>\n</tool_call>"
-)
-ATEM = (
-    'get_weather<|message|><atem:function_calls>\n<atem:invoke name="get_weather">\n<atem:parameter name="city">%s'
-    '</atem:parameter>\n<atem:parameter name="days">%d</atem:parameter>\n</atem:invoke>\n</atem:function_calls>'
-)
-HARMONY = 'to=functions.get_weather<|channel|>commentary json<|message|>{"city": "%s", "days": %d}'
-LLAMA = '{"name": "get_weather", "parameters": {"city": "%s", "days": %d}}'
-DEEPSEEK = (
-    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
-    '```json\n{"city": "%s", "days": %d}\n```<｜tool▁call▁end｜>'
-)
-DEEPSEEK_TIME = (
-    '<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_time\n```json\n{"opts": {"a": [1, 2]}, "zone": "CET"}\n```'
-    "<｜tool▁call▁end｜>"
-)
-LFM = "get_weather(city='%s', days=%d)"
+# Texts of other messages, which no response may hold.
+OTHERS = ("Be brief.", "What", "3+3?", "rain", "noon", "Weather of")
 
-
-# What the templates mark as generated beyond the row's own text, per family: headers, end-of-turn tokens, tags around
-# reasoning that has a field of its own, empty think blocks, and white space that joins (any other is an error).
-IM_END = {"<|im_end|>\n"}
-QWEN_THINK = {"<think>\n\n</think>\n\n", "<think>\n", "\n</think>\n\n"}
-NEMOTRON = IM_END | {"\n<|im_end|>\n", "<think></think>", "<think></think>\n", "<think>\n"}
+# What the templates mark as generated beyond the response, per family: headers, supplied tags, ends of turns.
 LEFT_OUT = {
     "cohere": {"<|END_OF_TURN_TOKEN|>"},
     "cohere2": {"<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"},
-    "deepseek_r1_distill": {"<｜Assistant｜>", "<｜end▁of▁sentence｜>"},
-    "deepseekv3": {
-        "<｜Assistant｜>",
-        "<｜end▁of▁sentence｜>",
-        "<｜tool▁outputs▁end｜>",
-        "<｜tool▁calls▁end｜><｜end▁of▁sentence｜>",  # closes the second message's calls, opened in the first
-    },
-    "diffusion_gemma": {"<turn|>\n", "<|channel>thought\n", "\n<channel|>"},
-    "gemma*": {"<end_of_turn>\n"},
-    "glm4moe": {
-        "\n<think></think>\n",
-        "\n<think>",
-        "</think>\n",
-        "<|user|>",
-        "<|observation|>",
-    },
-    "gptoss": {
-        "<|start|>assistant<|channel|>final<|message|>",
-        "<|start|>assistant<|channel|>analysis<|message|>",
-        "<|end|><|start|>assistant<|channel|>final<|message|>",
-        "<|start|>assistant ",
-        "<|return|>",
-        "<|end|>",
-        "<|call|>",
-    },
-    "idefics3": {" ", "<end_of_utterance>\n"},
-    "lfm2": IM_END,
-    "lfm2_v2": IM_END | {", "},  # between two calls
+    "deepseek*": {"<｜Assistant｜>", "<｜Assistant｜><think>", "<｜end▁of▁sentence｜>"},
+    "deepseekv3": {"<｜tool▁outputs▁end｜>"},
+    "diffusion_gemma": {"<turn|>"},
+    "gemma*": {"<end_of_turn>"},
+    "glm4moe": {"<|observation|>", "<|user|>"},
+    "idefics3": {"<end_of_utterance>"},
+    "lfm2*": {"<|im_end|>"},
     "llama3": {"<|eot_id|>"},
-    "llava_next": {" ", "</s>"},
-    "muse_glimmer": {
-        "<|start|>assistant to=user<|message|>",
-        "<|start|>assistant to=self<|message|>",
-        "<|start|>assistant to=",
-        "<|eom|><|start|>assistant to=user<|message|>",
-        "<|eom|><|start|>assistant to=",
-        "<|eot|>",
-    },
-    "nemotron_3_nano": NEMOTRON | {"\n</think>\n"},
-    "nemotron_3_super": NEMOTRON | {"\n</think>\n"},
-    "nemotron_3_ultra": NEMOTRON | {"</think>", "</think>\n"},
-    "nemotron_3_5_lightning": NEMOTRON | {"</think>", "</think>\n"},
-    "phi3*": {"<|end|>\n", "<|end|>\n</s>"},
-    "qwen2_5": IM_END,
-    "qwen2_5_vl": IM_END,
-    "qwen3": IM_END | QWEN_THINK,
-    "qwen3_[568]*": IM_END | QWEN_THINK,
-    "qwen3_instruct_2507": IM_END,
-    "qwen3_vl": IM_END,
-    "smolvlm": {" ", "<end_of_utterance>\n"},
+    "llava_next": {"</s>"},
+    "muse_glimmer": {"<|eot|>", "<|start|>assistant"},
+    "nemotron*": {"<think>", "<|im_end|>"},
+    "phi3*": {"<|end|>", "<|end|>\n</s>"},
+    "qwen*": {"<|im_end|>"},
+    "qwen3_5_nothink": {"<think>\n\n</think>"},
+    "qwen3_5_think": {"<think>"},
+    "qwen3_[68]": {"<think>"},
+    "smolvlm": {"<end_of_utterance>"},
 }
+# After a tool's result this template asks without the header that it writes, outside of its marks, before the answer.
+UNASKED = {"diffusion_gemma_training": "<|turn>model\n"}
 
 
-def is_one_of(template: str, families: tuple[str, ...]) -> bool:
-    return any(fnmatch(template.removesuffix("_training"), family) for family in families)
-
-
-def calls(template: str) -> tuple[str, str, str]:
-    """WEATHER, then WEATHER and TIME, then TEXT_ARGUMENTS, as the template's family writes them."""
-    base = template.removesuffix("_training")
-    if base.startswith(("gemma4", "diffusion_gemma")):
-        time = '<|tool_call>call:get_time{opts:{a:[1,2]},zone:<|"|>CET<|"|>}<tool_call|>'
-        # A template that writes text arguments as they are puts them in its own braces.
-        verbatim = '<|tool_call>call:get_weather{{"city": "Rome", "days": 5}}<tool_call|>'
-        as_text = GEMMA % ("Rome", 5) if base in ("gemma4_v5", "diffusion_gemma") else verbatim
-        return GEMMA % ('Pa"ris XVI', 3), GEMMA % ('Pa"ris XVI', 3) + time, as_text
-    if base.startswith(("qwen2_5", "qwen3_instruct", "qwen3_vl")) or base == "qwen3":
-        time = '<tool_call>\n{"name": "get_time", "arguments": {"opts": {"a": [1, 2]}, "zone": "CET"}}\n</tool_call>'
-        weather = HERMES % ('Pa\\"ris XVI', 3)
-        return weather, weather + time, HERMES % ("Rome", 5)
-    if base.startswith(("qwen3", "nemotron")):
-        time = (
-            '<tool_call>\n<function=get_time>\n<parameter=opts>\n{"a": [1, 2]}\n</parameter>\n<parameter=zone>\n'
-            "CET\n</parameter>\n</function>\n</tool_call>"
-        )
-        return XML % ('Pa"ris XVI', 3), XML % ('Pa"ris XVI', 3) + time, XML % ("Rome", 5)
-    if base == "glm4moe":
-        time = (
-            '<tool_call>get_time\n<arg_key>opts</arg_key>\n<arg_value>{"a": [1, 2]}</arg_value>\n<arg_key>zone'
-            "</arg_key>\n<arg_value>CET</arg_value>\n</tool_call>"
-        )
-        return GLM % ('Pa"ris XVI', 3), GLM % ('Pa"ris XVI', 3) + time, GLM % ("Rome", 5)
-    if base == "muse_glimmer":
-        time = (
-            'get_time<|message|><atem:function_calls>\n<atem:invoke name="get_time">\n<atem:parameter name="opts">'
-            '{"a": [1, 2]}</atem:parameter>\n<atem:parameter name="zone">CET</atem:parameter>\n</atem:invoke>\n'
-            "</atem:function_calls>"
-        )
-        return ATEM % ('Pa"ris XVI', 3), ATEM % ('Pa"ris XVI', 3) + time, ATEM % ("Rome", 5)
-    if base.startswith("deepseek"):
-        begin, end = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
-        close = "" if base == "deepseek_r1_distill" else end  # there the template closes only two calls and more
-        one, text = (DEEPSEEK % arguments for arguments in (('Pa\\"ris XVI', 3), ("Rome", 5)))
-        return begin + one + close, begin + one + DEEPSEEK_TIME + end, begin + text + close
-    if base.startswith("lfm2"):
-        begin, end = "<|tool_call_start|>[", "]<|tool_call_end|>"
-        one, time = LFM % ('Pa"ris XVI', 3), "get_time(opts={\"a\": [1, 2]}, zone='CET')"
-        return begin + one + end, begin + one + time + end, begin + LFM % ("Rome", 5) + end
-    form = HARMONY if base == "gptoss" else LLAMA
-    return form % ('Pa\\"ris XVI', 3), "", form % ("Rome", 5)
-
-
-def own_markers(template: str) -> list[str]:
-    """The tags that the template writes or looks for, found by their look."""
-    return sorted(set(re.findall(r"<[^<>\s'\"]+>|\[/?[A-Z_]+\]", resolve_chat_template(f"trl:{template}"))))
-
-
-def cases(template: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, messages in CASES.items():
-        yield name, {"messages": messages} | ({"tools": TOOLS} if "call" in name else {})
-    markers = own_markers(template)
-    for name, text in (
-        ("all its markers", " x ".join(["", *markers, ""]).strip()),
-        ("all its markers, unspaced", "".join(markers)),
-        *((f"its marker {marker}", f"{marker}\n") for marker in markers),
-    ):
-        yield name, {"messages": [ask(f"What {text} is 2+2?"), say(f"alpha {text}omega"), SECOND, say("It is 6.")]}
+# Templates under which a turn without reasoning is another one as the last turn than before later turns.
+BLOCK, RESULTS = "only the last turn has an empty think block", "a call's results stand between call and content"
+EACH_DIFFERS = {
+    **dict.fromkeys(("qwen3", "qwen3_5_nothink", "qwen3_5_think", "qwen3_6"), BLOCK),
+    **dict.fromkeys(("diffusion_gemma", "diffusion_gemma_training", "gemma4", "gemma4_v3", "gemma4_v4"), RESULTS),
+    "gemma4_v5": RESULTS,
+}
 
 
 @cache
@@ -295,186 +179,282 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
-def encode(template: str, row: dict[str, Any], **options: Any) -> EncodedRow | UnscorableRowError:
-    encoder = ConversationEncoder(byte_tokenizer(), chat_template=resolve_chat_template(f"trl:{template}"), **options)
+def source(template: str) -> str:
+    return resolve_chat_template(f"trl:{template}") or ""
+
+
+@cache
+def cases(template: str) -> dict[str, Row]:
+    rows = {name: {"messages": each} | ({"tools": TOOLS} if "call" in name else {}) for name, each in CASES.items()}
+    # The tags that the template writes or looks for, found by their look.
+    markers = sorted(set(re.findall(r"<[^<>\s'\"]+>|\[/?[A-Z_]+\]", source(template))))
+    for name, text in (
+        ("all its markers", " x ".join(["", *markers, ""]).strip()),
+        ("all its markers, unspaced", "".join(markers)),
+        *((f"its marker {marker}", f"{marker}\n") for marker in markers),
+    ):
+        rows[name] = {"messages": [ask(f"What {text} is 2+2?"), say(f"alpha {text}omega"), SECOND, say("It is 6.")]}
+    return rows
+
+
+def encode_row(template: str, row: Row, turns: Turns = "all") -> Outcome:
+    encoder = ConversationEncoder(byte_tokenizer(), chat_template=source(template), turns=turns)
     return encoder.encode([row], find_format(row))[0]
 
 
+@cache
+def encode(template: str, name: str, turns: Turns = "all") -> Outcome:
+    return encode_row(template, cases(template)[name], turns)
+
+
 def scored_text(row: EncodedRow) -> str:
-    return byte_tokenizer().decode(row.input_ids[row.positions])
+    return "".join(byte_tokenizer().decode(each.input_ids[each.positions]) for each in row.sequences)
 
 
-def content_of(message: dict[str, Any]) -> str:
+def same(some: Outcome, other: Outcome) -> bool:
+    """Whether two rows have the same status, tokens and positions."""
+    if isinstance(some, UnscorableRowError) or isinstance(other, UnscorableRowError):
+        return some.status == other.status
+    return all(
+        np.array_equal(a.input_ids, b.input_ids) and np.array_equal(a.positions, b.positions)
+        for a, b in zip(some.sequences, other.sequences, strict=True)
+    )
+
+
+def runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(int), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def mask_of(row: EncodedRow, size: int) -> np.ndarray:
+    mask = np.zeros(size, dtype=bool)
+    mask[row.positions] = True
+    return mask
+
+
+def content_of(message: Row) -> str:
     content = message["content"]
     if isinstance(content, dict):
         return "".join(content["text"])
     return content if isinstance(content, str) else "".join(block["text"] for block in content)
 
 
-def pieces(template: str, messages: list[dict[str, Any]]) -> Iterator[str]:
-    """What the assistant wrote, in the order and with the trimming of the template: the oracle."""
-    last_question = max(i for i, message in enumerate(messages) if message["role"] == "user")
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
+def render(template: str, row: Row, messages: list[Row], **options: Any) -> Any:
+    """The template's own rendering through transformers alone; ``None`` where it refuses the messages.
+
+    Of the forms in which templates take calls, it is the first whose rendering shows the calls.
+    """
+    found = None
+    for change in ({}, {"arguments": AS_OBJECT}, {"content": None}, {"content": None, "arguments": AS_OBJECT}):
+        shown = [in_form(template, message, **change) for message in messages]
+        try:
+            again = byte_tokenizer().apply_chat_template(
+                shown,
+                tools=row.get("tools"),
+                chat_template=source(template).replace("strftime_now", "on_one_day"),
+                on_one_day=datetime.datetime(2025, 1, 1).strftime,
+                **({"tokenize": False} | options),
+            )
+        except Exception:
             continue
-        content, reasoning = content_of(message), "".join(message.get(k, "") for k in ("reasoning", "thinking"))
-        reasoning += message.get("reasoning_content", "")
-        if is_one_of(template, TRIMS_BOTH):
-            content = content.strip()
-        elif is_one_of(template, TRIMS_RIGHT):
-            content = content.rstrip()
-        elif is_one_of(template, TRIMS_NEWLINES_LEFT) and (i > last_question or "training" in template):
-            content = content.lstrip("\n")
-        names = [call["function"]["name"] for call in message.get("tool_calls", [])]
-        text_arguments = names and message["tool_calls"][0] is TEXT_ARGUMENTS
-        call = calls(template)[2 if text_arguments else len(names) - 1] if names else ""
-        if template.startswith("deepseek") and i > 2 and names:
-            # These templates open the brackets around all calls once in a conversation.
-            call = DEEPSEEK % ('Pa\\"ris XVI', 3) + ("<｜tool▁calls▁end｜>" if "r1" in template else "")
-        calls_first = is_one_of(template, CALLS_BEFORE_CONTENT)
-        yield from (reasoning, call, content) if calls_first else (reasoning, content, call)
+        found = again if found is None else found
+        text = again if isinstance(again, str) else byte_tokenizer().decode(again["input_ids"])
+        if all(part in text for message in messages for part in called(message)):
+            return again
+    return found
+
+
+def in_form(template: str, message: Row, content: str | None = "", arguments: Any = None) -> Row:
+    message = {**message, "content": content_of(message)}
+    for key in ("reasoning_content", "reasoning", "thinking"):  # under the name for which the template looks
+        if key in message:
+            message |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), message[key])
+    if template.startswith(("idefics3", "smolvlm", "llava_next")):
+        return {**message, "content": [{"type": "text", "text": message["content"]}]}
+    if "tool_calls" in message:
+        message["content"] = message["content"] or content
+        if arguments and message["tool_calls"] == [TEXT_ARGUMENTS]:
+            message["tool_calls"] = [{"type": "function", "function": {"name": "get_weather", "arguments": arguments}}]
+    return message
+
+
+def called(message: Row) -> list[str]:
+    """Texts of a message's calls that a rendering has to show as they are."""
+    calls = json.dumps(message.get("tool_calls", ""))
+    parts = {"ris XVI": "ris XVI", "CET": "CET", "Rome": '{"city": "Rome"'}
+    return [text for part, text in parts.items() if part in calls]
 
 
 def squeeze(text: str) -> str:
     return "".join(text.split())
 
 
-def rendering(template: str, row: dict[str, Any]) -> str | None:
-    """The template's own rendering through transformers, of plain texts or, where that fails, of blocks."""
-    plain = [{**message, "content": content_of(message)} for message in row["messages"]]
-    blocks = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in plain]
-    for messages in (plain, blocks):
-        try:
-            text = byte_tokenizer().apply_chat_template(
-                messages,
-                tools=row.get("tools"),
-                chat_template=resolve_chat_template(f"trl:{template}"),
-                tokenize=False,
-            )
-        except Exception:
-            continue
-        if messages is blocks or plain[0]["content"] in text or plain[0]["content"].strip() in text:
-            return text
-    return None
-
-
-def outcome(template: str, name: str, row: dict[str, Any]) -> str:
-    """``equal``, ``flagged`` (and the template's own rendering confirms why), or what is wrong."""
-    encoded = encode(template, row)
-    text = rendering(template, row)
-    if isinstance(encoded, UnscorableRowError):
-        if encoded.status == "bad_row":
-            return "flagged" if text is None else f"bad_row, but the template renders it: {encoded}"
-        if encoded.status != "template_dropped_text":
-            return f"{encoded.status}: {encoded}"
-        wanted = [piece for message in row["messages"] for piece in written(message)]
-        position = 0
-        for piece in wanted:
-            found = squeeze(text or "").find(piece, position)
-            if found < 0:
-                return "flagged"
-            position = found
-        return f"flagged, but nothing is left out: {encoded}"
-    expected = "".join(pieces(template, row["messages"]))
-    found = scored_text(encoded)
-    loose = "marker" in name or "spaced" in name or ("think" in name and template.startswith("glm4moe"))
-    if (squeeze(found) == squeeze(expected)) if loose else (found == expected):
-        return "equal"
-    return f"scored {found!r}, expected {expected!r}"
-
-
-def written(message: dict[str, Any]) -> Iterator[str]:
+def written(message: Row) -> list[str]:
     """Texts that a rendering has to show, without white space."""
-    if message["role"] != "assistant":
-        return
-    for key in ("reasoning_content", "reasoning", "thinking"):
-        if message.get(key):
-            yield squeeze(message[key])
-    yield squeeze(content_of(message))
-    for call in message.get("tool_calls", []):
-        yield {id(WEATHER): "risXVI", id(TIME): "CET", id(TEXT_ARGUMENTS): "Rome"}[id(call)]
+    reasoning = [squeeze(message[key]) for key in ("reasoning_content", "reasoning", "thinking") if key in message]
+    calls = [squeeze(text.removeprefix('{"city": "')) for text in called(message)]
+    return [*reasoning, squeeze(content_of(message)), *(call.rstrip('"') for call in calls)]
 
 
-def marked_as_generated(template: str, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Token ids and the template's own mask, both from transformers alone; ``None`` where it refuses the row."""
-    messages = [{**message, "content": content_of(message)} for message in row["messages"]]
-    if template.startswith(("idefics3", "smolvlm", "llava_next")):
-        messages = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
-    try:
-        marked = byte_tokenizer().apply_chat_template(
-            messages,
-            tools=row.get("tools"),
-            chat_template=resolve_chat_template(f"trl:{template}"),
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-    except Exception:
+def shows(text: str | None, messages: list[Row]) -> bool:
+    """Whether a text has all that the messages' assistant wrote."""
+    text = squeeze(text or "")
+    position = 0
+    for message in messages:
+        if message["role"] == "assistant":
+            found = [text.find(piece, position) for piece in written(message)]
+            if min(found) < 0:
+                return False
+            position = max(found)
+    return True
+
+
+def expected_span(template: str, row: Row, i: int, turns: Turns) -> tuple[str, int, int] | None:
+    """*Told* of turn ``i`` and the response there, where *asked* is what it begins with."""
+    before, message = row["messages"][:i], row["messages"][i]
+    asked = render(template, row, before, add_generation_prompt=True)
+    told, alone = (render(template, row, [*before, turn]) for turn in (message, say("\0")))
+    if asked is None or told is None or alone is None:
         return None
-    return np.array(marked["input_ids"]), np.array(marked["assistant_masks"], dtype=bool)
+    if turns == "each" and "tool_calls" not in message and not shows(told, [message]):
+        content, tag = content_of(message), re.search(r"(<[^<>\s]+>)?\s*\Z", asked)
+        if tag and tag[1] and content.lstrip().startswith(tag[1]):
+            content = content.lstrip()[len(tag[1]) :].lstrip()
+        return asked + content, len(asked), len(asked + content)
+    if not told.startswith(asked):
+        return None
+    after = alone[alone.rfind("\0") + 1 :]
+    return (told, len(asked), len(told) - len(after)) if told.endswith(after) else None
 
 
-def runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], mask.astype(int), [0]))))
-    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+def outcome(template: str, name: str, turns: Turns) -> str:
+    """``exact``, ``right`` as far as renderings tell, ``flagged`` and rightly so, or what is wrong."""
+    row, encoded = cases(template)[name], encode(template, name, turns)
+    messages = row["messages"]
+    counted = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if isinstance(encoded, UnscorableRowError):
+        if turns == "each":
+            kept = all(shows(render(template, row, messages[: i + 1]), messages[i : i + 1]) for i in counted)
+        else:
+            kept = shows(render(template, row, messages), messages)
+        return f"flagged, but nothing is left out: {encoded}" if kept else "flagged"
+    found = scored_text(encoded)
+    if any(text in found for text in OTHERS):
+        return f"text of another message is scored: {found!r}"
+    # Tags and white space that the prompt supplied are not scored.
+    openings = [re.sub(r"^(<[^<>]+>|think>)+", "", squeeze(content_of(messages[i]))) for i in counted]
+    if not shows(found, [{**messages[i], "content": text} for i, text in zip(counted, openings, strict=True)]):
+        return f"text is left out: {found!r}"
+    spans = [expected_span(template, row, i, turns) for i in counted]
+    whole = render(template, row, messages) or ""
+    if None in spans or (turns == "all" and not all(whole.startswith(told[:end]) for told, _, end in spans)):
+        return "right"
+    if turns == "all":
+        spans = [(whole, start, end) for _, start, end in spans]
+    tokens = [len(byte_tokenizer()(text[:end])["input_ids"]) for text, _, end in spans]
+    texts = "".join(text[start:end] for text, start, end in spans)
+    if found == texts and tokens[-1] == encoded.sequences[-1].input_ids.size:
+        return "exact"
+    return f"scored {found!r}, expected {texts!r}"
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_what_is_scored_is_the_rows_own_text_or_the_row_says_why_not(template: str) -> None:
-    outcomes = {name: outcome(template, name, row) for name, row in cases(template)}
-    wrong = {name: found for name, found in outcomes.items() if found not in ("equal", "flagged")}
-    assert not wrong
-    assert outcomes["one turn"] == outcomes["white space, two turns"] == outcomes["code"] == "equal"
+def test_the_response_is_scored_or_the_row_says_why_not(template: str) -> None:
+    for turns in ("all", "each"):
+        outcomes = {name: outcome(template, name, turns) for name in cases(template)}
+        assert {name: found for name, found in outcomes.items() if found not in ("exact", "right", "flagged")} == {}
+        assert {outcomes[name] for name in ("one turn", "code", "no ASCII")} <= {"exact", "right"}
+        flagged = [name for name, found in outcomes.items() if found == "flagged"]
+        assert set(flagged) <= {name for name in cases(template) if outcome(template, name, "all") == "flagged"}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_response_put_in_as_content_has_the_same_span_where_it_renders_the_same(template: str) -> None:
+    for name, row in cases(template).items():
+        encoded, messages = encode(template, name), row["messages"]
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if isinstance(encoded, UnscorableRowError):
+            continue
+        spans = runs(mask_of(encoded, encoded.input_ids.size))
+        if len(spans) != len(turns):
+            continue
+        texts = dict(zip(turns, (byte_tokenizer().decode(encoded.input_ids[a:b]) for a, b in spans), strict=True))
+        as_content = [say(texts[i]) if i in texts else message for i, message in enumerate(messages)]
+        rendering = render(template, row, as_content)
+        if rendering and rendering == render(template, row, messages):
+            assert same(encode_row(template, row | {"messages": as_content}), encoded), name
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_reasoning_is_the_same_under_each_key_and_under_several(template: str) -> None:
+    keys = ("reasoning_content", "reasoning", "thinking")
+    copies = {"messages": [FIRST, say("It is 4.", **dict.fromkeys(keys, "hm, 2+2"))]}
+    for turns in ("all", "each"):
+        outcomes = [encode(template, key, turns) for key in keys]
+        assert all(same(found, outcomes[0]) for found in [*outcomes, encode_row(template, copies, turns)])
 
 
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name.endswith("_training")])
-def test_what_is_scored_lies_inside_the_generation_marks_and_leaves_out_only_what_is_listed(template: str) -> None:
-    listed = set().union(*(texts for family, texts in LEFT_OUT.items() if is_one_of(template, (family,))))
+def test_the_generation_marks_hold_the_response_and_beyond_it_only_what_is_listed(template: str) -> None:
+    listed = set().union(*(texts for family, texts in LEFT_OUT.items() if fnmatch(template, f"{family}_training")))
     seen: set[str] = set()
-    for _, row in cases(template):
-        encoded, marked = encode(template, row), marked_as_generated(template, row)
+    for name, row in cases(template).items():
+        encoded = encode(template, name)
+        marked = render(
+            template, row, row["messages"], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
         if isinstance(encoded, UnscorableRowError) or marked is None:
             continue
-        ids, mask = marked
+        ids, mask = np.array(marked["input_ids"]), np.array(marked["assistant_masks"], dtype=bool)
         if not np.array_equal(ids[: encoded.input_ids.size], encoded.input_ids):
             assert "tools" in row  # other forms of a call's arguments than the row's own
             continue
-        scored = np.zeros_like(mask)
-        scored[encoded.positions] = True
-        assert not np.any(scored & ~mask)
-        seen |= {byte_tokenizer().decode(ids[start:end]) for start, end in runs(mask & ~scored)}
-    assert {text for text in seen if text.strip()} - listed == set()
-    assert {text for text in listed if text.strip()} - seen == set()
+        scored = mask_of(encoded, ids.size)
+        outside = byte_tokenizer().decode(ids[scored & ~mask])
+        assert not outside.replace(UNASKED.get(template, "\0"), ""), name
+        seen |= {byte_tokenizer().decode(ids[start:end]).strip() for start, end in runs(mask & ~scored)}
+    assert seen - {""} == listed
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_without_reasoning_each_turn_is_what_it_is_in_the_whole(template: str) -> None:
+    differ = set()
+    for name in CASES:
+        whole, each = encode(template, name), encode(template, name, "each")
+        if "think" in name or "reasoning" in name or isinstance(whole, UnscorableRowError):
+            continue
+        assert isinstance(each, EncodedRow)
+        positions = np.concatenate([part.positions for part in each.sequences])
+        texts = [np.array_equal(part.input_ids, whole.input_ids[: part.input_ids.size]) for part in each.sequences]
+        if not all(texts) or not np.array_equal(positions, whole.positions):
+            differ.add(name)
+    assert bool(differ) == (template in EACH_DIFFERS), differ
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_messages_as_arrow_returns_them_score_as_the_originals_do(template: str) -> None:
-    rows = [
-        {"messages": messages, "tools": TOOLS if "call" in name else None}
-        for name, messages in CASES.items()
-        if "blocks" not in name and "as text" not in name
-    ]
+    names = [name for name in CASES if "blocks" not in name and "as text" not in name]
+    rows = [{"messages": CASES[name], "tools": TOOLS if "call" in name else None} for name in names]
     returned = Dataset.from_list(rows).to_list()
     assert returned[0]["messages"][0]["tool_calls"] is None
-    encoder = ConversationEncoder(byte_tokenizer(), chat_template=resolve_chat_template(f"trl:{template}"))
-    originals, again = (encoder.encode(some, find_format(["messages", "tools"])) for some in (rows, returned))
-    for original, found in zip(originals, again, strict=True):
-        if isinstance(original, EncodedRow):
-            assert isinstance(found, EncodedRow)
-            assert np.array_equal(found.input_ids, original.input_ids)
-            assert np.array_equal(found.positions, original.positions)
-        else:
-            assert isinstance(found, UnscorableRowError) and found.status == original.status
+    encoder = ConversationEncoder(byte_tokenizer(), chat_template=source(template))
+    for name, found in zip(names, encoder.encode(returned, find_format(["messages", "tools"])), strict=True):
+        assert same(found, encode(template, name))
 
 
 def print_table() -> None:
-    print("| template | cases | equal to the oracle | flagged | wrong |\n|---|---|---|---|---|")
+    kinds = ("exact", "right", "flagged")
+    print("| template | cases | exact | right | flagged | each: exact | right | flagged | wrong |\n|---|" + "---|" * 8)
     total: Counter[str] = Counter()
     for template in TEMPLATES:
-        kinds = Counter(outcome(template, name, row) for name, row in cases(template))
-        counts = kinds.total(), kinds["equal"], kinds["flagged"], kinds.total() - kinds["equal"] - kinds["flagged"]
-        print(f"| {template} | {' | '.join(map(str, counts))} |")
-        total.update(dict(zip(("cases", "equal", "flagged", "wrong"), counts, strict=True)))
-    print(f"| **all** | {' | '.join(str(total[key]) for key in ('cases', 'equal', 'flagged', 'wrong'))} |")
+        found = Counter(
+            f"{turns} {outcome(template, name, turns)}" for name in cases(template) for turns in ("all", "each")
+        )
+        counts = {f"{turns} {kind}": found[f"{turns} {kind}"] for turns in ("all", "each") for kind in kinds}
+        counts = {"cases": len(cases(template)), **counts, "wrong": found.total() - sum(counts.values())}
+        total.update(counts)
+        print(f"| {template} | {' | '.join(map(str, counts.values()))} |")
+    print(f"| **all** | {' | '.join(str(total[key]) for key in counts)} |")
 
 
 if __name__ == "__main__":
