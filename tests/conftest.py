@@ -34,7 +34,7 @@ SHARED = ROOT.parent / "shared"
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TRAINING_TEXT = [
     "To solve the problem, let x be the number of strings. Then f(n) = 2 f(n-1) + 3, and so the answer is 42.",

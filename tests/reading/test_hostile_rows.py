@@ -123,12 +123,18 @@ keywords = st.one_of(
     ),
     anything,
 )
+numbers = st.one_of(
+    st.none(), st.just([1, 2, 3]), st.just([-100, 2, 3]), st.lists(st.integers(-101, 500), max_size=4), anything
+)
 VALUES = {
     **dict.fromkeys(("messages", "conversations"), conversations),
     **dict.fromkeys(("prompt", "completion"), st.one_of(texts, conversations)),
     **dict.fromkeys(("instruction", "input", "output", "text", "system"), st.one_of(texts, anything)),
     "tools": st.one_of(st.none(), st.lists(st.one_of(calls, texts), max_size=2), anything),
     "chat_template_kwargs": keywords,
+    **dict.fromkeys(("input_ids", "position_ids"), numbers),
+    **dict.fromkeys(("labels", "completion_mask", "assistant_masks"), st.one_of(st.none(), numbers)),
+    **dict.fromkeys(("attention_mask", "seq_lengths"), st.one_of(st.none(), st.none(), numbers)),
 }
 
 
@@ -266,9 +272,11 @@ def test_columns_of_different_lengths_are_the_callers_mistake(
     )
 
 
-def test_columns_that_are_no_dict_are_the_callers_mistake(model: PreTrainedModel) -> None:
+def test_columns_that_are_no_dict_are_the_callers_mistake(
+    tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel
+) -> None:
     with pytest.raises(ValueError, match="columns='messages': must be a dict"):
-        RSRScorer(model, columns="messages")
+        RSRScorer(model, tokenizer=tokenizer, columns="messages")
 
 
 TURNS = [*conversation("Solve it.", "the answer is 42."), *conversation("And this?", "f(n) = 2 f(n-1) + 3")]

@@ -142,6 +142,7 @@ LEFT_OUT = {
     "diffusion_gemma": {"<turn|>"},
     "gemma*": {"<end_of_turn>"},
     "glm4moe": {"<|observation|>", "<|user|>"},
+    "gptoss": {"<|call|>", "<|end|>", "<|return|>", "<|start|>assistant"},
     "idefics3": {"<end_of_utterance>"},
     "lfm2*": {"<|im_end|>"},
     "llama3": {"<|eot_id|>"},
@@ -251,8 +252,7 @@ def render(template: str, row: Row, messages: list[Row], **options: Any) -> Any:
             again = byte_tokenizer().apply_chat_template(
                 shown,
                 tools=row.get("tools"),
-                chat_template=source(template).replace("strftime_now", "on_one_day"),
-                on_one_day=datetime.datetime(2025, 1, 1).strftime,
+                chat_template=re.sub(r"strftime_now\((.)(.*?)\1\)", on_one_day, source(template)),
                 **({"tokenize": False} | options),
             )
         except Exception:
@@ -262,6 +262,10 @@ def render(template: str, row: Row, messages: list[Row], **options: Any) -> Any:
         if all(part in text for message in messages for part in called(message)):
             return again
     return found
+
+
+def on_one_day(match: re.Match[str]) -> str:
+    return repr(datetime.date(2025, 1, 1).strftime(match[2]))
 
 
 def in_form(template: str, message: Row, content: str | None = "", arguments: Any = None) -> Row:

@@ -15,7 +15,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rsr_datasets.reading.encoder import ConversationEncoder
 from rsr_datasets.reading.formats import find_format
-from rsr_datasets.reading.locating import RenderedText
+from rsr_datasets.reading.response import RenderedText
 from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
 from rsr_datasets.reading.templates import resolve_chat_template
 from rsr_datasets.reading.tokenizing import _tokenize_without_offsets, tokenize
@@ -163,7 +163,7 @@ def test_a_tokenizer_without_offsets_scores_the_same_text(content: str) -> None:
 
 
 def test_what_a_tokenizer_without_offsets_does_not_spell_is_said() -> None:
-    with pytest.raises(UnscorableRowError, match=r"ByT5Tokenizer gives no character offsets .* a fast one") as error:
+    with pytest.raises(UnscorableRowError, match=r"ByT5Tokenizer: no character offsets .* a fast one") as error:
         encode(ByT5Tokenizer(), {"text": "lost: \ufffd"})
     assert error.value.status == "bad_row"
 
