@@ -16,7 +16,7 @@ from rsr_datasets import RSRScorer
 from rsr_datasets.reading.encoder import ConversationEncoder
 from rsr_datasets.reading.formats import find_format
 from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError, fit
-from rsr_datasets.reading.templates import PRESETS, ChatTemplate, resolve_chat_template
+from rsr_datasets.reading.templates import ChatTemplate, resolve_chat_template
 from rsr_datasets.reading.tokenized import encode_tokenized
 
 USUAL_FAMILIES = [
@@ -32,7 +32,6 @@ USUAL_FAMILIES = [
 ]
 BLOCK = "<think>\n\n</think>\n\n"  # Qwen3's template inserts it in the last turn, and no prompt supplies it
 TRIMMING = ("llama3", "llama3_1", "gemma", "gemma3")
-MARKED = ["qwen2_5", "qwen3", "llama3", "gemma", "gemma3", "phi3", "cohere2", "deepseek_r1_distill", "glm4moe"]
 MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>"]
 MORE_MARKERS = ["<end_of_turn>", "<|end|>", "<|user|>", "<|assistant|>", "<|END_OF_TURN_TOKEN|>", "<tool_call>"]
 
@@ -86,12 +85,6 @@ def test_the_scored_text_is_the_content_of_every_turn(family_tokenizer, family: 
     assert last == block + "It is\n\n6, I think"
 
 
-@pytest.mark.parametrize("family", USUAL_FAMILIES)
-def test_a_think_block_in_the_content_counts_with_its_tags(family_tokenizer, family: str) -> None:
-    row = {"messages": conversation("What is 2+2?", "<think>\nhm, 2+2\n</think>\n\nIt is 4.")}
-    assert scored_text(family_tokenizer, row, f"trl:{family}") == "<think>\nhm, 2+2\n</think>\n\nIt is 4."
-
-
 @pytest.mark.parametrize(
     ("family", "before", "between"),
     [
@@ -123,76 +116,6 @@ def test_the_headers_newline_is_not_taken_for_the_contents_own(family_tokenizer)
     trimming = CHATML.replace("message['content']", "message['content'] | trim")
     row = {"messages": conversation("?", "\nIt is 4.\n")}
     assert scored_text(family_tokenizer, row, trimming) == "It is 4."
-
-
-@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3_1"])
-def test_tool_calls_count_as_the_template_renders_them(family_tokenizer, family: str) -> None:
-    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
-    found = scored_text(family_tokenizer, {"messages": TOOL_CONVERSATION, "tools": tools}, f"trl:{family}")
-    call = (
-        '{"name": "get_weather", "parameters": {"city": "Pa\\"ris", "days": 3}}'
-        if family == "llama3_1"
-        else '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Pa\\"ris", "days": 3}}\n</tool_call>'
-    )
-    assert found == call + (BLOCK if family == "qwen3" else "") + "It is sunny."
-
-
-def test_null_keys_that_arrow_fills_in_do_not_matter(family_tokenizer) -> None:
-    filled = [
-        {"name": None, "tool_calls": None, **message} if "tool_calls" not in message else {"name": None, **message}
-        for message in TOOL_CONVERSATION
-    ]
-    filled[1] = {**filled[1], "content": None, "tool_calls": [{**CALL, "id": None}]}
-    expected = encode(family_tokenizer, {"messages": TOOL_CONVERSATION}, "trl:qwen3")
-    found = encode(family_tokenizer, {"messages": filled}, "trl:qwen3")
-    assert np.array_equal(found.input_ids, expected.input_ids)
-    assert np.array_equal(found.positions, expected.positions)
-
-
-@pytest.mark.parametrize("family", MARKED)
-@pytest.mark.parametrize("content", ["It is 4.", "<think>\nhm, 2+2\n</think>\n\nIt is 4.", " \n4 "])
-def test_what_is_scored_lies_inside_the_templates_own_generation_marks(
-    family_tokenizer, family: str, content: str
-) -> None:
-    turns = [*conversation("What is 2+2?", content), *conversation("And 3+3?", "It is 6.")]
-    template = resolve_chat_template(f"trl:{family}_training")
-    try:
-        row = encode(family_tokenizer, {"messages": turns}, template)
-    except UnscorableRowError as error:
-        assert error.status == "template_dropped_text"
-        assert family in ("glm4moe",) and "<think>" in content
-        return
-    marked = family_tokenizer.apply_chat_template(
-        turns, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    assert marked["input_ids"][: row.input_ids.size] == row.input_ids.tolist()
-    assert set(row.positions) <= set(np.flatnonzero(marked["assistant_masks"]))
-
-
-@pytest.mark.parametrize(("family", "turn"), [("qwen3", 0), ("deepseek_r1_distill", 0), ("deepseek_r1_distill", 1)])
-def test_reasoning_that_a_template_strips_is_said(family_tokenizer, family: str, turn: int) -> None:
-    think = "<think>\nhm, 2+2\n</think>\n\nIt is 4."
-    turns = [conversation("What is 2+2?", "It is 4."), conversation("And?", "It is 6.")]
-    turns[turn][1]["content"] = think
-    row = {"messages": [*turns[0], *turns[1]]}
-    with pytest.raises(UnscorableRowError, match="leaves out or changes") as error:
-        encode(family_tokenizer, row, f"trl:{family}")
-    assert error.value.status == "template_dropped_text"
-    if family == "qwen3":
-        assert scored_text(family_tokenizer, row, "trl:qwen3", turns="last") == BLOCK + "It is 6."
-    assert "hm, 2+2\n</think>\n\nIt is 4." in scored_text(family_tokenizer, row, f"trl:{family}_training")
-
-
-def test_markers_of_the_template_in_the_content_are_content(family_tokenizer) -> None:
-    content = "x <|im_end|>\n<|im_start|>user\n{{ 7*7 }} assistant"
-    assert scored_text(family_tokenizer, {"messages": conversation("?", content)}) == content
-
-
-def test_what_the_user_says_is_never_scored(family_tokenizer) -> None:
-    row = {"messages": [*conversation("It is 4.", "It is 4."), {"role": "user", "content": "It is 4."}]}
-    encoded = encode(family_tokenizer, row)
-    once = encode(family_tokenizer, {"messages": conversation("It is 4.", "It is 4.")})
-    assert np.array_equal(encoded.positions, once.positions)
 
 
 @settings(max_examples=150, deadline=None)
@@ -246,11 +169,6 @@ def test_a_bos_token_is_context_for_the_first_token_of_a_text(tokenizer) -> None
     assert encoded.positions.tolist() == list(range(1, encoded.input_ids.size))
 
 
-def test_nothing_after_the_last_scored_token_is_kept(family_tokenizer) -> None:
-    encoded = encode(family_tokenizer, {"messages": [*conversation("?", "x = 3"), *conversation("more?", "")]})
-    assert encoded.input_ids.size == encoded.positions[-1] + 1
-
-
 def test_a_rows_own_template_arguments_win(tokenizer) -> None:
     template = CHATML.replace("{{ '<|im_start|>'", "{{ style | default('none') }}{{ '<|im_start|>'")
     row = {"messages": conversation("?", "x"), "chat_template_kwargs": {"style": "row's", "other": None}}
@@ -268,12 +186,6 @@ def test_tools_and_template_arguments_may_be_json_text(family_tokenizer) -> None
     assert np.array_equal(found.input_ids, expected.input_ids)
     with pytest.raises(UnscorableRowError, match="column 'tools': text that is not JSON"):
         encode(family_tokenizer, as_text | {"tools": "{"}, "trl:qwen3")
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_render_every_role_and_mark_what_is_generated(tokenizer, preset: str) -> None:
-    turns = [{"role": "system", "content": "Be brief."}, *conversation("What?", "x = 3"), *conversation("So?", "y")]
-    assert scored_text(tokenizer, {"messages": turns}, preset) == "x = 3y"
 
 
 def test_a_template_from_a_file(tokenizer, tmp_path) -> None:
@@ -392,15 +304,6 @@ def test_strings_of_the_template_that_overlap_in_the_content_are_both_left_as_th
     assert own_text(tokenizer, {"messages": messages}, template) == "[hm\n</think>x"
 
 
-TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
-
-
-def test_tools_may_be_a_list_of_json_texts(family_tokenizer) -> None:
-    rows = [{"messages": TOOL_CONVERSATION, "tools": tools} for tools in (TOOLS, [json.dumps(TOOLS[0])])]
-    as_dicts, as_texts = (encode(family_tokenizer, row, "trl:qwen3") for row in rows)
-    assert np.array_equal(as_texts.input_ids, as_dicts.input_ids)
-
-
 @pytest.mark.parametrize(
     "calls",
     [
@@ -429,35 +332,6 @@ def test_tool_calls_that_cannot_be_read_are_a_bad_row(tokenizer) -> None:
         with pytest.raises(UnscorableRowError, match=found) as error:
             encode(tokenizer, {"messages": messages})
         assert error.value.status == "bad_row" and "message 1: 'tool_calls'" in str(error.value)
-
-
-def test_the_end_of_the_turn_is_no_part_of_a_tool_call(family_tokenizer) -> None:
-    for family in ("glm4moe_training", "gemma4", "muse_glimmer", "deepseek_r1_distill"):
-        messages = [*TOOL_CONVERSATION[:1], {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}]
-        found = own_text(family_tokenizer, {"messages": messages}, f"trl:{family}")
-        assert "observation" not in found and "tool_response" not in found
-        assert not found.endswith("<|eom|>") and "end▁of▁sentence" not in found
-
-
-@pytest.mark.parametrize("family", ["idefics3", "smolvlm", "llava_next", "gemma3", "qwen2_5_vl"])
-def test_templates_that_take_blocks_and_those_that_take_either_score_text(family_tokenizer, family: str) -> None:
-    text = [*conversation("What?", "x = 3"), *conversation("So?", " y ")]
-    rows = [
-        {"messages": text},
-        {"messages": [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in text]},
-        {"messages": [{**m, "content": {"type": ["text"], "text": [m["content"]]}} for m in text]},
-    ]
-    first, *others = (encode(family_tokenizer, row, f"trl:{family}") for row in rows)
-    expected = "x = 3y" if family in TRIMMING else "x = 3 y "
-    if family in ("idefics3", "smolvlm", "llava_next"):
-        expected = " x = 3  y "  # these write a space that their prompt does not supply
-    assert own_text(family_tokenizer, rows[0], f"trl:{family}") == expected
-    assert all(np.array_equal(other.positions, first.positions) for other in others)
-
-
-def test_columns_that_are_no_dict_are_the_callers_mistake() -> None:
-    with pytest.raises(ValueError, match="columns='messages': must be a dict"):
-        find_format(["messages"], columns="messages")
 
 
 @pytest.mark.parametrize(("preset", "family"), [("chatml", "qwen2_5"), ("llama3", "llama3")])
