@@ -142,9 +142,19 @@ def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.
     return RowStatus(scored, status.among([TRUNCATED]), unscored)
 
 
+def is_json_text(field: pa.Field) -> bool:
+    """Whether a column holds arguments as JSON: ``tools`` or ``chat_template_kwargs`` of type ``Json``."""
+    return field.name in ("tools", "chat_template_kwargs") and "arrow.json" in str(field.type)
+
+
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
-    """Reads rows as dicts; columns whose feature, such as JSON, needs decoding are decoded."""
-    decoded = Features({name: features[name] for name in table.column_names}).decode_batch(table.to_pydict())
+    """Reads rows as dicts; columns whose feature needs decoding are decoded.
+
+    Columns of arguments stay JSON text, whose nulls a reader can tell from those that Arrow fills in.
+    """
+    values = table.to_pydict()
+    typed = {name: features[name] for name in values if not is_json_text(table.schema.field(name))}
+    decoded = values | Features(typed).decode_batch({name: values[name] for name in typed})
     return [dict(zip(decoded, values, strict=True)) for values in zip(*decoded.values(), strict=True)]
 
 

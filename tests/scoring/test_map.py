@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -24,6 +25,10 @@ from safetensors.torch import load_file, save_file
 import rsr_datasets.scoring.scorer as scorer_module
 import rsr_datasets.scoring.settings
 from rsr_datasets import RSRScorer
+from rsr_datasets.reading.formats import RowFormat
+from rsr_datasets.reading.messages import read_tools
+from rsr_datasets.scoring.map_input import read_input
+from rsr_datasets.tables.arrays import read_rows
 from rsr_datasets.tables.columns import ScoreColumns
 
 ROW_TYPES = ScoreColumns().row_types
@@ -388,3 +393,20 @@ def test_a_tokenizers_padding_state_does_not_matter(student_folder: str, tokeniz
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     assert hashed(student=student_folder, tokenizer=tokenizer) == before
+
+
+def test_columns_of_type_json_keep_their_nulls() -> None:
+    features = datasets.Features({"tools": datasets.List(datasets.Json()), "text": datasets.Value("string")})
+    dataset = Dataset.from_list([{"tools": [{"default": None}], "text": "x"}], features=features)
+    seen = []
+    row_format = RowFormat("text", {"text": "text", "tools": "tools"})
+
+    def look(rows: object) -> dict[str, object]:
+        given = read_input(rows, (), inspect.currentframe().f_back, lambda names: row_format)
+        seen.append(given.rows[0]["tools"])
+        return {}
+
+    for batched in (True, False):
+        dataset.map(look, batched=batched)
+    seen.append(read_rows(dataset.data.table, features)[0]["tools"])
+    assert [read_tools(value) for value in seen] == [[{"default": None}]] * 3
