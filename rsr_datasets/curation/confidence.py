@@ -13,7 +13,7 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..engines.base import TokenScores
-from ..reading.formats import find_format
+from ..reading.formats import TOKENIZED, find_format
 from ..reading.rows import EncodedRow
 from ..reading.steps import step_ends, token_steps
 from ..reading.templates import REASONING_KEYS
@@ -69,7 +69,7 @@ def answer_confidence(
         The same rows with the columns; those of the same names are replaced.
 
     Raises:
-        ValueError: If a column is missing or an argument is out of its range.
+        ValueError: If a column is missing, an argument is out of its range, or the scorer reads each turn by itself.
         TypeError: If ``dataset`` is not a ``Dataset``.
     """
     if not isinstance(max_probes, int) or max_probes < 2:
@@ -80,6 +80,8 @@ def answer_confidence(
     if answer_column not in require_dataset(dataset).column_names:
         raise ValueError(f"answer_column={answer_column!r}: no such column; the dataset has {dataset.column_names}")
     row_format, tokenizer = scorer.find_format(dataset.column_names), scorer.load_tokenizer()
+    if scorer.settings["turns"] == "each" or row_format.kind == TOKENIZED:
+        raise ValueError("the answer is asked for in one rendering of text: use turns=\"all\" or turns=\"last\"")
     source = dataset.select_columns(list({*row_format.names, answer_column})).with_format("arrow")
     values: list[Sequence[Any]] = []
     with tqdm(total=len(dataset), unit="row", desc="Asking for the answers") as progress:

@@ -119,6 +119,8 @@ def test_mistakes_in_probing(scorer: RSRScorer) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             answer_confidence(ds, scorer, **{"answer_column": "answer"} | arguments)
+    with pytest.raises(ValueError, match='turns="all"'):
+        answer_confidence(ds, RSRScorer(scorer.source.name, turns="each"), "answer")
 
 
 @pytest.mark.parametrize(
