@@ -1,7 +1,5 @@
 """The command line: ``rsr-datasets``, one subcommand a step, thin: the flags are the Python functions' arguments."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -4,8 +4,6 @@ So a flag has its argument's name, default and meaning, and no argument is witho
 since importing the functions would import torch, datasets and transformers.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

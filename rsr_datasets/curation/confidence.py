@@ -1,7 +1,5 @@
 """How sure of the known answer a student becomes along a trajectory, and trajectories cut where it is sure."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

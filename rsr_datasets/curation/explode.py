@@ -1,7 +1,5 @@
 """One row per candidate, from one row per problem."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

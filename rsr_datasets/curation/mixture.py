@@ -1,7 +1,5 @@
 """Weights for training on all candidates of a problem, the more suitable ones more (a softmax over their scores)."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

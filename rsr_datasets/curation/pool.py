@@ -4,8 +4,6 @@ A new selection is a function of one ``Dataset`` under :func:`selection_rule`, w
 rows, and calls :func:`rsr_datasets.curation.report.finish`.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import math

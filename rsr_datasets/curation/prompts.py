@@ -1,7 +1,5 @@
 """Rows grouped by their problem: a key column, or the conversation before the first scored turn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

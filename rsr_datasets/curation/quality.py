@@ -1,7 +1,5 @@
 """Qualities of trajectories that need no student: the rule of LIMO, and whether the answer is right."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping

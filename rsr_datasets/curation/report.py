@@ -1,7 +1,5 @@
 """The end of a selection: the kept rows, their provenance record, and what the selection did in numbers."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

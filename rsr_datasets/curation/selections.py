@@ -1,7 +1,5 @@
 """The best trajectories of each problem (paper, section 5.1), and the best share of a dataset (section 7)."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A new engine is one file with two classes: a :class:`StudentSource`, which says 
 are loaded, and the :class:`Engine` that its ``load`` returns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable

@@ -4,8 +4,6 @@ Colours are those of Okabe and Ito, which colour-blind readers tell apart. More 
 marker's shape too.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ The facts come from the provenance records in the data, from a scorer, or from a
 ``rsr_settings`` column. The sections are in ``sections/``, their text in ``cards/dataset_card.md.jinja``.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Values from data, written so that Markdown, HTML and Python show them and never obey them."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """How rows were scored and selected: provenance records, of the data and from outside, held against the scores."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

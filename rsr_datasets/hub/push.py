@@ -1,7 +1,5 @@
 """The way to the Hub: data through ``Dataset.push_to_hub``, then card and figure in one commit."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

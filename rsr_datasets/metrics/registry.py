@@ -1,7 +1,5 @@
 """Metrics and their names. A metric is a function of one trajectory's tokens; the registry finds it by its name."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The Rank-Surprisal Ratio from the ranks and surprisals of tokens alone (arXiv:2601.14249): NumPy in, NumPy out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal

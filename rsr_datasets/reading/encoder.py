@@ -1,7 +1,5 @@
 """A row to token ids and the positions to score: the chain that encodes rows of one format for one student."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

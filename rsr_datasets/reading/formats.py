@@ -1,7 +1,5 @@
 """The formats of datasets: which columns are read, and as what."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

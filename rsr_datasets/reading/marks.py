@@ -5,8 +5,6 @@ message stands between two characters of that message. Text that a template may 
 constants, special tokens, white space at the edges) stays.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping, Sequence

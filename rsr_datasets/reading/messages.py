@@ -1,7 +1,5 @@
 """A row to its conversation: messages, tools and template arguments in one form, whatever the format."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

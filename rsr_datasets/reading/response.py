@@ -16,8 +16,6 @@ The same pieces and the same end are looked for where the turn stands in the ren
 the whole rendering, after all earlier messages.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Where the steps of a trajectory end: its sentences and lines, as text and as tokens."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Chat templates: where their Jinja text comes from, and rendering."""
 
-from __future__ import annotations
-
 import datetime
 import functools
 import importlib.util

@@ -1,7 +1,5 @@
 """Tokens as text: what each token of a trajectory adds to it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase

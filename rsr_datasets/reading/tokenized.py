@@ -1,7 +1,5 @@
 """Rows that are tokenized already: token ids, and which of them a trainer trains on."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ prompt and response, the merged token is the first one that counts. A token coun
 that counts, or a part of one: all byte tokens of an emoji count if the emoji does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

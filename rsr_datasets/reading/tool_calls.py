@@ -1,7 +1,5 @@
 """Tool calls: the forms in which templates ask for them, and where a template renders them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any

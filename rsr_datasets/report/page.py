@@ -1,7 +1,5 @@
 """The HTML report: one file that shows what was scored, opened without a network or a server."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,7 +1,5 @@
 """The rows that are in the page: points of the plots, and problems with the tokens or text of their candidates."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

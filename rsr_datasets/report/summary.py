@@ -1,7 +1,5 @@
 """The scored rows as the report reads them, and the numbers, distributions and records of all rows in the page."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

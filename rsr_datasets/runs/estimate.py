@@ -1,7 +1,5 @@
 """What a run would cost, from a sample of its rows and the student's configuration, before any weights are loaded."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from typing import Any

@@ -6,8 +6,6 @@ each unit: a unit is done when its note is there and fits its file. ``scored/`` 
 gives the same bits.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

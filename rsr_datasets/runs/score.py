@@ -1,7 +1,5 @@
 """Scoring of big datasets in work units: many processes and machines, checkpoints, resuming, one result."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import logging

@@ -1,7 +1,5 @@
 """Outcomes of rows to Arrow columns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

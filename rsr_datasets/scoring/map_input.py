@@ -1,7 +1,5 @@
 """The reading of what ``map`` or a caller by hand gives to a scorer, and the form in which they take the columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import FrameType

@@ -1,7 +1,5 @@
 """Scores from token columns, without a student."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """A student at work: rows to token ids, token ids to outcomes; and its second reading, with less before the tokens."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

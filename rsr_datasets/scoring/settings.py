@@ -1,7 +1,5 @@
 """The settings of a scorer: checked once, then frozen; their hashes tell scores apart."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

@@ -1,7 +1,5 @@
 """Single columns of a dataset as NumPy arrays, read in batches: memory never holds a column of text."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The columns that scoring adds: their names, Arrow types and statuses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """A hash of what columns hold, whatever their layout in memory."""
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc

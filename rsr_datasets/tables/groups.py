@@ -1,7 +1,5 @@
 """Rows grouped by equal keys."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

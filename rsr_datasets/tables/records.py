@@ -4,8 +4,6 @@
 joins their descriptions. So each record stands between two marks, whatever text is around them.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

@@ -1,7 +1,5 @@
 """One step for a ``Dataset``, or for each split of a ``DatasetDict``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

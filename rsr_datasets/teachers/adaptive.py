@@ -1,7 +1,5 @@
 """Adaptive sampling: scoring ends once the best teacher is known well enough."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Sequence

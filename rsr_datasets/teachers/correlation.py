@@ -1,7 +1,5 @@
 """Correlation of a metric with post-training performance across teachers (paper, Table 4)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

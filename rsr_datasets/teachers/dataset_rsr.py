@@ -1,7 +1,5 @@
 """Rank-Surprisal Ratio of a dataset (arXiv:2601.14249, Eq. 9), or another metric of it, with a bootstrap interval."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

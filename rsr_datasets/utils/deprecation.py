@@ -1,7 +1,5 @@
 """Arguments that were renamed or removed: accepted under the old name for one version, with a warning."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable

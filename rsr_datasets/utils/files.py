@@ -1,7 +1,5 @@
 """Files: atomic writing, JSON, and content hashes."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Batches: how many tokens a device reads in one forward pass, and which rows are read together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The student's decoder: token ids to hidden states, of rows side by side or in one sequence."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property

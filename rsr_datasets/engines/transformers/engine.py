@@ -1,7 +1,5 @@
 """The engine that runs a student of transformers: rows to batches, to ranks and surprisals."""
 
-from __future__ import annotations
-
 import bisect
 import logging
 from collections.abc import Callable, Sequence

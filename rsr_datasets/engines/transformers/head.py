@@ -1,7 +1,5 @@
 """The student's output head: hidden states to ranks, surprisals and entropies, a chunk of tokens at a time."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Literal
 

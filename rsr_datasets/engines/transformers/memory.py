@@ -1,7 +1,5 @@
 """Settings of this process's memory allocator, for programs of which scoring is the whole purpose."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 

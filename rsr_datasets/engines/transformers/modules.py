@@ -1,7 +1,5 @@
 """Copies of modules that share their weights, with some of the inner modules changed."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable

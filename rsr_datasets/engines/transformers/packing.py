@@ -4,8 +4,6 @@ The layers of a decoder read one sequence of tokens without padding; only attent
 one problem share its prompt, and often all rows share a system prompt.
 """
 
-from __future__ import annotations
-
 import contextvars
 import copy
 import itertools

@@ -1,7 +1,5 @@
 """Refusals at load: of heads and students that would give wrong scores, and of every error of a model family."""
 
-from __future__ import annotations
-
 import contextlib
 import textwrap
 from collections.abc import Iterator

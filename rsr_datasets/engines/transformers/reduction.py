@@ -1,7 +1,5 @@
 """A chunk of logits and its targets to rank, surprisal and, where asked, entropy."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import math

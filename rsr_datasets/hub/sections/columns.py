@@ -1,7 +1,5 @@
 """Columns: name, type and meaning of each."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

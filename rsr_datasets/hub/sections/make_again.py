@@ -1,7 +1,5 @@
 """Make it again: code that scores and selects the rows once more."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

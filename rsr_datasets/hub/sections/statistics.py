@@ -1,7 +1,5 @@
 """Statistics: scores, metrics and statuses of each split."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

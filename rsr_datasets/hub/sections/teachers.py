@@ -1,7 +1,5 @@
 """The teachers: rows, shares and dataset-level RSR before and after the selections, as a table and a figure."""
 
-from __future__ import annotations
-
 import io
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """Train on it: what TRL and LLaMA-Factory need to read the rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..provenance import Facts

@@ -1,7 +1,5 @@
 """Long rows go through the feed-forward layers in parts, which bounds the memory that those layers take."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

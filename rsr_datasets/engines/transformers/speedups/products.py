@@ -4,8 +4,6 @@ torch leaves these products to MKL, which uses instructions of 512 bits on Intel
 torch multiplies in bfloat16, uses them on all processors.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import platform
