@@ -199,7 +199,8 @@ def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -
 def _is_chain(steps: Sequence[Record], rows: int) -> bool:
     """Whether selections followed each other; else they were made side by side on parts that were concatenated."""
     reports = [report for record in steps if (report := as_mapping(record.get("report")))]
-    before, after = ([report.get(name) for report in reports] for name in ("rows_in", "rows_out"))
+    before: list[Any] = [report.get("rows_in") for report in reports]
+    after: list[Any] = [report.get("rows_out") for report in reports]
     if not all(isinstance(count, int) for count in (*before, *after)):
         return True
     return all(later <= earlier for earlier, later in zip(after, [*before[1:], rows], strict=False))
