@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from ..engines.base import TokenScores
 from ..reading.formats import TOKENIZED, find_format
 from ..reading.rows import EncodedRow
-from ..reading.steps import step_ends, token_steps
+from ..reading.steps import split_text, step_ends, token_steps
 from ..reading.templates import REASONING_KEYS
-from ..reading.token_texts import split_text
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows, replace_column
 from ..tables.columns import ScoreColumns, score_prefixes
@@ -79,7 +78,7 @@ def answer_confidence(
         raise ValueError(f"answer_column={answer_column!r}: no such column; the dataset has {dataset.column_names}")
     row_format, tokenizer = scorer.find_format(dataset.column_names), scorer.load_tokenizer()
     if scorer.settings["turns"] == "each" or row_format.kind == TOKENIZED:
-        raise ValueError("the answer is asked for in one rendering of text: use turns=\"all\" or turns=\"last\"")
+        raise ValueError('the answer is asked for in one rendering of text: use turns="all" or turns="last"')
     source = dataset.select_columns(list({*row_format.names, answer_column})).with_format("arrow")
     values: list[Sequence[Any]] = []
     with tqdm(total=len(dataset), unit="row", desc="Asking for the answers") as progress:

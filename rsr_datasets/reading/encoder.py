@@ -1,7 +1,6 @@
 """A row to token ids and the positions to score: the chain that encodes rows of one format for one student."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from .messages import (
     read_tools,
 )
 from .response import RenderedText, locate, locate_turn
-from .rows import EncodedRow, UnscorableRowError
-from .templates import DEFAULT_DATE, ChatTemplate, TemplateRefusedError, resolve_chat_template, training_twin
+from .rows import EncodedRow, UnscorableRowError, to_row
+from .templates import DEFAULT_DATE, ChatTemplate, Messages, TemplateRefusedError
 from .tokenizing import Tokens, tokenize
 
 
@@ -61,15 +60,9 @@ class ConversationEncoder:
     def encode(
         self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat
     ) -> list[EncodedRow | UnscorableRowError]:
-        """Encodes rows.
+        """Gives each row its encoding, or the reason why it has none.
 
-        Args:
-            rows: Rows as dicts of column name to value.
-            row_format: Where to read, from :func:`find_format`.
-
-        Returns:
-            For each row its encoding, or the reason why it has none. The first row whose template drops text says
-            which arguments would keep it.
+        The first row whose template drops text says which arguments would keep it.
 
         Raises:
             ValueError: If a conversation needs a chat template and there is none, or the template is not valid Jinja.
@@ -96,7 +89,10 @@ class ConversationEncoder:
             rendered = [self._render_text(conversation)]
         else:
             rendered = self._render_messages(conversation, values)
-        if not all(_is_utf8(each.text) for each in rendered):
+        try:
+            for each in rendered:
+                each.text.encode()
+        except UnicodeEncodeError:
             bad("text with a lone surrogate is not valid Unicode")
         return rendered
 
@@ -124,72 +120,37 @@ class ConversationEncoder:
             reason = str(error)
             if not self._said_ways_out:
                 self._said_ways_out = True
-                reason += self._ways_out(template, row.messages, counted, tools, kwargs)
+                reason += self._ways_out(template, row.messages, counted)
             raise UnscorableRowError(TEMPLATE_DROPPED_TEXT, reason) from error
 
-    def _ways_out(
-        self,
-        template: ChatTemplate,
-        messages: list[dict[str, Any]],
-        counted: Sequence[int],
-        tools: list[Any] | None,
-        kwargs: Mapping[str, Any],
-    ) -> str:
+    def _ways_out(self, template: ChatTemplate, messages: Messages, counted: Sequence[int]) -> str:
         """Names the template and the arguments under which this row keeps its text: each of them is tried."""
-        twin = training_twin(template.source)
-        name = (
-            "chat_template=" if self.chat_template else f"template of {self.tokenizer.name_or_path or 'the student'!r}"
-        )
-        if twin:
-            name += f", which is {twin.removesuffix('_training')}"
+        name = self.tokenizer.name_or_path or "the student"
+        name = "chat_template=" if self.chat_template else f"template of {name!r}"
         ways = []
-        if self.turns != "each" and all(_keeps_turn(template, messages, i) for i in counted):
-            ways.append(('turns="each" (scores every turn as the student sees it)', template, ()))
-        if len(counted) > 1:
-            ways.append(('turns="last" (scores the last turn alone)', template, counted[-1:]))
-        if twin:
-            training = ChatTemplate(self.tokenizer, resolve_chat_template(twin), tools, kwargs, self.template_date)
-            ways.append((f'chat_template="{twin}"', training, counted))
-        keeping = [way for way, other, turns in ways if not turns or _keeps_text(other, messages, turns)]
-        return f" ({name}). To keep the text: {'; '.join([*keeping, 'chat_template= with one of your own'])}"
+        if self.turns != "each" and all(_keeps_text(locate_turn, template, messages, i) for i in counted):
+            ways.append('turns="each" (scores every turn as the student sees it)')
+        if len(counted) > 1 and _keeps_text(locate, template, messages, counted[-1:]):
+            ways.append('turns="last" (scores the last turn alone)')
+        return f" ({name}). To keep the text: {'; '.join([*ways, 'chat_template= with one of your own'])}"
 
     def _to_encoded_row(self, sequences: Sequence[Tokens | None]) -> EncodedRow | UnscorableRowError:
-        encoded = []
-        for tokens in sequences:
-            if tokens is None:
-                return UnscorableRowError(
-                    BAD_ROW,
-                    f"{type(self.tokenizer).__name__}: no character offsets and its tokens do not spell the text, "
-                    "so that the response cannot be found; pass tokenizer= a fast one",
-                )
-            positions = np.flatnonzero(tokens.counts)
-            positions = positions[positions > 0]
-            if positions.size:
-                encoded.append(EncodedRow(tokens.ids[: positions[-1] + 1], positions))
-        if not encoded:
-            return UnscorableRowError(NO_RESPONSE, "no token of the text is a response token with context before it")
-        return replace(encoded[0], more=tuple(encoded[1:]))
+        found = [(tokens.ids, tokens.counts) for tokens in sequences if tokens is not None]
+        if len(found) < len(sequences):
+            return UnscorableRowError(
+                BAD_ROW,
+                f"{type(self.tokenizer).__name__}: no character offsets and its tokens do not spell the text, "
+                "so that the response cannot be found; pass tokenizer= a fast one",
+            )
+        try:
+            return to_row(found, "no token of the text is a response token with context before it")
+        except UnscorableRowError as error:
+            return error
 
 
-def _keeps_turn(template: ChatTemplate, messages: list[dict[str, Any]], i: int) -> bool:
+def _keeps_text(read: Callable[..., RenderedText], *arguments: Any) -> bool:
     try:
-        locate_turn(template, messages, i)
+        read(*arguments)
     except (TextDroppedError, TemplateRefusedError):
-        return False
-    return True
-
-
-def _keeps_text(template: ChatTemplate, messages: list[dict[str, Any]], counted: Sequence[int]) -> bool:
-    try:
-        locate(template, messages, counted)
-    except (TextDroppedError, TemplateRefusedError):
-        return False
-    return True
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
         return False
     return True

@@ -1,14 +1,14 @@
 """A row to its conversation: messages, tools and template arguments in one form, whatever the format."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE
 from .formats import RowFormat
 from .rows import UnscorableRowError
-from .templates import REASONING_KEYS
+from .templates import REASONING_KEYS, Messages
 
 Turns = Literal["all", "last", "each"]
 
@@ -38,7 +38,7 @@ class PlainText:
 class Conversation:
     """Messages in one form; only those from index ``first_counted`` on that are not ``masked`` can count."""
 
-    messages: list[dict[str, Any]]
+    messages: Messages
     first_counted: int
     masked: frozenset[int]
 
@@ -68,7 +68,8 @@ def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Plain
         case "messages" | "conversations":
             messages, masked = _read_messages(values[row_format.kind], names[row_format.kind])
             system = values.get("system")
-            if system is not None and _read_text(system, names["system"]).strip() and _begins_without_system(messages):
+            written = system is not None and _read_text(system, names["system"]).strip()
+            if written and messages and messages[0]["role"] != "system":
                 messages, masked = [{"role": "system", "content": system}, *messages], {i + 1 for i in masked}
             return Conversation(messages, 0, frozenset(masked))
         case "prompt_completion":
@@ -89,13 +90,8 @@ def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Plain
             return PlainText("", _read_text(values["text"], names["text"]))
 
 
-def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | list[dict[str, Any]]:
+def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | Messages:
     """Reads what stands before the first scored turn of a row.
-
-    Args:
-        row: Column name to value.
-        row_format: Where to read, from :func:`find_format`.
-        turns: Which assistant messages count.
 
     Returns:
         The messages before that turn, roles and content in one same form whatever the format; text for a prompt and
@@ -104,34 +100,37 @@ def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "a
     Raises:
         UnscorableRowError: If the row cannot be read or has no assistant turn.
     """
+    return _split(row, row_format, turns)[0]
+
+
+def read_response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | Messages:
+    """Reads what stands from the first scored turn of a row on: the other part of what :func:`read_prompt` reads."""
+    return _split(row, row_format, turns)[1]
+
+
+def _split(row: Mapping[str, Any], row_format: RowFormat, turns: Turns) -> tuple[str, str] | tuple[Messages, Messages]:
     conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
     if isinstance(conversation, PlainText):
-        return conversation.prompt
-    return conversation.messages[: conversation.counted(turns)[0]]
+        return conversation.prompt, conversation.response
+    first = conversation.counted(turns)[0]
+    return conversation.messages[:first], conversation.messages[first:]
 
 
-def read_response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | list[dict[str, Any]]:
-    """Reads what stands from the first scored turn of a row on.
-
-    Args:
-        row: Column name to value.
-        row_format: Where to read, from :func:`find_format`.
-        turns: Which assistant messages count.
-
-    Returns:
-        The other part of what :func:`read_prompt` returns, in the same form.
-
-    Raises:
-        UnscorableRowError: If the row cannot be read or has no assistant turn.
-    """
-    conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
-    if isinstance(conversation, PlainText):
-        return conversation.response
-    return conversation.messages[conversation.counted(turns)[0] :]
+def text_of(message: Mapping[str, Any]) -> str:
+    """A message as text: its reasoning, its content and its tool calls."""
+    parts = [message[key] for key in (*REASONING_KEYS, "content") if message.get(key)]
+    parts += [json.dumps(call, ensure_ascii=False, default=str) for call in message.get("tool_calls", [])]
+    return "\n\n".join(parts)
 
 
-def _begins_without_system(messages: Sequence[Mapping[str, Any]]) -> bool:
-    return bool(messages) and messages[0]["role"] != "system"
+def response_text(row: Mapping[str, Any], row_format: RowFormat, turns: Turns) -> str | None:
+    """The text that the assistant wrote from the first counted turn on; ``None`` for none, or an unreadable row."""
+    try:
+        found = read_response(row, row_format, turns)
+    except UnscorableRowError:
+        return None
+    text = found if isinstance(found, str) else "\n\n".join(text_of(m) for m in found if m["role"] == "assistant")
+    return text if text.strip() else None
 
 
 def _read_text(value: Any, column: str) -> str:
@@ -140,7 +139,7 @@ def _read_text(value: Any, column: str) -> str:
     return value
 
 
-def _read_messages(value: Any, column: str, text_role: str | None = None) -> tuple[list[dict[str, Any]], set[int]]:
+def _read_messages(value: Any, column: str, text_role: str | None = None) -> tuple[Messages, set[int]]:
     """Messages without their flags, and the indices of those that their flags leave out."""
     if isinstance(value, str) and text_role:
         return [{"role": text_role, "content": value}], set()

@@ -1,25 +1,21 @@
 """An encoded row: token ids and the positions to score, or why a row cannot be scored."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..tables.columns import SCORED, SKIPPED_TOO_LONG, TRUNCATED
+from ..tables.columns import NO_RESPONSE, SCORED, SKIPPED_TOO_LONG, TRUNCATED
 
 OnOverflow = Literal["truncate", "skip", "error"]
+BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 
 class UnscorableRowError(ValueError):
-    """A row that cannot be scored.
-
-    Attributes:
-        status: One of the row statuses of :mod:`rsr_datasets.tables.columns`.
-    """
+    """A row that cannot be scored; ``status`` is one of those of :mod:`rsr_datasets.tables.columns`."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -41,10 +37,10 @@ class EncodedRow:
     input_ids: IntArray
     positions: IntArray
     status: str = SCORED
-    more: tuple[EncodedRow, ...] = ()
+    more: tuple["EncodedRow", ...] = ()
 
     @property
-    def sequences(self) -> tuple[EncodedRow, ...]:
+    def sequences(self) -> tuple["EncodedRow", ...]:
         """All sequences of the row, in order."""
         return (self, *self.more)
 
@@ -54,47 +50,46 @@ class EncodedRow:
         return sum(sequence.input_ids.size - 1 for sequence in self.sequences)
 
 
+def to_row(sequences: Iterable[tuple[IntArray, BoolArray]], otherwise: str) -> EncodedRow:
+    """Makes one row of sequences, each token ids and which of them are scored if they have context before them.
+
+    Raises:
+        UnscorableRowError: ``no_response`` with the reason ``otherwise`` if no token is scored.
+    """
+    encoded = []
+    for ids, scored in sequences:
+        positions = np.flatnonzero(scored[1:]) + 1
+        if positions.size:
+            encoded.append(EncodedRow(ids[: positions[-1] + 1], positions))
+    if not encoded:
+        raise UnscorableRowError(NO_RESPONSE, otherwise)
+    return replace(encoded[0], more=tuple(encoded[1:]))
+
+
 def fit(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> EncodedRow:
-    """Applies the length limit to an encoded row.
+    """Cuts each sequence of a row to ``max_length`` tokens, counted to its last scored token.
 
-    Args:
-        row: The row.
-        max_length: Longest sequence in tokens, counted to the last scored token; ``None`` for no limit.
-        on_overflow: What to do with a longer row.
-
-    Returns:
-        The row itself, or its first ``max_length`` tokens with status ``truncated``.
+    Sequences of which nothing fits are left out. A row that is cut has the status ``truncated``.
 
     Raises:
         UnscorableRowError: ``skipped_too_long`` for ``"skip"``, or where no response token fits.
         OverflowError: For ``"error"``.
     """
-    if row.more:
-        return _fit_sequences(row, max_length, on_overflow)
-    length = row.input_ids.size
-    if max_length is None or length <= max_length:
-        return row
-    found = f"{length} tokens, more than max_length={max_length}"
-    if on_overflow == "error":
-        raise OverflowError(f'{found}; raise max_length, or use on_overflow="truncate" or "skip"')
-    positions = row.positions[row.positions < max_length]
-    if on_overflow == "skip" or not positions.size:
-        raise UnscorableRowError(SKIPPED_TOO_LONG, found)
-    return EncodedRow(row.input_ids[: positions[-1] + 1], positions, TRUNCATED)
-
-
-def _fit_sequences(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> EncodedRow:
-    """Fits each sequence by itself; those of which nothing fits are left out."""
-    kept: list[EncodedRow] = []
-    failure: UnscorableRowError | None = None
+    kept = []
+    found = ""
     for sequence in row.sequences:
-        try:
-            kept.append(fit(replace(sequence, more=()), max_length, on_overflow))
-        except UnscorableRowError as error:
-            if on_overflow == "skip":
-                raise
-            failure = error
+        length = sequence.input_ids.size
+        if max_length is None or length <= max_length:
+            kept.append(sequence)
+            continue
+        found = f"{length} tokens, more than max_length={max_length}"
+        if on_overflow == "error":
+            raise OverflowError(f'{found}; raise max_length, or use on_overflow="truncate" or "skip"')
+        if on_overflow == "skip":
+            raise UnscorableRowError(SKIPPED_TOO_LONG, found)
+        positions = sequence.positions[sequence.positions < max_length]
+        if positions.size:
+            kept.append(EncodedRow(sequence.input_ids[: positions[-1] + 1], positions, TRUNCATED))
     if not kept:
-        raise failure or UnscorableRowError(SKIPPED_TOO_LONG, "no sequence fits")
-    cut = failure is not None or any(sequence.status == TRUNCATED for sequence in kept)
-    return replace(kept[0], status=TRUNCATED if cut else SCORED, more=tuple(kept[1:]))
+        raise UnscorableRowError(SKIPPED_TOO_LONG, found)
+    return replace(kept[0], status=TRUNCATED, more=tuple(kept[1:])) if found else row

@@ -1,10 +1,17 @@
-"""Where the steps of a trajectory end: its sentences and lines, as text and as tokens."""
+"""Tokens of a trajectory as text, and where its steps end: its sentences and lines."""
 
 import re
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
+from .rows import IntArray
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+# A character is at most four tokens of one byte; a longer run that decodes to nothing is not UTF-8 at all.
+_LONGEST_RUN = 64
 
 # A sentence's last mark with what closes the sentence and white space, or the end of a line. White space need not
 # follow a Chinese or Japanese mark.
@@ -18,12 +25,8 @@ _STEP_END = re.compile(
 def step_ends(text: str) -> list[int]:
     """Where steps end: after a sentence with the white space that follows it, after a line, and after the text.
 
-    Args:
-        text: The text.
-
-    Returns:
-        Increasing offsets into the text, the last one its length; none for a text without any visible character.
-        White space at the beginning belongs to the first step.
+    The offsets increase, the last one is the text's length; a text without any visible character has none. White space
+    at the beginning belongs to the first step.
     """
     start = len(text) - len(text.lstrip())
     if start == len(text):
@@ -32,15 +35,11 @@ def step_ends(text: str) -> list[int]:
     return ends if ends and ends[-1] == len(text) else [*ends, len(text)]
 
 
-def token_steps(parts: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Tells the step of each token of a text.
+def token_steps(parts: Sequence[str]) -> IntArray:
+    """Gives the number of each token's step, int64, from the text that each token adds (:func:`split_text`).
 
-    Args:
-        parts: The text that each token adds, from :func:`rsr_datasets.reading.token_texts.split_text`.
-
-    Returns:
-        Number of its step, int64, shape ``(tokens,)``: a token belongs to the step that has its first visible
-        character, one of white space alone to that of its first character.
+    A token belongs to the step that has its first visible character, one of white space alone to that of its first
+    character.
     """
     ends = step_ends("".join(parts))
     lengths = np.array([len(part) for part in parts], dtype=np.int64)
@@ -48,3 +47,39 @@ def token_steps(parts: Sequence[str]) -> npt.NDArray[np.int64]:
     first = np.cumsum(lengths) - lengths + lead
     steps = np.searchsorted(np.array(ends[:-1], dtype=np.int64), first, side="right")
     return steps.astype(np.int64)
+
+
+def split_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Decodes tokens one by one, so that the parts put together are the text.
+
+    Where several tokens spell one character, as byte-level tokenizers do, the last of them has the character and the
+    others have no text.
+
+    Raises:
+        ValueError: If an id is not one of the tokenizer's.
+    """
+    ids = list(ids)
+    for token_id in ids:
+        if not 0 <= token_id < len(tokenizer):
+            raise ValueError(
+                f"tokenizer: token id {token_id} is not one of the {len(tokenizer)} of {tokenizer.name_or_path!r}; "
+                "give the student's own tokenizer"
+            )
+
+    def decode(first: int, end: int) -> str:
+        text = tokenizer.decode(ids[first:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    parts: list[str] = []
+    # Decoding starts one part back, since some decoders drop the space before what they take for the first word.
+    first = done = 0
+    known = ""
+    for end in range(1, len(ids) + 1):
+        text = decode(first, end)
+        if text.endswith(_REPLACEMENT) and end < len(ids) and end - done < _LONGEST_RUN:
+            parts.append("")
+            continue
+        parts.append(text[len(known) :])
+        first, done = done, end
+        known = decode(first, done)
+    return parts

@@ -29,9 +29,8 @@ class TemplateRefusedError(Exception):
 def resolve_chat_template(spec: str | None) -> str | None:
     """Turns the ``chat_template`` argument into Jinja text.
 
-    Args:
-        spec: ``None`` (the tokenizer's own), a preset's name, ``"trl:NAME"`` for ``NAME.jinja`` of the installed trl
-            package, a path to a file, or Jinja text.
+    The argument is ``None`` (the tokenizer's own), a preset's name, ``"trl:NAME"`` for ``NAME.jinja`` of the installed
+    trl package, a path to a file, or Jinja text.
 
     Raises:
         ValueError: If it is none of these.
@@ -41,7 +40,17 @@ def resolve_chat_template(spec: str | None) -> str | None:
     if spec in PRESETS:
         return (resources.files(__package__) / "chat_templates" / f"{spec}.jinja").read_text(encoding="utf-8")
     if spec.startswith("trl:"):
-        return _trl_template(spec.removeprefix("trl:"))
+        package = importlib.util.find_spec("trl")
+        folders = (package.submodule_search_locations if package else None) or ()
+        templates = {
+            f"trl:{file.stem}": file for each in folders for file in Path(each, "chat_templates").glob("*.jinja")
+        }
+        if not templates:
+            raise ValueError(f'chat_template="{spec}" needs the package trl: pip install trl')
+        if spec not in templates:
+            known = sorted(name.removeprefix("trl:") for name in templates)
+            raise ValueError(f'chat_template="{spec}": the installed trl has no such template; it has {known}')
+        return templates[spec].read_text(encoding="utf-8")
     if "{" in spec:
         return spec
     path = Path(spec).expanduser()
@@ -53,50 +62,11 @@ def resolve_chat_template(spec: str | None) -> str | None:
     )
 
 
-@functools.cache
-def training_twin(source: str) -> str | None:
-    """Names the installed trl package's training template for a chat template.
-
-    Args:
-        source: Jinja text of the template in use.
-
-    Returns:
-        ``"trl:NAME_training"`` if trl has the same template as ``NAME`` and a training form of it, else ``None``.
-    """
-    templates = {name: file for name, file in _trl_templates().items() if f"{name}_training" in _trl_templates()}
-    same = (name for name, file in templates.items() if file.read_text(encoding="utf-8").strip() == source.strip())
-    return next((f"trl:{name}_training" for name in same), None)
-
-
-@functools.cache
-def _trl_templates() -> dict[str, Path]:
-    package = importlib.util.find_spec("trl")
-    folders = package.submodule_search_locations if package else None
-    return {file.stem: file for folder in folders or () for file in Path(folder).glob("chat_templates/*.jinja")}
-
-
-def _trl_template(name: str) -> str:
-    templates = _trl_templates()
-    if not templates:
-        raise ValueError(f'chat_template="trl:{name}" needs the package trl: pip install trl')
-    if name not in templates:
-        known = sorted(templates)
-        raise ValueError(f'chat_template="trl:{name}": the installed trl has no such template; it has {known}')
-    return templates[name].read_text(encoding="utf-8")
-
-
 class ChatTemplate:
     """A chat template with all that the renderings of one row have in common.
 
-    Args:
-        tokenizer: Whose special tokens the template sees, and whose template it is unless one is given.
-        chat_template: Jinja text; ``None`` for the tokenizer's own.
-        tools: JSON schemas of the row's tools.
-        kwargs: Further variables of the template.
-        date: The day that templates write which ask for today's date, ``YYYY-MM-DD``.
-
-    Attributes:
-        source: The Jinja text.
+    The template sees the tokenizer's special tokens, the JSON schemas of ``tools``, the variables ``kwargs``, and
+    where it asks for a date ``date`` (``YYYY-MM-DD``). ``chat_template`` is Jinja; ``None`` for the tokenizer's own.
 
     Raises:
         ValueError: If there is no template, or it is not valid Jinja.
@@ -111,7 +81,7 @@ class ChatTemplate:
         date: str = DEFAULT_DATE,
     ) -> None:
         try:
-            self.source: str = tokenizer.get_chat_template(chat_template, tools)
+            source: str = tokenizer.get_chat_template(chat_template, tools)
         except ValueError as error:
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path or 'the student'!r} has no chat template, and the rows are "
@@ -121,18 +91,12 @@ class ChatTemplate:
         special_tokens = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
         self._tools = tools
         self._kwargs = {**special_tokens, **(kwargs or {})}
-        self._dated = self.source
-        if _TODAY in self.source:
-            self._dated = _date_macro(date) + self.source
-        self.literals = _constants(self.source, tuple(special_tokens.values()))
-        self._wants_blocks = _wants_blocks(self.source, tuple(special_tokens.items()))
+        self._source = _date_macro(date) + source if _TODAY in source else source
+        self.literals = _constants(source, tuple(special_tokens.values()))
+        self._wants_blocks = _wants_blocks(source, tuple(special_tokens.items()))
 
     def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
-        """Renders one conversation whose contents are texts.
-
-        Args:
-            messages: The conversation.
-            add_generation_prompt: Whether the rendering ends with the prompt for the assistant's next turn.
+        """Renders one conversation whose contents are texts, with the prompt for the assistant's next turn if asked.
 
         Raises:
             ValueError: If the template is not valid Jinja.
@@ -140,7 +104,7 @@ class ChatTemplate:
         """
         if self._wants_blocks:
             messages = [_in_blocks(message) for message in messages]
-        return _render(self._dated, messages, self._tools, add_generation_prompt, self._kwargs)
+        return _render(self._source, messages, self._tools, add_generation_prompt, self._kwargs)
 
 
 @functools.cache

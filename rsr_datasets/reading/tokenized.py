@@ -2,14 +2,13 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..tables.columns import BAD_ROW, NO_RESPONSE
+from ..tables.columns import BAD_ROW
 from .formats import RowFormat
-from .rows import EncodedRow, IntArray, UnscorableRowError
+from .rows import BoolArray, EncodedRow, IntArray, UnscorableRowError, to_row
 
 _IGNORED = -100
 _MASKS = ("completion_mask", "assistant_masks")
@@ -23,14 +22,6 @@ def encode_tokenized(
     A token is scored if its label is not -100 and each mask of the row is 1 there. Padding, by ``attention_mask``, is
     left out on either side. A packed row, by ``seq_lengths`` or ``position_ids`` that restart, gives one sequence for
     each of its parts.
-
-    Args:
-        rows: Rows as dicts of column name to value.
-        row_format: Where to read, from :func:`rsr_datasets.reading.formats.find_format`.
-
-    Returns:
-        For each row its encoding, or the reason why it has none: ``bad_row`` for values of another form or length,
-        ``no_response`` if no token is scored.
     """
     outcomes: list[EncodedRow | UnscorableRowError] = []
     for row in rows:
@@ -65,18 +56,11 @@ def _encode(values: Mapping[str, Any]) -> EncodedRow:
         if kept.size and kept[-1] - kept[0] + 1 != kept.size:
             raise UnscorableRowError(BAD_ROW, "column 'attention_mask': zeros between ones")
         ids, scored, starts = ids[kept], scored[kept], starts[kept]
-    sequences = []
-    bounds = [*np.flatnonzero(starts).tolist(), ids.size]
-    if bounds[0] != 0:
-        bounds.insert(0, 0)
-    for first, end in itertools.pairwise(bounds):
-        positions = np.flatnonzero(scored[first:end])
-        positions = positions[positions > 0]
-        if positions.size:
-            sequences.append(EncodedRow(ids[first : first + positions[-1] + 1], positions))
-    if not sequences:
-        raise UnscorableRowError(NO_RESPONSE, "no token is scored that has context before it")
-    return replace(sequences[0], more=tuple(sequences[1:]))
+    bounds = [0, *np.flatnonzero(starts).tolist(), ids.size]
+    return to_row(
+        ((ids[first:end], scored[first:end]) for first, end in itertools.pairwise(bounds)),
+        "no token is scored that has context before it",
+    )
 
 
 def _numbers(values: Mapping[str, Any], name: str, length: int | None = None) -> IntArray | None:
@@ -94,7 +78,7 @@ def _numbers(values: Mapping[str, Any], name: str, length: int | None = None) ->
     return numbers.astype(np.int64)
 
 
-def _starts(values: Mapping[str, Any], length: int) -> Any:
+def _starts(values: Mapping[str, Any], length: int) -> BoolArray:
     """Which tokens begin a part of a packed row, bool, shape ``(length,)``."""
     starts = np.zeros(length, dtype=bool)
     lengths = _numbers(values, "seq_lengths")

@@ -8,10 +8,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..figures.plotting import BoolArray, FloatArray, IntArray, sample_evenly
-from ..reading.messages import read_prompt, read_response
+from ..reading.messages import read_prompt, read_response, text_of
 from ..reading.rows import UnscorableRowError
-from ..reading.texts import text_of
-from ..reading.token_texts import split_text
+from ..reading.steps import split_text
 from ..tables import arrays
 from .summary import ReportRows, json_size, rounded, shown
 

@@ -15,8 +15,7 @@ from ..engines.base import ENTROPIES, Engine, OnBatch, TokenScores
 from ..reading.encoder import ConversationEncoder
 from ..reading.formats import TOKENIZED, RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError, fit
-from ..reading.steps import token_steps
-from ..reading.token_texts import split_text
+from ..reading.steps import split_text, token_steps
 from ..reading.tokenized import encode_tokenized
 from ..tables.columns import BAD_ROW, NONFINITE
 from .columns import ScoredRow

@@ -267,16 +267,11 @@ THINK = "<think>\nhm, 2+2\n</think>\n\nIt is 4."
 def test_a_template_that_strips_reasoning_is_named_with_what_keeps_it(family_tokenizer) -> None:
     row = {"messages": [*conversation("What is 2+2?", THINK), *conversation("And 3+3?", "It is 6.")]}
     stripped_before = reason(family_tokenizer, row, "trl:qwen3")
-    assert "which is trl:qwen3)" in stripped_before
-    assert 'turns="last" (scores the last turn alone); chat_template="trl:qwen3_training"; ' in stripped_before
+    assert 'turns="last" (scores the last turn alone); chat_template= with' in stripped_before
 
     row = {"messages": [*conversation("And 3+3?", "It is 6."), *conversation("What is 2+2?", THINK)]}
     stripped_last = reason(family_tokenizer, row, "trl:deepseek_r1_distill")
-    assert 'To keep the text: turns="each" (scores every turn as the student sees it); ' in stripped_last
-    assert 'chat_template="trl:deepseek_r1_distill_training"; ' in stripped_last
-    # The training form of this one strips as well, so that it is no way out.
-    without = reason(family_tokenizer, row, "trl:deepseekv3")
-    assert without.endswith("the student sees it); chat_template= with one of your own")
+    assert 'To keep the text: turns="each" (scores every turn as the student sees it); chat_template=' in stripped_last
 
 
 def test_the_ways_out_are_said_once(family_tokenizer) -> None:

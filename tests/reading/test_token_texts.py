@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from rsr_datasets.reading.steps import step_ends, token_steps
-from rsr_datasets.reading.token_texts import split_text
+from rsr_datasets.reading.steps import split_text, step_ends, token_steps
 
 
 @given(text=st.text(max_size=40))

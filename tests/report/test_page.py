@@ -16,7 +16,7 @@ from datasets import Dataset
 from report_pages import NOT_TESTED, Rows, embedded, scored_row
 
 from rsr_datasets import dataset_rsr, select_trajectories
-from rsr_datasets.reading.token_texts import split_text
+from rsr_datasets.reading.steps import split_text
 from rsr_datasets.report import build_report
 from rsr_datasets.report.page import load_tokenizer
 from rsr_datasets.tables.records import append_record
