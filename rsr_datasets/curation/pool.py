@@ -72,10 +72,7 @@ class SelectionOptions:
 
 
 def selection_rule(select: Callable[..., tuple[Dataset, Any]]) -> Callable[..., Any]:
-    """Makes a public selection of a rule for one ``Dataset``, which takes ``SelectionOptions`` as ``options``.
-
-    The selection takes a ``DatasetDict`` too, and each field of the options as an argument, also in its docstring.
-    """
+    """Makes a public selection of a rule for one ``Dataset``; fields of the options become arguments."""
     own = inspect.signature(select, eval_str=True).parameters
     fields = inspect.signature(SelectionOptions, eval_str=True).parameters
     given = {**own, "dataset": own["dataset"].replace(annotation=Dataset | DatasetDict), **fields}

@@ -90,11 +90,7 @@ def finish(
     groups: Groups | None = None,
     keys: Sequence[str] = (),
 ) -> tuple[Dataset, SelectionReport]:
-    """Takes the chosen rows, given by number in any order; adds the provenance record and reports.
-
-    ``rule`` holds the rule's own arguments as plain JSON for the record. ``keys`` names the columns that tell
-    ``groups`` apart, none where prompts do. Groups that keep no row are logged.
-    """
+    """Takes the chosen rows, by number in any order; adds the provenance record with the ``rule``, and reports."""
     rows = kept[np.lexsort((kept, pool.scores[kept]))] if pool.options.sort else np.sort(kept)
     report = _make_report(pool, rows, groups, keys)
     if report.lost_groups and groups:

@@ -1,7 +1,4 @@
-"""Static figures of scores with matplotlib, which the ``report`` extra installs and which is imported when drawing.
-
-Figures are made without ``pyplot``, which would register them globally. Names are never read as mathematics or TeX.
-"""
+"""Static figures with matplotlib, which is imported when drawing, and without ``pyplot``, which registers figures."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Facts that the static figures and the page of the report share: which rows count, axis ends, series styles.
-
-Colours are those of Okabe and Ito, which colour-blind readers tell apart. More than seven series differ in their
-marker's shape too.
-"""
+"""Facts that the figures and the report share; colours are those of Okabe and Ito, for colour-blind readers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,18 +26,15 @@ _ROUND_NUMBERS = np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8])
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """The scores of rows, each array of shape ``(rows,)``: NaN, and 0 tokens, for a row without a score.
-
-    ``truncated`` rows are scored on a part of their response; ``settings`` are those of the rows with a score.
-    """
+    """The scores of rows, each array of shape ``(rows,)``: NaN, and 0 tokens, for a row without a score."""
 
     rsr: FloatArray
     avg_rank: FloatArray
     avg_surprisal: FloatArray
     num_tokens: FloatArray
     has_score: BoolArray
-    truncated: BoolArray
-    settings: list[str]
+    truncated: BoolArray  # scored on a part of the response
+    settings: list[str]  # of the rows with a score
 
     @property
     def rank_clip(self) -> int:

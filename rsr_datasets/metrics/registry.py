@@ -74,20 +74,8 @@ class Metric:
     def _key(self) -> list[Any]:
         return [(v.func, v.args, v.keywords) if isinstance(v, partial) else v for v in vars(self).values()]
 
-    @property
-    def is_ratio(self) -> bool:
-        """Whether the value of a dataset is a ratio of means."""
-        return self.numerator is not None or self.denominator is not None
-
     def of(self, tokens: TrajectoryTokens) -> float:
-        """The metric of one trajectory; NaN where the metric is not defined.
-
-        Args:
-            tokens: The tokens. Without any, or with a surprisal that is not finite, no metric is defined.
-
-        Raises:
-            ValueError: If something that the metric needs is not known.
-        """
+        """The metric of a trajectory; NaN where not defined. ``ValueError`` if an array it needs is not known."""
         if not tokens.ranks.size or not np.isfinite(tokens.surprisals).all():
             return math.nan
         with np.errstate(all="ignore"):
@@ -97,15 +85,9 @@ class Metric:
     def parts(
         self, values: FloatArray, avg_rank: FloatArray, avg_surprisal: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Splits values into two parts: the value of a dataset is the mean of the upper over the mean of the lower.
+        """Splits the values of ``n`` trajectories into upper and lower parts, whose means give the value of a dataset.
 
-        Args:
-            values: The metric of each trajectory, shape ``(n,)``.
-            avg_rank: Average clipped ranks, shape ``(n,)``.
-            avg_surprisal: Average surprisals in nats, shape ``(n,)``.
-
-        Returns:
-            Upper and lower parts, both of shape ``(n,)``; for a metric that is no ratio the values and ones.
+        All arrays have the shape ``(n,)``. A metric that is no ratio has its values and ones.
         """
         known = {"avg_rank": avg_rank, "avg_surprisal": avg_surprisal, None: np.ones_like(values)}
         upper, lower = known[self.numerator], known[self.denominator]
@@ -182,10 +164,7 @@ def find_metric(metric: str | Metric) -> Metric:
 
 
 def find_metrics(metrics: Iterable[str | Metric] | None) -> tuple[Metric, ...]:
-    """The metrics to compute beside the default ones, which are passed over: they are computed anyway.
-
-    An unknown name, or one name for two different metrics, is a ``ValueError``.
-    """
+    """The metrics beside the default ones; ``ValueError`` for an unknown name or two metrics of one name."""
     if isinstance(metrics, str):
         raise ValueError(f"metrics={metrics!r}: give a list, [{metrics!r}]")
     found: dict[str, Metric] = {}

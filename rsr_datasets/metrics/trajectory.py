@@ -16,18 +16,11 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrajectoryScores:
-    """Scores of ``n`` trajectories; NaN where a value is not defined.
+    """Scores of ``n`` trajectories, arrays of shape ``(n,)``; NaN where a value is not defined."""
 
-    Attributes:
-        avg_rank: Mean clipped rank, float64, shape ``(n,)``.
-        avg_surprisal: Mean surprisal in nats, float64, shape ``(n,)``.
-        rsr: Rank-Surprisal Ratio (Eq. 7), float64, shape ``(n,)``; lower is better.
-        num_tokens: Tokens per trajectory, int64, shape ``(n,)``.
-    """
-
-    avg_rank: FloatArray
-    avg_surprisal: FloatArray
-    rsr: FloatArray
+    avg_rank: FloatArray  # mean clipped rank
+    avg_surprisal: FloatArray  # in nats
+    rsr: FloatArray  # Rank-Surprisal Ratio (Eq. 7); lower is better
     num_tokens: IntArray
 
 

@@ -21,10 +21,7 @@ _TOKEN_LIMITS = (16_000, 8_000, 4_000, 2_000, 1_000, 500)
 def draw_samples(
     rows: ReportRows, max_points: int, tokenizer: PreTrainedTokenizerBase | None, budget: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
-    """Draws the points, the problems shown in full within ``budget`` bytes, and the tokens after which text is cut.
-
-    Scored rows of the drawn problems are points too. Without a tokenizer the page shows plain text.
-    """
+    """Draws the points, the problems shown within ``budget`` bytes, and the tokens after which text is cut."""
     scores, scored = rows.scores, np.flatnonzero(rows.scores.has_score)
     drawn = sample_evenly(scored, rows.teacher_codes[scored], max_points, rows.seed)
     budget -= json_size(_points(rows, drawn))

@@ -21,11 +21,7 @@ from ..teachers.dataset_rsr import DatasetRSR, dataset_rsr, summarize_metrics
 
 
 class ReportRows:
-    """The scored rows: their scores, teachers and problems, and where their text is.
-
-    ``teacher_codes`` holds the index of each row's teacher in ``teacher_names``; without a teacher column all rows
-    have one teacher. ``row_format`` is ``None`` where the dataset has scores without text.
-    """
+    """The scored rows: their scores, the codes of teachers and problems, and how their text is read, if at all."""
 
     def __init__(
         self,

@@ -1,9 +1,7 @@
-"""A run folder: what is scored and how, the files of finished units, and the joined result.
+"""A run folder: ``run.json`` (what is scored, how, in which units), ``units/``, ``scored/`` and ``manifest.json``.
 
-``run.json`` says what is scored, how, and in which units. ``units/`` holds an Arrow file of new columns and a note for
-each unit: a unit is done when its note is there and fits its file. ``scored/`` is the dataset with its columns, and
-``manifest.json`` the account. A unit's batches depend on its rows and the settings alone: any number of processes
-gives the same bits.
+A unit is an Arrow file of new columns and a note: the unit is done when its note is there and fits its file. A unit's
+batches depend on its rows and the settings alone: any number of processes gives the same bits.
 """
 
 import json

@@ -109,10 +109,7 @@ def process_state() -> PartialState:
 
 
 def order_of_work(units: list[Unit], process: int, count: int) -> list[int]:
-    """The order in which one of ``count`` processes looks for units: its own share, costliest first, then the others'.
-
-    Others' shares are read from their ends, so that processes that are done help different ones.
-    """
+    """Units for one of ``count`` processes: its share, costliest first, then the shares of others from their ends."""
     ordered = [unit.number for unit in sorted(units, key=lambda unit: (-unit.cost, unit.number))]
     others = [number for i in range(1, count) for number in ordered[(process + i) % count :: count][::-1]]
     return ordered[process::count] + others

@@ -30,10 +30,7 @@ class MapInput(NamedTuple):
 def read_input(
     rows: Any, extra: tuple[Any, ...], caller: FrameType, find_format: Callable[[Iterable[str]], RowFormat]
 ) -> MapInput:
-    """Reads the arguments of a scorer's call: rows as ``map`` or a caller by hand gives them; indices and rank.
-
-    ``caller`` is the frame that made the call: some things are known only to ``map`` and streams.
-    """
+    """Reads the arguments of a scorer's call; ``caller``, the frame that made it, shows what only ``map`` knows."""
     module = caller.f_globals.get("__name__")
     _check_input(rows, extra, from_map=module == "datasets.arrow_dataset")
     if len(extra) == 1:

@@ -74,11 +74,7 @@ class Session:
         return given or trained
 
     def load_engine(self, options: Mapping[str, Any], device: torch.device) -> tuple[Engine, dict[str, Any]]:
-        """Loads the student onto a device, or sets the options of the loaded one.
-
-        An option of ``None`` is left to the engine. Returns the engine and its options as given or chosen.
-        ``ValueError`` if the student cannot be loaded, reads less than ``max_length``, or lacks what a metric needs.
-        """
+        """Loads the student or sets options of the loaded one; gives it and its options as given or chosen."""
         source = self._settings.source
         if self.engine is None:
             identity, chosen = source.identity(), dict(options)
@@ -216,10 +212,9 @@ def _set_options(engine: Engine, options: Mapping[str, Any]) -> None:
 
 
 def local_rows(row: EncodedRow, tokenizer: PreTrainedTokenizerBase, steps_before: int = 4) -> list[EncodedRow]:
-    """One row for each step of a trajectory, with only ``steps_before`` steps as context (arXiv:2601.14249, Eq. 11).
+    """One row for each step, with only ``steps_before`` steps as context (arXiv:2601.14249, Eq. 11).
 
-    Steps are sentences and lines; a step also begins where scored tokens do not follow each other; the prompt is one
-    more. Tokens that are not scored are context too. A token for the beginning of a text begins each of these rows.
+    The prompt is one more step; tokens that are not scored are context too. A token for the beginning begins each row.
     """
     bounds = _step_bounds(row, tokenizer)
     opening = row.input_ids[:1] if row.input_ids[0] == tokenizer.bos_token_id else row.input_ids[:0]

@@ -146,10 +146,7 @@ def is_json_text(field: pa.Field) -> bool:
 
 
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
-    """Reads rows as dicts; columns whose feature needs decoding are decoded.
-
-    Columns of arguments stay JSON text, whose nulls a reader can tell from those that Arrow fills in.
-    """
+    """Reads rows as decoded dicts; columns of arguments stay JSON text, which tells nulls from what Arrow fills in."""
     values = table.to_pydict()
     typed = {name: features[name] for name in values if not is_json_text(table.schema.field(name))}
     decoded = values | Features(typed).decode_batch({name: values[name] for name in typed})

@@ -1,7 +1,6 @@
 """How a dataset was made: JSON records inside ``DatasetInfo.description``.
 
-``map``, ``select``, ``filter`` and ``save_to_disk`` keep the description and no other text; concatenating datasets
-joins their descriptions. So each record stands between two marks, whatever text is around them.
+``map`` and ``save_to_disk`` keep this text alone, and concatenating joins it: so each record has two marks.
 """
 
 import copy
@@ -27,11 +26,7 @@ _RECORD = re.compile(r"<rsr_datasets>(.*?)</rsr_datasets>", re.DOTALL)
 
 
 def append_record(dataset: Dataset, record: Mapping[str, Any]) -> Dataset:
-    """The same rows under a description that ends with a provenance record.
-
-    The record is JSON, else a ``TypeError``; its numbers are finite, else a ``ValueError``, and may be NumPy's. By
-    convention ``"step"`` names what was done.
-    """
+    """The same rows under a description that ends with a record: JSON (``TypeError``), finite (``ValueError``)."""
     text = json.dumps(dict(record), ensure_ascii=False, allow_nan=False, default=_plain_number).replace("<", "\\u003c")
     marked = copy.copy(dataset)
     marked._info = dataset.info.copy()
@@ -41,11 +36,7 @@ def append_record(dataset: Dataset, record: Mapping[str, Any]) -> Dataset:
 
 
 def read_records(source: Dataset | str) -> list[dict[str, Any]]:
-    """Reads the provenance records of a dataset, or of a description's text, in the order of the text.
-
-    Equal records count once: concatenated datasets may share their first steps. A record that somebody's editing broke
-    is skipped with a warning.
-    """
+    """Reads the provenance records of a dataset or a description in order; equal ones count once, broken ones warn."""
     description = source if isinstance(source, str) else source.info.description
     records: list[dict[str, Any]] = []
     for match in _RECORD.finditer(description or ""):
@@ -66,10 +57,7 @@ def student_name(name: str) -> str:
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """The content of the ``rsr_settings`` column: a short hash of the scorer's other settings, then the rank clip.
-
-    The clip stands apart because scores under another clip need no new student.
-    """
+    """The ``rsr_settings`` text: a short hash of the settings, then the rank clip, which needs no new student."""
     others = {name: value for name, value in settings.items() if name != "rank_clip"}
     return f"{hash_text(json.dumps(others, sort_keys=True))[:12]}-{settings['rank_clip']}"
 

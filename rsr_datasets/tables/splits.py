@@ -19,10 +19,7 @@ def require_dataset(dataset: Any, name: str = "dataset") -> Dataset:
 
 
 def map_splits(dataset: Any, step: Callable[[Dataset], Result]) -> Result | dict[str, Result]:
-    """Applies a step to a ``Dataset``, or to each split of a ``DatasetDict``; anything else is a ``TypeError``.
-
-    The results of splits are a dict by split, as a ``DatasetDict`` where all results are datasets.
-    """
+    """Applies a step to a ``Dataset`` or to each split of a ``DatasetDict``, whose results are one too, or a dict."""
     if not isinstance(dataset, DatasetDict):
         return step(require_dataset(dataset))
     results = {name: step(split) for name, split in dataset.items()}

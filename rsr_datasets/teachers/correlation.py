@@ -14,12 +14,7 @@ Values = Sequence[float] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Correlation:
-    """Correlation of a metric with performance across teachers.
-
-    Attributes:
-        spearman: Student to signed Spearman coefficient.
-        pearson: Student to signed Pearson coefficient.
-    """
+    """Signed ``spearman`` and ``pearson`` coefficients of a metric with performance across teachers, by student."""
 
     spearman: dict[str, float]
     pearson: dict[str, float]

@@ -127,10 +127,7 @@ def dataset_rsr(
 
 
 def summarize_metrics(dataset: Dataset, columns: ScoreColumns) -> list[dict[str, Any]]:
-    """The known metrics beside the default ones that have a column, each aggregated in its own way.
-
-    The ``value`` is that of the ``defined`` rows, ``None`` without such rows.
-    """
+    """The known further metrics that have a column, each aggregated in its own way over its ``defined`` rows."""
     rows = []
     for name, metric in available_metrics().items():
         column = columns.metric(name)
@@ -143,10 +140,7 @@ def summarize_metrics(dataset: Dataset, columns: ScoreColumns) -> list[dict[str,
 
 
 def read_scores(dataset: Dataset, columns: ScoreColumns, metric: Metric) -> tuple[npt.NDArray[Any], list[str]]:
-    """Scores of all rows as an array of ``ROW``, and the distinct settings that gave the scores.
-
-    The metric's value over several rows is the mean of ``upper`` over the mean of ``lower``.
-    """
+    """Scores as an array of ``ROW`` (value: mean ``upper`` over mean ``lower``), and the distinct settings."""
     needed = [columns.avg_rank, columns.avg_surprisal, columns.num_tokens]
     arrays.require_columns(dataset, needed, columns)
     avg_rank, avg_surprisal, num_tokens = (arrays.read_numbers(dataset, name) for name in needed)

@@ -27,10 +27,7 @@ def default_chunk_bytes(device: torch.device) -> int:
 def choose_tokens_per_batch(
     device: torch.device, max_positions: int | None, read: Callable[[torch.Tensor], object]
 ) -> int:
-    """Tokens in one forward pass that keep the device busy and fit into half of a GPU's free memory.
-
-    ``read`` reads token ids of shape ``(1, tokens)``; on a GPU the memory that this takes is measured.
-    """
+    """Tokens of a pass that keep the device busy and fit into half of the free memory, measured by ``read``."""
     most = default_tokens_per_batch(device)
     if device.type != "cuda":
         return most

@@ -56,10 +56,7 @@ class Decoder:
             return False
 
     def read(self, rows: Sequence[EncodedRow], least_shared: float | None) -> tuple[torch.Tensor, BatchAccount]:
-        """Reads rows in one sequence, as a :class:`.packing.Pack`, or without ``least_shared`` side by side, padded.
-
-        The hidden states from which the scored tokens are predicted have the shape ``(scored tokens, hidden size)``.
-        """
+        """Hidden states of shape ``(scored tokens, hidden size)``; rows are padded without ``least_shared``."""
         ids = [read_ids(row) for row in rows]
         if least_shared is None:
             padded = pad_right(ids)

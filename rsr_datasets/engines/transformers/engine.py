@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -48,14 +47,10 @@ def _leaving(found: Reduced) -> Callable[[], list[Any]]:
     def wait() -> list[Any]:
         if arrived:
             arrived.synchronize()
-        return [None if tensor is None else _to_numpy(tensor) for tensor in copies]
+        # A GPU writes into page-locked memory, which the next batch uses again.
+        return [None if tensor is None else tensor.numpy().copy() for tensor in copies]
 
     return wait
-
-
-def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """A copy: a GPU writes into page-locked memory, which the next batch uses again."""
-    return tensor.numpy().copy()
 
 
 class TransformersEngine:
@@ -127,11 +122,7 @@ class TransformersEngine:
     def score(
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
     ) -> list[TokenScores]:
-        """Scores rows, as the protocol says; a batch that does not fit into the device's memory is redone in halves.
-
-        ``on_batch`` is called for each batch when the next one is queued, but not for a batch that is read again.
-        A single row that does not fit raises ``torch.OutOfMemoryError``.
-        """
+        """Scores rows, batches beyond the memory in halves; a single row beyond it raises ``OutOfMemoryError``."""
         ids = [read_ids(row) for row in rows]
         packed = self._packed_rows(ids)
         others = sorted(set(range(len(rows))).difference(packed))

@@ -14,10 +14,9 @@ LogitsDtype = Literal["student", "float32"]
 
 
 class OutputHead:
-    """A student's output head: the model's own forward pass around a decoder that returns what it is given.
+    """The model's own forward pass around a decoder that returns what it is given.
 
-    So whatever a family does to its logits (soft-capping, scaling, a bias) happens here too. ``module`` may be a copy
-    with faster layers. ``dtype`` is that of the hidden states that go in; ``None`` for the student's own.
+    So whatever a family does to its logits (soft-capping, scaling, a bias) happens here too.
     """
 
     def __init__(self, model: PreTrainedModel, decoder_name: str, logits_dtype: LogitsDtype) -> None:

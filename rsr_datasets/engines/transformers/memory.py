@@ -8,10 +8,7 @@ _LARGEST_BLOCK, _MOST_KEPT = 1 << 25, 1 << 28
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep up to 256 MiB of freed memory, so that each layer's results need no new pages.
-
-    This holds for the whole process: the commands call it, the library never does.
-    """
+    """Lets glibc keep 256 MiB of freed memory in this whole process: the commands call it, the library never does."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_BLOCK)

@@ -1,15 +1,12 @@
-"""Rows in one sequence, in which the tokens that several rows begin with stand once.
-
-The layers of a decoder read one sequence of tokens without padding; only attention tells the rows apart. Candidates of
-one problem share its prompt, and often all rows share a system prompt.
-"""
+"""Rows in one sequence, in which tokens that several rows begin with stand once. Only attention tells rows apart."""
 
 import contextvars
 import copy
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,6 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from .batches import Ids, cheapest_cut, to_device
-from .modules import copied
 
 _ATTENTION = "rsr_datasets_packed"
 # Arguments of attention functions that do not change the result.
@@ -36,10 +32,9 @@ _MASK_COST = 6
 
 @dataclass(frozen=True)
 class Call:
-    """One call of attention: some tokens of the sequence to the first ``visible`` keys of their block.
+    """Attention of ``queries`` to the first ``visible`` keys of their block.
 
-    The mask says which of these keys each query sees, broadcastable to ``(1, 1, queries, visible)``, boolean or to be
-    added. Without a mask the keys are the queries, and each query sees itself and the queries before it.
+    Without a mask (broadcastable to ``(1, 1, queries, visible)``, boolean or to be added) it is causal.
     """
 
     queries: slice
@@ -113,7 +108,7 @@ class Pack:
             calls.append(Call(slice(start + first - shared, start + end - shared), end, mask))
         return Block(to_device(torch.from_numpy(path), self._device) if shared else whole, calls)
 
-    @cached_property
+    @functools.cached_property
     def _mask(self) -> torch.Tensor:
         """The mask from which each call cuts its own: the last keys are the queries, all keys before them are seen."""
         hidden = torch.ones((_QUERIES_A_CALL, _QUERIES_A_CALL), dtype=torch.bool).triu(1)
@@ -138,10 +133,7 @@ class Pack:
 
 
 def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | None = None) -> list[list[int]]:
-    """Divides rows (by their numbers) into runs that share their first tokens; for the arguments see :class:`Pack`.
-
-    The rows are in the order of their token ids, so that each shares most with the row before it.
-    """
+    """Divides rows, in the order of their ids, into runs that share first tokens; arguments as in :class:`Pack`."""
     runs: list[list[int]] = []
     tokens = longest = previous = 0
     for row in sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes()):
@@ -271,6 +263,22 @@ def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:
 
 
 AttentionInterface.register(_ATTENTION, _attend)
+
+
+def copied(module: torch.nn.Module, change: Callable[[str, torch.nn.Module], torch.nn.Module]) -> torch.nn.Module:
+    """A copy of a module that shares its weights; ``change`` replaces each copied inner module, given its name."""
+    new = copy.copy(module)
+    for name in ("_old_forward", "forward"):  # accelerate's hooks, which move layers among devices
+        method: Any = module.__dict__.get(name)
+        if isinstance(method, functools.partial):
+            arguments = (new if argument is module else argument for argument in method.args)
+            new.__dict__[name] = functools.partial(method.func, *arguments, **method.keywords)
+        elif getattr(method, "__self__", None) is module:
+            new.__dict__[name] = MethodType(method.__func__, new)
+    new.__dict__["_modules"] = {
+        name: None if child is None else change(name, copied(child, change)) for name, child in module._modules.items()
+    }
+    return new
 
 
 def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:

@@ -293,10 +293,7 @@ def _remembered_hash(file: Path) -> str:
 
 
 def _hash_model(model: PreTrainedModel, fresh: bool) -> str:
-    """Hashes config, parameters and buffers of a loaded model, which remembers the hash until one of these changes.
-
-    Writes through ``.data`` do not change a tensor's version: only ``fresh``, which hashes anew, sees them.
-    """
+    """Hashes a loaded model once, until a tensor changes; only ``fresh`` sees writes through ``.data``."""
     config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     described = json.dumps(config, sort_keys=True, default=str)
     tensors = sorted([*model.named_parameters(), *model.named_buffers()], key=lambda named: named[0])

@@ -1,7 +1,4 @@
-"""Ways to read faster, or in less memory, each taken only where a probe agrees.
-
-To remove one of these, delete its file, its test and its line here.
-"""
+"""Ways to read faster, or in less memory, each taken only where a probe agrees. Each has one file, test and line."""
 
 from collections.abc import Callable
 

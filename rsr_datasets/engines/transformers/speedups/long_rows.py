@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..modules import copied
+from ..packing import copied
 
 _FEED_FORWARD = "mlp"  # the name in most families of transformers
 _MOST_TOKENS = 16384

@@ -1,8 +1,4 @@
-"""Matrix products in float32 on AMD's processors with AVX-512, by oneDNN.
-
-torch leaves these products to MKL, which uses instructions of 512 bits on Intel's processors only. oneDNN, with which
-torch multiplies in bfloat16, uses them on all processors.
-"""
+"""Matrix products in float32 on AMD processors with AVX-512, by oneDNN; MKL uses AVX-512 on Intel processors only."""
 
 import functools
 import logging
@@ -11,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..modules import copied
+from ..packing import copied
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +19,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies faster here than MKL, by the kind of processor.
-
-    No time is measured: all processes of a run must choose alike, because the libraries differ in the last bits.
-    """
+    """Whether oneDNN is faster here than MKL, by the processor: all processes of a run must choose alike."""
     processor = _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else platform.processor()
     wide = torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
     if not wide or "AuthenticAMD" not in processor:
@@ -57,10 +50,7 @@ class OneDnnLinear(torch.nn.Linear):
 
 
 def with_faster_products(module: torch.nn.Module, for_probe: bool = False) -> torch.nn.Module:
-    """A copy of a module whose linear layers in float32 on a CPU are multiplied by the faster library.
-
-    Small layers stay as they are, and so do layers that are more than torch's own by their class, weight or a hook.
-    """
+    """A copy whose large plain linear layers in float32 on a CPU (torch's own, no hook) are multiplied by oneDNN."""
     if not onednn_is_faster() or not any(_is_plain(part) for part in module.modules()):
         return module
 
