@@ -1,7 +1,6 @@
-"""What all selections share: their arguments, and the rows that may be kept, with which of them are better.
+"""The arguments that all selections share, and the rows that may be kept, with which of them are better.
 
-A new selection is a function of one ``Dataset`` under :func:`selection_rule`, which narrows a :class:`Pool`, chooses
-rows, and calls :func:`rsr_datasets.curation.report.finish`.
+A new selection is a function of one ``Dataset`` under :func:`selection_rule`, which narrows a :class:`Pool`.
 """
 
 import functools
@@ -97,12 +96,7 @@ def selection_rule(select: Callable[..., tuple[Dataset, Any]]) -> Callable[..., 
 
 
 class Pool:
-    """The rows of a dataset, and which of them may still be kept; ``needed`` names other columns that a rule reads.
-
-    Arrays of shape ``(rows,)``: ``scores`` (lower is better, infinite without a score), ``num_tokens`` (``None``
-    without such a column), ``open`` (may still be kept). ``dropped`` counts the other rows by reason. ``metric`` is
-    the compared column, ``largest`` its direction, ``columns`` the score columns that it belongs to.
-    """
+    """The rows of a dataset, and which may still be kept; ``needed`` names other columns that a rule reads."""
 
     def __init__(self, dataset: Dataset, options: SelectionOptions, needed: Sequence[str] = ()) -> None:
         present = set(dataset.column_names)
@@ -125,12 +119,13 @@ class Pool:
         random = np.random.default_rng(options.seed)
         values = random.random(len(dataset)) if draws else arrays.read_numbers(dataset, self.metric)
         self.status = arrays.read_status(dataset, columns, values)
+        # All arrays have the shape (rows,). Lower scores are better; rows without a score have infinity.
         self.scores = np.where(self.status.scored, -values if self.largest else values, np.inf)
         has_settings, has_length = columns.settings in present, columns.num_tokens in present
         self._settings = arrays.read_categories(dataset, columns.settings) if has_settings else None
         self.num_tokens = arrays.read_numbers(dataset, columns.num_tokens) if has_length else None
         self.open: BoolArray = np.ones(len(dataset), dtype=bool)
-        self.dropped: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}  # by reason
 
     def settings(self, rows: BoolArray | IntArray) -> list[str]:
         """The distinct settings that some rows were scored with."""

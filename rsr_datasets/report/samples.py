@@ -47,10 +47,9 @@ def draw_samples(
 def choose_problems(
     problems: IntArray, num_tokens: FloatArray, has_score: BoolArray, budget: int, bytes_per_token: int, seed: int
 ) -> tuple[list[IntArray], int]:
-    """Chooses problems that fit in ``budget`` bytes: at random, those with several scored candidates first.
+    """Chooses problems at random, those with several scored candidates first, that fit in ``budget`` bytes.
 
-    The first three arguments have the shape ``(rows,)``; a row of no problem has -1. Returns the rows of each problem,
-    and the tokens after which a trajectory is cut off, lowered as far as a dozen problems need it.
+    Returns the rows of each problem, and the tokens after which a trajectory is cut off, so that a dozen problems fit.
     """
     rows = np.flatnonzero(problems >= 0)
     rows = rows[np.argsort(problems[rows], kind="stable")]

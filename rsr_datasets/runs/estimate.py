@@ -20,10 +20,9 @@ _PROBE_SIZE = 2048
 
 
 def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[str, Any]:
-    """Estimates what a run takes on one process here, from 200 encoded rows; the student's weights are not loaded.
+    """Estimates what a run takes on one process here, from 200 encoded rows, without the weights.
 
-    ``statuses`` counts the encoded rows, ``tokens`` are those that the student reads of all rows, ``memory_gib`` holds
-    the weights, one batch and one chunk of logits, and ``hours`` takes half of the rate of matrix products here now.
+    ``memory_gib`` is for the weights, a batch and a chunk of logits; ``hours`` take half of the rate of products here.
     """
     row_format, device = scorer.find_format(dataset.column_names), scorer.placement
     units = plan_units(dataset, row_format, unit_rows)

@@ -28,15 +28,14 @@ class FolderInUseError(RuntimeError):
 
 
 class Workers:
-    """One process among those of a launch; ``tokens`` counts what it has scored, for the others to read.
+    """One process among those of a launch. A job belongs to the process that creates its claim file first.
 
-    A job belongs to the process that creates its claim file first. Within ``with`` a process gives signs of life.
-    A process is dead once it has left the block, or once its sign of life has not changed for ``heartbeat_timeout``
-    seconds of the reader's own clock. The job of a dead process goes to whoever creates the next claim file.
+    A process is dead once it has left ``with`` or given no sign of life for ``heartbeat_timeout`` seconds by the
+    reader's clock: its job goes to whoever creates the next claim file.
     """
 
     def __init__(self, run: Path, launch: str, process: int, count: int, heartbeat_timeout: float) -> None:
-        self.tokens = 0
+        self.tokens = 0  # scored so far, for the others to read
         self._folder, self._process, self._timeout = run / f"launch-{launch}", process, heartbeat_timeout
         self._alive = [self._folder / f"alive-{number}.json" for number in range(count)]
         self._seen: dict[Path, tuple[str, float]] = {}

@@ -14,18 +14,14 @@ from ..tables.columns import STATUSES_WITH_SCORE, ScoreColumns
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One row's outcome: its status and arrays of shape ``(tokens,)``, all ``None`` for a row without a score.
-
-    Ranks are exact; surprisals and entropies are in nats. The last three arrays are there where a metric needs them:
-    local surprisals are given few steps of context, those without a prompt the response alone.
-    """
+    """One row's outcome: its status and arrays of shape ``(tokens,)``, which are ``None`` without a score."""
 
     status: str
     token_ids: npt.NDArray[np.int64] | None = None
-    ranks: npt.NDArray[np.int32] | None = None
-    surprisals: npt.NDArray[np.float32] | None = None
-    entropies: npt.NDArray[np.float32] | None = None
-    local_surprisals: npt.NDArray[np.float32] | None = None
+    ranks: npt.NDArray[np.int32] | None = None  # exact
+    surprisals: npt.NDArray[np.float32] | None = None  # in nats, as all that follow
+    entropies: npt.NDArray[np.float32] | None = None  # this one and the next two where a metric needs them
+    local_surprisals: npt.NDArray[np.float32] | None = None  # given few steps of context
     surprisals_without_prompt: npt.NDArray[np.float32] | None = None
 
 

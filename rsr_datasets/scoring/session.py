@@ -228,11 +228,7 @@ def local_rows(row: EncodedRow, tokenizer: PreTrainedTokenizerBase, steps_before
 
 
 def row_without_prompt(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> EncodedRow:
-    """The trajectory without the prompt before its first scored token (arXiv:2308.12032).
-
-    Its first token is predicted from the tokenizer's token for the beginning of a text, else from that for the end,
-    else from the token that stood before.
-    """
+    """The trajectory without its prompt (arXiv:2308.12032), after the token for the beginning of a text or the end."""
     start = int(row.positions[0])
     anchors = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(row.input_ids[start - 1]))
     anchor = next(token for token in anchors if token is not None)

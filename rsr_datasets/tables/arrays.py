@@ -164,8 +164,7 @@ def batches(
 ) -> Iterator[tuple[slice | npt.NDArray[np.int64], pa.Table]]:
     """Some columns piece by piece, each with the rows of the dataset that it holds.
 
-    A dataset that was shuffled, filtered or selected has an indices mapping, through which ``datasets`` copies row by
-    row; here the table below the mapping is read once, in the order in which it lies.
+    An indices mapping is not followed row by row: the table below is read once, in the order in which it lies.
     """
     table = dataset.data.table.select(list(names))
     if dataset._indices is not None:

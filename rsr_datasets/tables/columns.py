@@ -33,12 +33,9 @@ class ScoreColumns:
         self.settings = f"{prefix}_settings"  # short hash of the student and the settings that gave the score
         self.status = f"{prefix}_status"  # how the scoring of the row ended
         self.row_types: dict[str, pa.DataType] = {
-            self.rsr: pa.float64(),
-            self.avg_rank: pa.float64(),
-            self.avg_surprisal: pa.float64(),
+            **dict.fromkeys((self.rsr, self.avg_rank, self.avg_surprisal), pa.float64()),
             self.num_tokens: pa.int32(),
-            self.settings: pa.string(),
-            self.status: pa.string(),
+            **dict.fromkeys((self.settings, self.status), pa.string()),
         }
         self.token_ids = f"{prefix}_token_ids"
         self.token_ranks = f"{prefix}_token_ranks"  # exact, not clipped
@@ -63,10 +60,7 @@ class ScoreColumns:
         return self.is_score(column) or column in self.token_types or column == self.token_entropies
 
     def types(self, token_columns: bool, metrics: Iterable[Metric] = ()) -> dict[str, pa.DataType]:
-        """Arrow types of all columns that a scorer adds, in order.
-
-        ``metrics`` are beside the default ones. With token columns the entropies that they need are kept.
-        """
+        """Arrow types of all columns of a scorer, in order; with token columns the entropies of its metrics too."""
         metrics = list(metrics)
         types = self.row_types | {self.metric(metric.name): pa.float64() for metric in metrics}
         if token_columns:

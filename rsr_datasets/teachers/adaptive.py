@@ -66,9 +66,7 @@ class Contestant:
 def sample_adaptively(contestants: Sequence[Contestant], confidence: float, tolerance: float) -> Stopped:
     """Scores in growing samples until the leader is surely within ``tolerance`` of the best, or the budget is used up.
 
-    Teachers that are surely worse than the leader are dropped. The sizes of the looks are fixed beforehand, and the
-    error probability ``1 - confidence`` is divided evenly among the looks and the opponents of the best teacher: a
-    union bound, valid however the looks depend on each other.
+    The error probability ``1 - confidence`` is divided evenly among the looks and the rivals: a union bound.
     """
     budget = max(contestant.budget for contestant in contestants)
     looks = [min(_FIRST_LOOK, budget)]
@@ -101,8 +99,7 @@ def sample_adaptively(contestants: Sequence[Contestant], confidence: float, tole
 def _log_ratio_bound(leader: Contestant, rival: Contestant, error: float) -> float:
     """One-sided t bound of ln(value of the leader / value of the rival) over all their trajectories.
 
-    The variance is the linearised one of a ratio of means, clustered by problem, and shrunk for sampling without
-    replacement. So the bound is exact once everything is scored, and relies on the central limit theorem before that.
+    The variance is linearised, clustered by problem, and shrunk for sampling without replacement.
     """
     if min(leader.units.size, rival.units.size) < 2:
         return math.inf

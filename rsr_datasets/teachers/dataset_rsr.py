@@ -159,17 +159,13 @@ def read_scores(dataset: Dataset, columns: ScoreColumns, metric: Metric) -> tupl
 
 
 def bootstrap(upper: FloatArray, lower: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Ratios of the sums of ``upper`` and ``lower`` over resampled units; NaN without units.
-
-    Both inputs have the shape ``(units, sets)``, the result ``(resamples, sets)``. More than 10,000 units are first
-    put at random into 10,000 blocks of like size, which are then resampled: the interval is as wide for less work.
-    """
+    """Ratios of sums over resampled units: ``(units, sets)`` to ``(resamples, sets)``; NaN without units."""
     rng = np.random.default_rng(seed)
     units, sets = upper.shape
     if not units:
         return np.full((resamples, sets), np.nan)
     sums = np.concatenate([upper, lower], axis=1)
-    if units > _MAX_UNITS:
+    if units > _MAX_UNITS:  # random blocks of like size: the interval is as wide for less work
         block = rng.permutation(units) % _MAX_UNITS
         sums = np.stack([np.bincount(block, weights=column) for column in sums.T], axis=1)
         units = _MAX_UNITS
@@ -196,17 +192,8 @@ def aggregate(scores: npt.NDArray[Any], draws: FloatArray, confidence: float, me
     low = high = math.nan
     if scored.size > 1:
         low, high = (float(np.nanquantile(draws, q)) for q in ((1 - confidence) / 2, (1 + confidence) / 2))
-    return DatasetRSR(
-        value=value_of(scores),
-        low=low,
-        high=high,
-        confidence=confidence,
-        num_trajectories=scored.size,
-        num_truncated=int(scored["truncated"].sum()),
-        num_unscored=scores.size - scored.size,
-        num_tokens=int(scored["tokens"].sum()),
-        metric=metric.name,
-    )
+    counts = scored.size, int(scored["truncated"].sum()), scores.size - scored.size, int(scored["tokens"].sum())
+    return DatasetRSR(value_of(scores), low, high, confidence, *counts, metric.name)
 
 
 def require_confidence(confidence: float) -> None:

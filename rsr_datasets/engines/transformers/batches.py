@@ -51,11 +51,7 @@ def _memory_of_pass(device: torch.device, length: int, read: Callable[[torch.Ten
 
 
 def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Groups sequences of similar length into the batches that cost least; returns indices into ``lengths``.
-
-    The longest sequences come first: a batch that does not fit into memory shows at once. A sequence longer than
-    ``tokens_per_batch`` has a batch of its own.
-    """
+    """Groups sequences of similar length into the cheapest batches, longest first, as indices into ``lengths``."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
     def padded_tokens(begin: int) -> Ids:
@@ -66,10 +62,9 @@ def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int
 
 
 def cheapest_cut(count: int, tokens_from: Callable[[int], Ids], tokens_per_batch: int) -> list[slice]:
-    """Cuts a sequence of ``count`` rows into the batches that cost least; returns the batches in order.
+    """Cuts a sequence of ``count`` rows into the batches that cost least: their tokens, and a pass over the weights.
 
-    ``tokens_from`` takes a row and gives the tokens of the batches that begin there, with one row, two and so on. A
-    batch costs these tokens and a pass over the weights, which counts as a part of the budget.
+    ``tokens_from`` takes a row and gives the tokens of the batches that begin there, with one row, two and so on.
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch={tokens_per_batch}: must be a positive number")
@@ -92,11 +87,7 @@ def cheapest_cut(count: int, tokens_from: Callable[[int], Ids], tokens_per_batch
 
 
 def pad_right(sequences: Sequence[Ids]) -> torch.Tensor:
-    """Stacks sequences to int64 of shape ``(sequences, longest)``, padded on the right.
-
-    Under causal attention no real token sees a token on its right, so the padding needs no mask. Padding repeats the
-    row's own last token: the embedding of another token may not be a number, and must not get into the batch.
-    """
+    """Stacks sequences, padded on the right: causal attention needs no mask. Padding repeats the row's last token."""
     longest = max(ids.size for ids in sequences)
     return torch.from_numpy(np.stack([np.pad(ids, (0, longest - ids.size), mode="edge") for ids in sequences]))
 

@@ -80,11 +80,7 @@ class Decoder:
 
     @torch.no_grad()
     def agrees(self, read: Callable[[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]) -> bool:
-        """Says whether two ways to compute the same, which ``read`` gives in pairs, agree on a probe of three rows.
-
-        Both may differ by rounding: by a part of the largest number, which may be far larger than all others, and by
-        a tenth of each token's own vector.
-        """
+        """Says whether two computations, which ``read`` gives in pairs, agree on a probe but for rounding."""
         generator = torch.Generator().manual_seed(0)
         length = min(PROBE_LENGTH, self.max_positions or PROBE_LENGTH)
         pairs = read(torch.randint(0, self.vocab_size, (3, length), generator=generator))
@@ -137,10 +133,9 @@ def decoder_name(model: PreTrainedModel) -> str | None:
 
 
 def _position_limit(model: PreTrainedModel) -> int | None:
-    """Most tokens that a model can read at once, where that is a fixed limit and not a length of training.
+    """Most tokens that a model can read at once: tables of positions and masks in buffers have an end.
 
-    Rotary embeddings have no end, unless they are rescaled to the longest row so far, which would make scores depend
-    on other rows. Tables of positions, and masks kept as buffers, have an end.
+    Rotary embeddings have an end where the longest row so far rescales them: scores would depend on other rows.
     """
     config = model.config.get_text_config()
     if isinstance(limit := getattr(config, "max_seq_len", None), int):

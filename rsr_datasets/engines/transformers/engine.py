@@ -56,11 +56,9 @@ def _leaving(found: Reduced) -> Callable[[], list[Any]]:
 class TransformersEngine:
     """A loaded causal language model, an :class:`rsr_datasets.engines.base.Engine`.
 
-    The decoder computes hidden states. Only those at scored positions go through the output head, ``chunk_tokens`` at
-    a time, and each chunk of logits is reduced at once. ``logits_dtype="float32"`` computes the head in float32
-    whatever the model's dtype, with a copy. ``tokens_per_batch`` counts padding too. A number of tokens that is
-    ``None`` is chosen for the device. The attributes ``tokens_per_batch`` and ``share_prefixes`` may be changed. A
-    ``ValueError`` refuses a model that :func:`.probes.check` finds unfit.
+    Hidden states at scored positions go through the output head, ``chunk_tokens`` at a time, and each chunk of logits
+    is reduced at once. ``tokens_per_batch`` counts padding too, and may be changed, as ``share_prefixes``. ``None``
+    leaves a number to the device. ``ValueError`` refuses a model that :func:`.probes.check` finds unfit.
     """
 
     provides = frozenset({ENTROPIES})

@@ -5,9 +5,8 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +29,7 @@ _LENGTHS_IN_BLOCKS = range(192, 769)
 _MASK_COST = 6
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """Attention of ``queries`` to the first ``visible`` keys of their block.
 
     Without a mask (broadcastable to ``(1, 1, queries, visible)``, boolean or to be added) it is causal.
@@ -42,8 +40,7 @@ class Call:
     mask: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Calls of attention to the same keys, which are tokens of the sequence."""
 
     keys: slice | torch.Tensor
@@ -51,15 +48,11 @@ class Block:
 
 
 class Pack:
-    """Rows in one sequence, from the token ids of each row and the student's device and dtype.
+    """Rows in one sequence; above 1, ``least_shared``, the least part of a row to share, shares nothing.
 
-    ``least_shared`` is the least part of a row that must be shared with another row; above 1 nothing is shared.
-    ``hidden_size`` is the student's, for few large calls of attention, as suits a GPU: rows share where that saves
-    more than the calls cost. ``None`` gives each row calls of its own.
-
-    ``input_ids`` and ``position_ids`` have the shape ``(1, tokens)``; ``paths`` holds for each row the places of its
-    tokens in the sequence, shape ``(length,)``; ``blocks`` say how attention is computed, and ``attended`` how many
-    layers have computed it so.
+    ``hidden_size`` is for few large calls of attention, as suits a GPU: rows share where that saves more than the
+    calls cost. ``None`` gives each row calls of its own. Ids and positions have the shape ``(1, tokens)``; ``paths``
+    holds the places of each row's tokens; ``attended`` counts the layers that computed attention so.
     """
 
     def __init__(
@@ -133,7 +126,7 @@ class Pack:
 
 
 def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | None = None) -> list[list[int]]:
-    """Divides rows, in the order of their ids, into runs that share first tokens; arguments as in :class:`Pack`."""
+    """Divides rows, in the order of their ids, into runs that share first tokens; see :class:`Pack` for arguments."""
     runs: list[list[int]] = []
     tokens = longest = previous = 0
     for row in sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes()):
@@ -159,8 +152,7 @@ def plan_packs(
 ) -> list[list[int]]:
     """Divides rows (by their numbers) into the sequences that cost least, that with the longest row first.
 
-    Tokens that rows of two batches share are read twice. A batch holds at most ``tokens_per_batch`` tokens beside
-    those that its first two rows share; a longer row has a batch of its own.
+    The tokens that a batch's first two rows share do not count; a row beyond the budget has a batch of its own.
     """
     order: list[int] = []
     shares: list[int] = []
@@ -220,10 +212,9 @@ def _attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention among the tokens of each row: of the pack that is read, or of a batch of rows side by side.
+    """Attention of each row, in a pack or side by side; ``ValueError`` if it is more than causal.
 
-    From shape ``(rows, heads, tokens, head size)``, one row for a sequence, to ``(rows, tokens, heads, head size)``. A
-    family that asks for more than causal attention to all tokens is refused with a ``ValueError``.
+    From shape ``(rows, heads, tokens, head size)``, one row for a sequence, to ``(rows, tokens, heads, head size)``.
     """
     others = {name for name, asked in kwargs.items() if asked is not None and name not in _NO_EFFECT}
     if others or attention_mask is not None or dropout:
@@ -282,11 +273,7 @@ def copied(module: torch.nn.Module, change: Callable[[str, torch.nn.Module], tor
 
 
 def packed_decoder(decoder: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a decoder that reads rows in one sequence; the weights are shared, attention is replaced.
-
-    The copy reads rows side by side too, and does not ask a GPU whether they need a mask. ``ValueError`` if the
-    decoder's attention is another than torch's own, or does not see all tokens.
-    """
+    """A copy that reads rows in one sequence or side by side; ``ValueError`` unless its attention is plain SDPA."""
     config: PreTrainedConfig = decoder.config
     if config._attn_implementation != "sdpa":
         raise ValueError(f"its attention is {config._attn_implementation}")

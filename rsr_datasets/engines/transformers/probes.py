@@ -24,10 +24,9 @@ def refusing(failure: str) -> Iterator[None]:
 
 @torch.no_grad()
 def check(decoder: Decoder, head: OutputHead, described: str) -> int:
-    """Compares the head alone with the model's own logits, and checks that a token sees only the tokens before it.
+    """Checks the head alone against the model's logits, and that no later token or other row changes a hidden state.
 
-    Neither later tokens of the row nor other rows of the batch may change a token's hidden state. Returns the number
-    of logits: ids below this one can be read and scored. Errors begin with ``described``.
+    Returns the number of logits: ids below this one can be read and scored. Errors begin with ``described``.
     """
     generator = torch.Generator().manual_seed(0)
     length = min([PROBE_LENGTH, decoder.max_positions or PROBE_LENGTH, *decoder.turning_lengths])

@@ -23,9 +23,7 @@ _BLOCK_BYTES = 3 << 17
 def rank_and_surprisal(logits: torch.Tensor, targets: torch.Tensor, entropy: bool = False) -> Reduced:
     """Rank and surprisal of one target a row (Eq. 2 and section 3.1), and the entropy of the row.
 
-    Logits, of any floating dtype and the shape ``(tokens, vocabulary)``, are not changed. Targets and results have the
-    shape ``(tokens,)``. Surprisals are NaN or infinite where the logits give no number. As the sum of two terms that
-    are never negative they keep the digits of confident tokens. Sums are accumulated in float32.
+    Logits of shape ``(tokens, vocabulary)`` are not changed. Surprisals are NaN or infinite where they give no number.
     """
     if logits.is_cuda:
         with torch.cuda.device(logits.device):  # Triton launches on the current one
@@ -54,7 +52,7 @@ def rank_and_surprisal(logits: torch.Tensor, targets: torch.Tensor, entropy: boo
         weights = torch.exp2(torch.sub(block, top, out=shifted).mul_(_BITS_IN_A_NAT), out=work)
         total = weights.sum(dim=1)
         log_total = total.log()
-        surprisals[here] = log_total + gap
+        surprisals[here] = log_total + gap  # neither is negative: confident tokens keep their digits
         if entropies is not None:
             expected = shifted.clamp_(min=_NO_PROBABILITY).mul_(weights).sum(dim=1).div_(total)
             entropies[here] = log_total - expected / _BITS_IN_A_NAT

@@ -197,11 +197,7 @@ class TransformersStudent:
         return _load(self.name, transformers.AutoTokenizer, where, arguments)
 
     def load(self, device: torch.device, options: dict[str, Any]) -> TransformersEngine:
-        """Loads the student, and puts it on the device unless ``model_kwargs`` holds a ``device_map``.
-
-        ``options`` are ``tokens_per_batch``, which is written back as chosen, and ``share_prefixes``, both optional.
-        ``ValueError`` if the student is no causal language model, cannot be loaded, or its head cannot be run alone.
-        """
+        """Loads the student, onto the device without a ``device_map``; ``ValueError`` if it cannot be scored."""
         model = self.student if isinstance(self.student, PreTrainedModel) else self._load_model(device)
         engine = TransformersEngine(model, name=self.name, logits_dtype=self.logits_dtype, **options)
         options["tokens_per_batch"] = engine.tokens_per_batch
