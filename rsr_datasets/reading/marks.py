@@ -11,12 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
+from .rows import IntArray
 from .templates import REASONING_KEYS, ChatTemplate, Messages
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
 # Message k has a character for its text, one for the functions that it calls, and one on either side of its text.
 _TEXTS, _NAMES, _ENDS, _BEGINS = 0xF0100, 0xF4000, 0xF8000, 0xFC000
@@ -33,11 +30,7 @@ def drop(what: str) -> NoReturn:
 
 
 def mark(messages: Messages, literals: tuple[str, ...]) -> Messages:
-    """Marks the texts of a conversation.
-
-    Args:
-        messages: The conversation; contents are texts.
-        literals: Texts that the template may look for.
+    """Marks the texts of a conversation whose contents are texts; ``literals`` are those that the template looks for.
 
     Raises:
         TextDroppedError: If there are more messages than private-use characters.
@@ -48,11 +41,11 @@ def mark(messages: Messages, literals: tuple[str, ...]) -> Messages:
 
 
 def _mark_message(i: int, message: Mapping[str, Any], literals: tuple[str, ...]) -> dict[str, Any]:
-    texts = {key: text for key in (*REASONING_KEYS, "content") if isinstance(text := message.get(key), str) and text}
+    texts = {key: message[key] for key in (*REASONING_KEYS, "content") if isinstance(message.get(key), str)}
     if message["role"] != "assistant":
         return {**message, **{key: _enclosed(text, i, literals) for key, text in texts.items()}}
     character = chr(_TEXTS + i)
-    marked = {key: _replace(text, character, literals) for key, text in texts.items()}
+    marked: dict[str, Any] = {key: _replace(text, character, literals) for key, text in texts.items()}
     # A text that is nothing but one of the template's own strings is marked all the same: if the template treats the
     # text otherwise then, the two renderings differ and the row is refused.
     marked = {key: text if character in text else _replace(texts[key], character, ()) for key, text in marked.items()}
@@ -105,22 +98,16 @@ def _any_of(literals: tuple[str, ...]) -> re.Pattern[str]:
 
 
 class Marked:
-    """A rendering of marked messages.
-
-    Args:
-        rendered: The rendering.
-
-    Attributes:
-        text: The rendering without the characters behind texts.
-        codes: Code points of ``text``, int64, shape ``(characters,)``.
-    """
+    """A rendering of marked messages: ``text`` is the rendering without the characters around texts."""
 
     def __init__(self, rendered: str) -> None:
-        codes = codepoints(rendered)
+        codes = _codepoints(rendered)
         added = (codes >= _ENDS) & (codes < _BEGINS + _MOST_MESSAGES)
         places = np.flatnonzero(added)
-        self.codes = codes[~added]
-        self.text = _decode(self.codes) if places.size else rendered
+        self._codes = codes[~added]
+        self.text = rendered
+        if places.size:
+            self.text = self._codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
         owners, positions = codes[places], places - np.arange(places.size)
         ends = owners < _BEGINS
         self._ends = positions[ends], owners[ends] - _ENDS
@@ -129,8 +116,8 @@ class Marked:
     @functools.cached_property
     def _own(self) -> dict[int, IntArray]:
         """Assistant message to the positions of its characters, ascending."""
-        places = np.flatnonzero((self.codes >= _TEXTS) & (self.codes < _ENDS))
-        codes = self.codes[places]
+        places = np.flatnonzero((self._codes >= _TEXTS) & (self._codes < _ENDS))
+        codes = self._codes[places]
         owners = np.where(codes < _NAMES, codes - _TEXTS, codes - _NAMES)
         order = np.argsort(owners, kind="stable")
         numbers, starts = np.unique(owners[order], return_index=True)
@@ -139,8 +126,16 @@ class Marked:
     def places_of(self, i: int) -> tuple[IntArray, IntArray]:
         """Positions of the text of assistant message ``i``, and of the names of the functions that it calls."""
         own = self._own.get(i, np.empty(0, dtype=np.int64))
-        is_name = self.codes[own] >= _NAMES
+        is_name = self._codes[own] >= _NAMES
         return own[~is_name], own[is_name]
+
+    def all_of(self, i: int, message: Mapping[str, Any], end: int | None = None) -> IntArray | None:
+        """Positions of a marked message's characters before ``end``; ``None`` where there are fewer than it has."""
+        own = np.sort(np.concatenate(self.places_of(i)))
+        own = own if end is None else own[own < end]
+        names = np.count_nonzero(self._codes[own] >= _NAMES)
+        least_texts, least_names = wanted(message, i)
+        return own if own.size and own.size - names >= least_texts and names >= least_names else None
 
     def begin_of(self, i: int) -> int | None:
         """The position of the first character of message ``i``; ``None`` if the rendering shows no text of it."""
@@ -157,19 +152,12 @@ class Marked:
 
     def is_rendering_of(self, text: str) -> bool:
         """Whether a text differs from this rendering in nothing but the marked characters."""
-        codes = codepoints(text)
-        if codes.size != self.codes.size:
-            return False
-        return bool(np.all((codes == self.codes) | ((self.codes >= _TEXTS) & (self.codes < _ENDS))))
+        codes, own = _codepoints(text), (self._codes >= _TEXTS) & (self._codes < _ENDS)
+        return codes.size == own.size and bool(np.all(own | (codes == self._codes)))
 
 
-def codepoints(text: str) -> IntArray:
-    """Code points of a text, int64, shape ``(characters,)``."""
+def _codepoints(text: str) -> IntArray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.int64)
-
-
-def _decode(codes: IntArray) -> str:
-    return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def wanted(message: Mapping[str, Any], i: int) -> tuple[int, int]:
@@ -185,11 +173,5 @@ def wanted(message: Mapping[str, Any], i: int) -> tuple[int, int]:
 
 
 def rendered(template: ChatTemplate, messages: Sequence[dict[str, Any]], prompt: bool = False) -> Marked:
-    """Renders marked messages.
-
-    Args:
-        template: The template.
-        messages: From :func:`mark`.
-        prompt: Whether to add the generation prompt.
-    """
+    """Renders marked messages, with the generation prompt if asked."""
     return Marked(template.render(list(messages), add_generation_prompt=prompt))

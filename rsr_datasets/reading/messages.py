@@ -1,7 +1,11 @@
-"""A row to its conversation: messages, tools and template arguments in one form, whatever the format."""
+"""A row to its conversation: messages, tools and template arguments in one form, whatever the format.
 
+Also the forms in which templates ask for tool calls, and what of a tool call a rendering shows.
+"""
+
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -284,3 +288,70 @@ def _kind(value: Any) -> str:
 def bad(reason: str) -> NoReturn:
     """Refuses a row with the status ``bad_row``."""
     raise UnscorableRowError(BAD_ROW, reason)
+
+
+def call_forms(messages: Messages) -> Iterator[Messages]:
+    """The conversation as it is, then with its tool calls in the other forms that templates ask for.
+
+    Arguments are an object or JSON text, and no content beside a call is empty text or null.
+    """
+    yield messages
+    if not any(message.get("tool_calls") for message in messages):
+        return
+    forms = [
+        [_with_calls_as(message, as_text, no_content) for message in messages]
+        for no_content in ("", None)
+        for as_text in (None, False, True)
+    ]
+    yield from (form for k, form in enumerate(forms) if form not in [messages, *forms[:k]])
+
+
+def _with_calls_as(message: dict[str, Any], as_text: bool | None, no_content: str | None) -> dict[str, Any]:
+    if not message.get("tool_calls"):
+        return message
+
+    def change(call: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "function" in call:
+            return {**call, "function": change(call["function"])}
+        arguments = call.get("arguments")
+        if as_text is True and isinstance(arguments, Mapping):
+            with contextlib.suppress(TypeError, ValueError):
+                return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
+        if as_text is False and isinstance(given := _json_value(arguments), Mapping):
+            return {**call, "arguments": given}
+        return call
+
+    calls = [change(call) for call in message["tool_calls"]]
+    return {**message, "content": message["content"] or no_content, "tool_calls": calls}
+
+
+def _json_value(text: Any) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(text) if isinstance(text, str) else None
+
+
+def missing_part(call: Mapping[str, Any], rendered: str) -> str | None:
+    """The first text of a tool call that its rendering does not show: its name, and arguments' names and texts."""
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        if isinstance(_json_value(arguments), Mapping):
+            return None if arguments.strip() in rendered else arguments
+        arguments = [arguments]
+    return next((part for part in _strings([function.get("name"), arguments]) if not _appears(part, rendered)), None)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (key for key in value if isinstance(key, str))
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _appears(text: str, rendered: str) -> bool:
+    escaped = (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
+    return text.strip() in rendered or any(form in rendered for form in escaped)

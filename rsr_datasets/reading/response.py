@@ -18,15 +18,16 @@ the whole rendering, after all earlier messages.
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .marks import BoolArray, IntArray, Marked, TextDroppedError, drop, mark, rendered, wanted
+from .marks import TextDroppedError, drop, mark, rendered, wanted
+from .messages import call_forms, missing_part
+from .rows import BoolArray, IntArray
 from .templates import REASONING_KEYS, ChatTemplate, Messages, TemplateRefusedError
-from .tool_calls import forms, missing_part
 
 _TAG = re.compile(r"<[^<>\s]{1,64}>")
 _LONGEST_TAG = 66
@@ -34,7 +35,6 @@ _LONGEST_PROMPT = 400
 _SUPPLIED = re.compile(r"(?:\s|<[^<>\s]{1,64}>)*")
 _LAST_TAG = re.compile(r"(?:<[^<>\s]{1,64}>)?\s*\Z")
 _CONTENT = chr(0xFFFFC)
-_QUESTION = {"role": "user", "content": _CONTENT}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class RenderedText:
     """A text for the student.
 
     Attributes:
-        text: The text.
-        own: Which of its characters count, bool, shape ``(characters,)``.
+        own: Which characters of the text count, bool, shape ``(characters,)``.
         add_special_tokens: Whether the tokenizer is to add what it adds around a text, such as a BOS token.
     """
 
@@ -53,49 +52,32 @@ class RenderedText:
 
 
 def locate(template: ChatTemplate, messages: Messages, counted: Sequence[int]) -> RenderedText:
-    """Renders a conversation and finds the responses of some of its turns.
-
-    Args:
-        template: The template.
-        messages: The conversation; contents are texts.
-        counted: Indices of the assistant messages that count; each has text or tool calls.
+    """Renders a conversation and finds the responses of the assistant messages ``counted``, each with text or calls.
 
     Raises:
         TextDroppedError: If the template leaves out or changes text of a counted message.
         TemplateRefusedError: If the template raises an error.
     """
-    failure: Exception | None = None
-    found: RenderedText | None = None
-    for form in forms(messages):
+    found: list[RenderedText] = []
+    failures: list[Exception] = []
+    for form in call_forms(messages):
         try:
             whole = _Whole(template, form)
-            responses = whole.responses(counted)
+            found.append(whole.responses(counted))
+            if whole.shows_calls():
+                return found[-1]
         except (TextDroppedError, TemplateRefusedError) as error:
-            failure = failure or error
-            continue
-        if whole.shows_calls():
-            return responses
-        found = found or responses
-    if found is None:
-        assert failure is not None
-        raise failure
-    return found
+            failures.append(error)
+    if not found:
+        raise failures[0]
+    return found[0]
 
 
 def locate_turn(template: ChatTemplate, messages: Messages, i: int) -> RenderedText:
-    """Renders a conversation up to a turn, as the student sees it, and finds the response of the turn.
+    """Renders a conversation up to turn ``i``, as the student sees it, and finds its response. Raises as ``locate``.
 
     Where the rendering drops text of a turn without tool calls whose reasoning is in its content, the text is the
     generation prompt's rendering and the content, less an opening tag with which that rendering ends.
-
-    Args:
-        template: The template.
-        messages: The conversation; contents are texts.
-        i: Index of the assistant message.
-
-    Raises:
-        TextDroppedError: If the template leaves out or changes text of the message.
-        TemplateRefusedError: If the template raises an error.
     """
     try:
         return locate(template, messages[: i + 1], [i])
@@ -105,8 +87,7 @@ def locate_turn(template: ChatTemplate, messages: Messages, i: int) -> RenderedT
             raise
         asked = template.render(messages[:i], add_generation_prompt=True)
         content = str(message["content"])
-        opening = _LAST_TAG.search(asked)
-        tag = opening.group().strip() if opening else ""
+        tag = asked[_last_tag(asked) :].strip()
         if tag and content.lstrip().startswith(tag):
             content = content.lstrip().removeprefix(tag).lstrip()
         own = np.zeros(len(asked) + len(content), dtype=bool)
@@ -162,8 +143,12 @@ class _Whole:
             yield span
             return
         context = (_short_context(self.marked, i) if short else None) or self.marked[:i]
-        told = self._told(i, context)
-        places = _own_places(told, i, self.marked[i])
+        told = self.rendering
+        if i + 1 < len(self.messages):
+            told = rendered(self.template, [*context, self.marked[i]])
+        places = told.all_of(i, self.marked[i])
+        if places is None:
+            drop(f"text of message {i}")
         shown = zip(self.rendering.places_of(i), told.places_of(i), strict=True)
         here = np.sort(np.concatenate([some[: each.size] for some, each in shown]))
         if here.size != places.size:
@@ -176,7 +161,7 @@ class _Whole:
         self._check_edges(i, start, here, end)
         positions, owners = self.rendering.ends
         others = positions[owners != i]
-        if (after := self._begin_of_next(i)) is not None and end <= after:
+        if (after := self.rendering.begin_of(i + 1)) is not None and end <= after:
             self._between[self._kinds(i)] = self.text[end:after]
         for k in np.flatnonzero(np.diff(here) > 1):
             first, last = int(here[k]) + 1, int(here[k + 1])
@@ -185,9 +170,6 @@ class _Whole:
                 yield start, first + (len(gap) if self.text.startswith(gap, first) else 0)
                 start = last
         yield start, end
-
-    def _begin_of_next(self, i: int) -> int | None:
-        return self.rendering.begin_of(i + 1) if i + 1 < len(self.messages) else None
 
     def _kinds(self, i: int) -> tuple[Any, ...]:
         """All that the text between turn ``i`` and the next message depends on."""
@@ -198,15 +180,13 @@ class _Whole:
 
     def _span_between(self, i: int) -> tuple[int, int] | None:
         """The response of a turn that ends as an earlier turn of its kind did, for which nothing is rendered."""
-        between, after = self._between.get(self._kinds(i)), self._begin_of_next(i)
+        between, after = self._between.get(self._kinds(i)), self.rendering.begin_of(i + 1)
         if between is None or after is None or not self.text.endswith(between, 0, after):
             return None
         end = after - len(between)
-        texts, names = (places[places < end] for places in self.rendering.places_of(i))
-        least_texts, least_names = wanted(self.marked[i], i)
-        if texts.size < least_texts or names.size < least_names or not texts.size + names.size:
+        here = self.rendering.all_of(i, self.marked[i], end)
+        if here is None:
             return None
-        here = np.sort(np.concatenate([texts, names]))
         positions, owners = self.rendering.ends
         first, last = np.searchsorted(positions, [here[0], here[-1]], side="right")
         if np.any(owners[first:last] != i):
@@ -214,11 +194,6 @@ class _Whole:
         start = self._start(i, _short_context(self.marked, i) or self.marked[:i], int(here[0]))
         self._check_edges(i, start, here, end)
         return start, end
-
-    def _told(self, i: int, context: Messages) -> Marked:
-        if i + 1 == len(self.messages):
-            return self.rendering
-        return rendered(self.template, [*context, self.marked[i]])
 
     def _end(self, told: str, context: Messages) -> int:
         after = self._after_content.get(_role(context))
@@ -252,7 +227,10 @@ class _Whole:
             try:
                 asked, told = (rendered(self.template, context, prompt) for prompt in (True, False))
             except TemplateRefusedError:
-                asked, told = (rendered(self.template, [_QUESTION], prompt) for prompt in (True, False))
+                asked, told = (
+                    rendered(self.template, [{"role": "user", "content": _CONTENT}], prompt)
+                    for prompt in (True, False)
+                )
             ends, owners = asked.ends
             tail = asked.text[int(ends[-1]) :] if ends.size else ""
             prompt = asked.text[_common_prefix(asked.text, told.text) :]
@@ -273,26 +251,13 @@ class _Whole:
                 drop(f"tool call {k} of message {i}, e.g. {missing!r}")
 
 
-def _own_places(rendering: Marked, i: int, message: Mapping[str, Any]) -> IntArray:
-    """Positions of a message's own characters in a rendering of the conversation up to the message."""
-    texts, names = rendering.places_of(i)
-    least_texts, least_names = wanted(message, i)
-    if texts.size < least_texts or names.size < least_names or not texts.size + names.size:
-        drop(f"text of message {i}")
-    return np.sort(np.concatenate([texts, names]))
-
-
 def _short_context(messages: Messages, i: int) -> Messages | None:
     """The messages that a template can look back at from turn ``i``; ``None`` where these are all."""
     first = next((k for k, message in enumerate(messages[:i]) if message["role"] == "user"), None)
     if first is None:
         return None
-    last = i - 1
-    while last > first and messages[last]["role"] == "tool":
-        last -= 1
-    if last <= first + 1:
-        return None
-    return [*messages[: first + 1], *messages[last:i]]
+    last = next((k for k in range(i - 1, first, -1) if messages[k]["role"] != "tool"), first)
+    return [*messages[: first + 1], *messages[last:i]] if last > first + 1 else None
 
 
 def _role(context: Messages) -> str:
