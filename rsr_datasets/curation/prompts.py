@@ -6,7 +6,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..reading.formats import find_format
-from ..reading.messages import Turns, read_prompt
+from ..reading.messages import Turns, split_row
 from ..reading.rows import UnscorableRowError
 from ..tables.arrays import read_rows, require_columns
 from ..tables.columns import ScoreColumns
@@ -34,7 +34,7 @@ def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str
 
     def digest_of(row: Mapping[str, Any]) -> bytes | None:
         try:
-            return digest(read_prompt(row, row_format, turns))
+            return digest(split_row(row, row_format, turns)[0])
         except UnscorableRowError:
             return None
 

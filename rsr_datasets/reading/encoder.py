@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE, TEMPLATE_DROPPED_TEXT
@@ -86,7 +85,9 @@ class ConversationEncoder:
         values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
         conversation = read_conversation(values, row_format)
         if isinstance(conversation, PlainText):
-            rendered = [self._render_text(conversation)]
+            bos = self.tokenizer.bos_token
+            begun = bool(bos and (conversation.prompt + conversation.response).startswith(bos))
+            rendered = [RenderedText.after(conversation.prompt, conversation.response, add_special_tokens=not begun)]
         else:
             rendered = self._render_messages(conversation, values)
         try:
@@ -95,13 +96,6 @@ class ConversationEncoder:
         except UnicodeEncodeError:
             bad("text with a lone surrogate is not valid Unicode")
         return rendered
-
-    def _render_text(self, row: PlainText) -> RenderedText:
-        own = np.zeros(len(row.prompt) + len(row.response), dtype=bool)
-        own[len(row.prompt) :] = True
-        text = row.prompt + row.response
-        bos = self.tokenizer.bos_token
-        return RenderedText(text, own, add_special_tokens=not (bos and text.startswith(bos)))
 
     def _render_messages(self, row: Conversation, values: Mapping[str, Any]) -> list[RenderedText]:
         counted = [i for i in row.counted(self.turns) if is_written(row.messages[i])]

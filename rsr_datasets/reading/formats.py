@@ -29,11 +29,9 @@ STANDARD_COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class RowFormat:
-    """Which columns of a data set are read, and as what.
+    """Which columns of a data set are read: ``columns`` maps a standard name to the name in the data set.
 
-    Attributes:
-        kind: A key of ``FORMATS``.
-        columns: Standard column name to the name it has in the data set.
+    ``kind`` is a key of ``FORMATS``.
     """
 
     kind: str
@@ -46,13 +44,7 @@ class RowFormat:
 
 
 def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    """Checks the ``columns`` argument as far as it can be checked without a data set.
-
-    Args:
-        columns: Standard name to actual name.
-
-    Returns:
-        The same as a dict.
+    """Checks the ``columns`` argument as far as it can be checked without a data set, and gives it as a dict.
 
     Raises:
         ValueError: If it is no mapping, or maps a name that is not in ``STANDARD_COLUMNS``.
@@ -71,13 +63,8 @@ def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
 def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None = None) -> RowFormat:
     """Finds the format of a data set from its column names.
 
-    Args:
-        column_names: The data set's columns.
-        columns: Standard name to actual name, where they differ, e.g. ``{"prompt": "question"}``.
-
-    Returns:
-        The first format in the order of ``FORMATS`` whose columns are all there. Where ``columns`` is given, formats
-        that use one of its names come first.
+    The format is the first one in the order of ``FORMATS`` whose columns are all there. ``columns`` maps a standard to
+    an actual name where they differ, e.g. ``{"prompt": "question"}``; formats that use one of its names come first.
 
     Raises:
         ValueError: If no format fits, or ``columns`` names a column that is not there.

@@ -19,12 +19,8 @@ Turns = Literal["all", "last", "each"]
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _ROLE_ALIASES = {
     "human": "user",
-    "gpt": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
+    **dict.fromkeys(("gpt", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("function", "observation", "ipython"), "tool"),
 }
 # Flags by which a trainer leaves a turn out: 0 or false.
 _TRAINED = ("weight", "train", "training", "loss", "loss_weight")
@@ -47,11 +43,7 @@ class Conversation:
     masked: frozenset[int]
 
     def counted(self, turns: Turns) -> list[int]:
-        """Indices of the assistant messages that count.
-
-        Raises:
-            UnscorableRowError: If there are none.
-        """
+        """Indices of the assistant messages that count; raises :class:`UnscorableRowError` if there are none."""
         own = [i for i, m in enumerate(self.messages) if i >= self.first_counted and m["role"] == "assistant"]
         if not own:
             raise UnscorableRowError(NO_RESPONSE, "no assistant turn; scored rows need at least one")
@@ -62,11 +54,7 @@ class Conversation:
 
 
 def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> PlainText | Conversation:
-    """Reads a row, given as standard column name to value.
-
-    Raises:
-        UnscorableRowError: If a value has another form than its format has.
-    """
+    """Reads a row, given as standard column name to value; values of another form are refused."""
     names = row_format.columns
     match row_format.kind:
         case "messages" | "conversations":
@@ -94,25 +82,16 @@ def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Plain
             return PlainText("", _read_text(values["text"], names["text"]))
 
 
-def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | Messages:
-    """Reads what stands before the first scored turn of a row.
+def split_row(
+    row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all"
+) -> tuple[str, str] | tuple[Messages, Messages]:
+    """Reads what stands before the first scored turn of a row, and from that turn on.
 
-    Returns:
-        The messages before that turn, roles and content in one same form whatever the format; text for a prompt and
-        completion that are both text, and for a row of the ``text`` format, where it is empty.
+    Both are messages, roles and content in one same form whatever the format; or text where no message is in the row.
 
     Raises:
         UnscorableRowError: If the row cannot be read or has no assistant turn.
     """
-    return _split(row, row_format, turns)[0]
-
-
-def read_response(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> str | Messages:
-    """Reads what stands from the first scored turn of a row on: the other part of what :func:`read_prompt` reads."""
-    return _split(row, row_format, turns)[1]
-
-
-def _split(row: Mapping[str, Any], row_format: RowFormat, turns: Turns) -> tuple[str, str] | tuple[Messages, Messages]:
     conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
     if isinstance(conversation, PlainText):
         return conversation.prompt, conversation.response
@@ -130,7 +109,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 def response_text(row: Mapping[str, Any], row_format: RowFormat, turns: Turns) -> str | None:
     """The text that the assistant wrote from the first counted turn on; ``None`` for none, or an unreadable row."""
     try:
-        found = read_response(row, row_format, turns)
+        _, found = split_row(row, row_format, turns)
     except UnscorableRowError:
         return None
     text = found if isinstance(found, str) else "\n\n".join(text_of(m) for m in found if m["role"] == "assistant")
@@ -175,11 +154,10 @@ def _flag(part: Any) -> bool:
 
 def _transpose(value: Any) -> Any:
     """`datasets` stores a `Sequence` of dicts as one dict of lists: turned back; anything else is as it was."""
-    if not isinstance(value, Mapping) or not value or not all(isinstance(item, list) for item in value.values()):
+    items = list(value.values()) if isinstance(value, Mapping) else []
+    if not all(isinstance(item, list) for item in items) or len({len(item) for item in items}) != 1:
         return value
-    if len({len(values) for values in value.values()}) > 1:
-        return value
-    return [dict(zip(value, values, strict=True)) for values in zip(*value.values(), strict=True)]
+    return [dict(zip(value, parts, strict=True)) for parts in zip(*items, strict=True)]
 
 
 def _read_message(message: Any, where: str) -> dict[str, Any]:
@@ -195,21 +173,17 @@ def _read_message(message: Any, where: str) -> dict[str, Any]:
         found = repr(role) if isinstance(role, str) else _kind(role)
         bad(f"{where}: unknown role {found}; known are {[*ROLES, *_ROLE_ALIASES]}")
     kept["role"] = _ROLE_ALIASES.get(role, role)
-    kept["content"] = _read_content(kept.get("content", ""), where)
+    content = _transpose(kept.get("content", ""))
+    if isinstance(content, list) and all(_is_text_block(block) for block in content):
+        content = "".join(block["text"] for block in content)
+    if not isinstance(content, str):
+        bad(f"{where}: content must be text or a list of text blocks, found {_kind(kept['content'])}")
+    kept["content"] = content
     for key in REASONING_KEYS:
         if not isinstance(kept.get(key, ""), str):
             bad(f"{where}: {key!r} must be text, found {_kind(kept[key])}")
     calls = _read_tool_calls(kept.pop("tool_calls", None), where)
     return kept | {"tool_calls": calls} if calls else kept
-
-
-def _read_content(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    blocks = _transpose(content)
-    if isinstance(blocks, list) and all(_is_text_block(block) for block in blocks):
-        return "".join(block["text"] for block in blocks)
-    bad(f"{where}: content must be text or a list of text blocks, found {_kind(content)}")
 
 
 def _is_text_block(block: Any) -> bool:
@@ -244,11 +218,9 @@ def read_kwargs(value: Any) -> dict[str, Any]:
     """Reads a row's own arguments of the chat template."""
     where = "column 'chat_template_kwargs'"
     kwargs = _exact(value, where)
-    if kwargs is None:
-        return {}
-    if not isinstance(kwargs, Mapping):
+    if not isinstance(kwargs, Mapping | None):
         bad(f"{where}: expected a dict, found {_kind(kwargs)}")
-    return dict(kwargs)
+    return dict(kwargs or {})
 
 
 def _exact(value: Any, where: str) -> Any:

@@ -50,6 +50,11 @@ class RenderedText:
     own: BoolArray
     add_special_tokens: bool
 
+    @classmethod
+    def after(cls, prompt: str, response: str, add_special_tokens: bool) -> "RenderedText":
+        """A prompt and a response of which all characters count."""
+        return cls(prompt + response, np.repeat([False, True], [len(prompt), len(response)]), add_special_tokens)
+
 
 def locate(template: ChatTemplate, messages: Messages, counted: Sequence[int]) -> RenderedText:
     """Renders a conversation and finds the responses of the assistant messages ``counted``, each with text or calls.
@@ -90,9 +95,7 @@ def locate_turn(template: ChatTemplate, messages: Messages, i: int) -> RenderedT
         tag = asked[_last_tag(asked) :].strip()
         if tag and content.lstrip().startswith(tag):
             content = content.lstrip().removeprefix(tag).lstrip()
-        own = np.zeros(len(asked) + len(content), dtype=bool)
-        own[len(asked) :] = True
-        return RenderedText(asked + content, own, add_special_tokens=False)
+        return RenderedText.after(asked, content, add_special_tokens=False)
 
 
 class _Whole:
@@ -129,12 +132,12 @@ class _Whole:
         JSON text must stand as it is, not escaped a second time.
         """
         for i, message in enumerate(self.messages):
-            if calls := message.get("tool_calls"):
-                if self.rendering.places_of(i)[1].size < wanted(self.marked[i], i)[1]:
-                    return False
-                texts = (call.get("function", call).get("arguments") for call in calls)
-                if any(isinstance(text, str) and text.strip() not in self.text for text in texts):
-                    return False
+            calls = message.get("tool_calls") or ()
+            if calls and self.rendering.places_of(i)[1].size < wanted(self.marked[i], i)[1]:
+                return False
+            texts = (call.get("function", call).get("arguments") for call in calls)
+            if any(isinstance(text, str) and text.strip() not in self.text for text in texts):
+                return False
         return True
 
     def _spans(self, i: int, short: bool) -> Iterator[tuple[int, int]]:
@@ -227,10 +230,8 @@ class _Whole:
             try:
                 asked, told = (rendered(self.template, context, prompt) for prompt in (True, False))
             except TemplateRefusedError:
-                asked, told = (
-                    rendered(self.template, [{"role": "user", "content": _CONTENT}], prompt)
-                    for prompt in (True, False)
-                )
+                question = [{"role": "user", "content": _CONTENT}]
+                asked, told = (rendered(self.template, question, prompt) for prompt in (True, False))
             ends, owners = asked.ends
             tail = asked.text[int(ends[-1]) :] if ends.size else ""
             prompt = asked.text[_common_prefix(asked.text, told.text) :]
@@ -253,9 +254,7 @@ class _Whole:
 
 def _short_context(messages: Messages, i: int) -> Messages | None:
     """The messages that a template can look back at from turn ``i``; ``None`` where these are all."""
-    first = next((k for k, message in enumerate(messages[:i]) if message["role"] == "user"), None)
-    if first is None:
-        return None
+    first = next((k for k in range(i) if messages[k]["role"] == "user"), i)
     last = next((k for k in range(i - 1, first, -1) if messages[k]["role"] != "tool"), first)
     return [*messages[: first + 1], *messages[last:i]] if last > first + 1 else None
 

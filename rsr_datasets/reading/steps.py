@@ -49,6 +49,11 @@ def token_steps(parts: Sequence[str]) -> IntArray:
     return steps.astype(np.int64)
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids as it is: special tokens stay, and no white space is cleaned up."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
 def split_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """Decodes tokens one by one, so that the parts put together are the text.
 
@@ -59,27 +64,21 @@ def split_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[s
         ValueError: If an id is not one of the tokenizer's.
     """
     ids = list(ids)
-    for token_id in ids:
-        if not 0 <= token_id < len(tokenizer):
-            raise ValueError(
-                f"tokenizer: token id {token_id} is not one of the {len(tokenizer)} of {tokenizer.name_or_path!r}; "
-                "give the student's own tokenizer"
-            )
-
-    def decode(first: int, end: int) -> str:
-        text = tokenizer.decode(ids[first:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return str(text)
-
+    if wrong := [each for each in ids if not 0 <= each < len(tokenizer)]:
+        raise ValueError(
+            f"tokenizer: token id {wrong[0]} is not one of the {len(tokenizer)} of {tokenizer.name_or_path!r}; "
+            "give the student's own tokenizer"
+        )
     parts: list[str] = []
     # Decoding starts one part back, since some decoders drop the space before what they take for the first word.
     first = done = 0
     known = ""
     for end in range(1, len(ids) + 1):
-        text = decode(first, end)
+        text = decode(tokenizer, ids[first:end])
         if text.endswith(_REPLACEMENT) and end < len(ids) and end - done < _LONGEST_RUN:
             parts.append("")
             continue
         parts.append(text[len(known) :])
         first, done = done, end
-        known = decode(first, done)
+        known = decode(tokenizer, ids[first:done])
     return parts

@@ -103,7 +103,7 @@ class ChatTemplate:
             TemplateRefusedError: If the template raises an error.
         """
         if self._wants_blocks:
-            messages = [_in_blocks(message) for message in messages]
+            messages = _in_blocks(messages)
         return _render(self._source, messages, self._tools, add_generation_prompt, self._kwargs)
 
 
@@ -159,10 +159,11 @@ def _wants_blocks(source: str, special_tokens: tuple[tuple[str, str], ...]) -> b
             return False
         return question in text and answer in text
 
-    return not shows_all(messages) and shows_all([_in_blocks(message) for message in messages])
+    return not shows_all(messages) and shows_all(_in_blocks(messages))
 
 
-def _in_blocks(message: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(message["content"], str):
-        return message
-    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+def _in_blocks(messages: Messages) -> Messages:
+    return [
+        {**m, "content": [{"type": "text", "text": m["content"]}]} if isinstance(m["content"], str) else m
+        for m in messages
+    ]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from .marks import BoolArray, IntArray
 from .response import RenderedText
+from .rows import BoolArray, IntArray
+from .steps import decode
 
 # Without offsets, tokens are decoded in windows that begin at least this many tokens before the one that is looked at.
 _WINDOW = 16
@@ -21,29 +22,17 @@ _UNFINISHED = "\ufffd"
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized text.
-
-    Attributes:
-        ids: Token ids, int64, shape ``(tokens,)``.
-        counts: Which tokens count, bool, same shape; never a token that the tokenizer added around the text.
-    """
+    """A tokenized text: ids, int64, and which tokens count, never one that the tokenizer added around the text."""
 
     ids: IntArray
     counts: BoolArray
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[RenderedText]) -> list[Tokens | None]:
-    """Tokenizes texts.
+    """Tokenizes texts in valid Unicode.
 
     A tokenizer without character offsets (a "slow" one) is followed by decoding its tokens one after the other, which
-    is exact where they spell the text.
-
-    Args:
-        tokenizer: The student's tokenizer.
-        texts: Texts in valid Unicode.
-
-    Returns:
-        For each text its tokens, or ``None`` where the tokenizer has no offsets and its tokens do not spell the text.
+    is exact where they spell the text; where they do not, ``None`` stands for the tokens.
     """
     if not tokenizer.is_fast:
         return [_tokenize_without_offsets(tokenizer, text) for text in texts]
@@ -114,7 +103,7 @@ def _spelled_bounds(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text
     window, first, lead, origin = 0, 0, "", 0  # ids[window:first] spell lead, and ids[:first] spell text[:origin]
     position = 0
     for k in range(len(ids)):
-        decoded = _decode(tokenizer, ids[window : k + 1])
+        decoded = decode(tokenizer, ids[window : k + 1])
         spelled = decoded[len(lead) :].rstrip(_UNFINISHED)
         if not decoded.startswith(lead) or not text.startswith(spelled, origin):
             return None
@@ -122,12 +111,7 @@ def _spelled_bounds(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text
         bounds[k] = position, min(max(end, position + 1), len(text))
         position = end
         if k - first >= _WINDOW and decoded == lead + spelled:
-            later = _decode(tokenizer, ids[k + 1 - _WINDOW : k + 1])
+            later = decode(tokenizer, ids[k + 1 - _WINDOW : k + 1])
             if text[:position].endswith(later):
                 window, first, lead, origin = k + 1 - _WINDOW, k + 1, later, position
     return bounds if position == len(text) else None
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text

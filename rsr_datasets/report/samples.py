@@ -1,14 +1,14 @@
 """The rows that are in the page: points of the plots, and problems with the tokens or text of their candidates."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..figures.plotting import BoolArray, FloatArray, IntArray, sample_evenly
-from ..reading.messages import read_prompt, read_response, text_of
+from ..reading.messages import split_row, text_of
 from ..reading.rows import UnscorableRowError
 from ..reading.steps import split_text
 from ..tables import arrays
@@ -114,7 +114,7 @@ def _read_problems(
         }
         ids = row[columns.token_ids] if tokenizer is not None else None
         if ids is None:
-            messages, omitted = _cut(_messages(rows, read_response, row), 5 * token_limit)  # characters of a token
+            messages, omitted = _cut(_messages(rows, row, 1), 5 * token_limit)  # characters of a token
             return numbers | {"messages": messages, "omittedCharacters": omitted}
         parts = split_text(tokenizer, ids[:token_limit])
         tokens = {
@@ -128,7 +128,7 @@ def _read_problems(
 
     for members, label in zip(chosen, rows.labels(np.array([members[0] for members in chosen])), strict=True):
         texts_of_problem = list(itertools.islice(texts, members.size))
-        prompt = next((found for row in texts_of_problem if (found := _messages(rows, read_prompt, row))), [])
+        prompt = next((found for row in texts_of_problem if (found := _messages(rows, row, 0))), [])
         yield {
             "label": label,
             "prompt": _cut(prompt, 6_000)[0],
@@ -137,9 +137,10 @@ def _read_problems(
         }
 
 
-def _messages(rows: ReportRows, read: Callable[..., Any], row: Mapping[str, Any]) -> list[dict[str, str]]:
+def _messages(rows: ReportRows, row: Mapping[str, Any], part: int) -> list[dict[str, str]]:
+    """The prompt of a row, part 0, or its response, part 1."""
     try:
-        found = read(row, rows.row_format, rows.turns) if rows.row_format else ""
+        found = split_row(row, rows.row_format, rows.turns)[part] if rows.row_format else ""
     except UnscorableRowError:
         return []
     if isinstance(found, str):
