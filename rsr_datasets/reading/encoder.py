@@ -8,18 +8,9 @@ from transformers import PreTrainedTokenizerBase
 from ..tables.columns import BAD_ROW, NO_RESPONSE, TEMPLATE_DROPPED_TEXT
 from .formats import RowFormat
 from .marks import TextDroppedError
-from .messages import (
-    Conversation,
-    PlainText,
-    Turns,
-    bad,
-    is_written,
-    read_conversation,
-    read_kwargs,
-    read_tools,
-)
+from .messages import Conversation, Turns, is_written, read_conversation, read_kwargs, read_tools
 from .response import RenderedText, locate, locate_turn
-from .rows import EncodedRow, UnscorableRowError, to_row
+from .rows import Outcome, UnscorableRowError, bad, to_row
 from .templates import DEFAULT_DATE, ChatTemplate, Messages, TemplateRefusedError
 from .tokenizing import Tokens, tokenize
 
@@ -28,16 +19,9 @@ class ConversationEncoder:
     """Encodes rows of one format for one student.
 
     :mod:`.response` says which characters of a conversation count, :mod:`.tokenizing` which tokens hold those
-    characters. A turn of nothing but white space does not count.
-
-    Args:
-        tokenizer: The student's tokenizer. One without character offsets (a "slow" one) serves too, but rows that its
-            tokens do not spell exactly cannot be scored then.
-        chat_template: Jinja text; ``None`` for the tokenizer's own.
-        chat_template_kwargs: Passed to the template for every row; a row's own column of that name wins.
-        turns: ``"all"`` or ``"last"`` assistant turns of the conversation in one rendering, or ``"each"`` turn in the
-            rendering that the student sees when it writes the turn.
-        template_date: What ``strftime_now`` gives in templates that write a date, ``YYYY-MM-DD``.
+    characters. A turn of nothing but white space does not count. ``turns`` are ``"all"`` or ``"last"`` assistant turns
+    in one rendering, or ``"each"`` turn in the rendering that the student sees when it writes the turn. A row's own
+    template arguments win over ``chat_template_kwargs``. For the rest see :class:`.templates.ChatTemplate`.
     """
 
     def __init__(
@@ -56,9 +40,7 @@ class ConversationEncoder:
         self.template_date = template_date
         self._said_ways_out = False
 
-    def encode(
-        self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat
-    ) -> list[EncodedRow | UnscorableRowError]:
+    def encode(self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat) -> list[Outcome]:
         """Gives each row its encoding, or the reason why it has none.
 
         The first row whose template drops text says which arguments would keep it.
@@ -84,10 +66,10 @@ class ConversationEncoder:
     def _read(self, row: Mapping[str, Any], row_format: RowFormat) -> list[RenderedText]:
         values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
         conversation = read_conversation(values, row_format)
-        if isinstance(conversation, PlainText):
+        if isinstance(conversation, tuple):
             bos = self.tokenizer.bos_token
-            begun = bool(bos and (conversation.prompt + conversation.response).startswith(bos))
-            rendered = [RenderedText.after(conversation.prompt, conversation.response, add_special_tokens=not begun)]
+            begun = bool(bos and "".join(conversation).startswith(bos))
+            rendered = [RenderedText.after(*conversation, add_special_tokens=not begun)]
         else:
             rendered = self._render_messages(conversation, values)
         try:
@@ -128,18 +110,15 @@ class ConversationEncoder:
             ways.append('turns="last" (scores the last turn alone)')
         return f" ({name}). To keep the text: {'; '.join([*ways, 'chat_template= with one of your own'])}"
 
-    def _to_encoded_row(self, sequences: Sequence[Tokens | None]) -> EncodedRow | UnscorableRowError:
-        found = [(tokens.ids, tokens.counts) for tokens in sequences if tokens is not None]
-        if len(found) < len(sequences):
-            return UnscorableRowError(
-                BAD_ROW,
-                f"{type(self.tokenizer).__name__}: no character offsets and its tokens do not spell the text, "
-                "so that the response cannot be found; pass tokenizer= a fast one",
-            )
-        try:
+    def _to_encoded_row(self, sequences: Sequence[Tokens | None]) -> Outcome:
+        found = [tokens for tokens in sequences if tokens is not None]
+        if len(found) == len(sequences):
             return to_row(found, "no token of the text is a response token with context before it")
-        except UnscorableRowError as error:
-            return error
+        return UnscorableRowError(
+            BAD_ROW,
+            f"{type(self.tokenizer).__name__}: no character offsets and its tokens do not spell the text, "
+            "so that the response cannot be found; pass tokenizer= a fast one",
+        )
 
 
 def _keeps_text(read: Callable[..., RenderedText], *arguments: Any) -> bool:

@@ -44,11 +44,7 @@ def _mark_message(i: int, message: Mapping[str, Any], literals: tuple[str, ...])
     texts = {key: message[key] for key in (*REASONING_KEYS, "content") if isinstance(message.get(key), str)}
     if message["role"] != "assistant":
         return {**message, **{key: _enclosed(text, i, literals) for key, text in texts.items()}}
-    character = chr(_TEXTS + i)
-    marked: dict[str, Any] = {key: _replace(text, character, literals) for key, text in texts.items()}
-    # A text that is nothing but one of the template's own strings is marked all the same: if the template treats the
-    # text otherwise then, the two renderings differ and the row is refused.
-    marked = {key: text if character in text else _replace(texts[key], character, ()) for key, text in marked.items()}
+    marked: dict[str, Any] = {key: _replaced(text, chr(_TEXTS + i), literals) for key, text in texts.items()}
     if calls := message.get("tool_calls"):
         marked["tool_calls"] = [_rename(call, chr(_NAMES + i)) for call in calls]
     return {**message, **marked}
@@ -63,11 +59,18 @@ def _rename(call: Mapping[str, Any], character: str) -> dict[str, Any]:
 
 def _enclosed(text: str, i: int, literals: tuple[str, ...]) -> str:
     begin, end = chr(_BEGINS + i), chr(_ENDS + i)
-    core = _replace(text, end, literals)
-    if end not in core:
-        core = _replace(text, end, ())
+    core = _replaced(text, end, literals)
     first, last = core.find(end), core.rfind(end) + 1
     return f"{text[:first]}{begin}{text[first:last]}{end}{text[last:]}" if last else text
+
+
+def _replaced(text: str, character: str, literals: tuple[str, ...]) -> str:
+    """Replaces a text, also one that is nothing but the template's own strings.
+
+    If the template treats such a text otherwise then, the two renderings differ and the row is refused.
+    """
+    replaced = _replace(text, character, literals)
+    return replaced if character in replaced else _replace(text, character, ())
 
 
 def _replace(text: str, character: str, literals: tuple[str, ...]) -> str:
@@ -131,7 +134,7 @@ class Marked:
 
     def all_of(self, i: int, message: Mapping[str, Any], end: int | None = None) -> IntArray | None:
         """Positions of a marked message's characters before ``end``; ``None`` where there are fewer than it has."""
-        own = np.sort(np.concatenate(self.places_of(i)))
+        own = self._own.get(i, np.empty(0, dtype=np.int64))
         own = own if end is None else own[own < end]
         names = np.count_nonzero(self._codes[own] >= _NAMES)
         least_texts, least_names = wanted(message, i)

@@ -1,17 +1,15 @@
-"""A row to its conversation: messages, tools and template arguments in one form, whatever the format.
-
-Also the forms in which templates ask for tool calls, and what of a tool call a rendering shows.
-"""
+"""A row to its conversation in one form, whatever the format, and the forms that templates ask tool calls in."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from ..tables.columns import BAD_ROW, NO_RESPONSE
+from ..tables.columns import NO_RESPONSE
 from .formats import RowFormat
-from .rows import UnscorableRowError
+from .rows import UnscorableRowError, bad
 from .templates import REASONING_KEYS, Messages
 
 Turns = Literal["all", "last", "each"]
@@ -24,14 +22,6 @@ _ROLE_ALIASES = {
 }
 # Flags by which a trainer leaves a turn out: 0 or false.
 _TRAINED = ("weight", "train", "training", "loss", "loss_weight")
-
-
-@dataclass(frozen=True)
-class PlainText:
-    """A prompt and a response that are text and pass no chat template."""
-
-    prompt: str
-    response: str
 
 
 @dataclass(frozen=True)
@@ -53,8 +43,12 @@ class Conversation:
         return trained[-1:] if turns == "last" else trained
 
 
-def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> PlainText | Conversation:
-    """Reads a row, given as standard column name to value; values of another form are refused."""
+def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Conversation | tuple[str, str]:
+    """Reads a row, given as standard column name to value; a prompt and a response that are text pass no template.
+
+    Raises:
+        UnscorableRowError: If a value has another form than its format has.
+    """
     names = row_format.columns
     match row_format.kind:
         case "messages" | "conversations":
@@ -67,7 +61,7 @@ def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Plain
         case "prompt_completion":
             prompt, completion = values["prompt"], values["completion"]
             if isinstance(prompt, str) and isinstance(completion, str):
-                return PlainText(prompt, completion)
+                return prompt, completion
             before, _ = _read_messages(prompt, names["prompt"], text_role="user")
             after, masked = _read_messages(completion, names["completion"], text_role="assistant")
             return Conversation([*before, *after], len(before), frozenset(len(before) + i for i in masked))
@@ -79,7 +73,7 @@ def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Plain
             request = {"role": "user", "content": "\n".join(part for part in parts if part)}
             return Conversation([request, {"role": "assistant", "content": output}], 1, frozenset())
         case _:
-            return PlainText("", _read_text(values["text"], names["text"]))
+            return "", _read_text(values["text"], names["text"])
 
 
 def split_row(
@@ -93,8 +87,8 @@ def split_row(
         UnscorableRowError: If the row cannot be read or has no assistant turn.
     """
     conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
-    if isinstance(conversation, PlainText):
-        return conversation.prompt, conversation.response
+    if isinstance(conversation, tuple):
+        return conversation
     first = conversation.counted(turns)[0]
     return conversation.messages[:first], conversation.messages[first:]
 
@@ -207,11 +201,9 @@ def read_tools(value: Any) -> list[Any] | None:
     tools = _exact(value, where)
     if isinstance(tools, list) and not isinstance(value, str):
         tools = [_exact(tool, where) for tool in tools]
-    if tools is None or tools == []:
-        return None
-    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+    if not isinstance(tools, list | None) or not all(isinstance(tool, Mapping) for tool in tools or ()):
         bad(f"{where}: expected a list of JSON schemas, found {_kind(tools)}")
-    return tools
+    return tools or None
 
 
 def read_kwargs(value: Any) -> dict[str, Any]:
@@ -257,11 +249,6 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def bad(reason: str) -> NoReturn:
-    """Refuses a row with the status ``bad_row``."""
-    raise UnscorableRowError(BAD_ROW, reason)
-
-
 def call_forms(messages: Messages) -> Iterator[Messages]:
     """The conversation as it is, then with its tool calls in the other forms that templates ask for.
 
@@ -270,12 +257,12 @@ def call_forms(messages: Messages) -> Iterator[Messages]:
     yield messages
     if not any(message.get("tool_calls") for message in messages):
         return
-    forms = [
-        [_with_calls_as(message, as_text, no_content) for message in messages]
-        for no_content in ("", None)
-        for as_text in (None, False, True)
-    ]
-    yield from (form for k, form in enumerate(forms) if form not in [messages, *forms[:k]])
+    seen = [messages]
+    for no_content, as_text in itertools.product(("", None), (None, False, True)):
+        form = [_with_calls_as(message, as_text, no_content) for message in messages]
+        if form not in seen:
+            seen.append(form)
+            yield form
 
 
 def _with_calls_as(message: dict[str, Any], as_text: bool | None, no_content: str | None) -> dict[str, Any]:

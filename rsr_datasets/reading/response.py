@@ -39,11 +39,9 @@ _CONTENT = chr(0xFFFFC)
 
 @dataclass(frozen=True)
 class RenderedText:
-    """A text for the student.
+    """A text for the student: ``own`` says which characters count, bool, shape ``(characters,)``.
 
-    Attributes:
-        own: Which characters of the text count, bool, shape ``(characters,)``.
-        add_special_tokens: Whether the tokenizer is to add what it adds around a text, such as a BOS token.
+    ``add_special_tokens`` says whether the tokenizer is to add what it adds around a text, such as a BOS token.
     """
 
     text: str
@@ -150,11 +148,9 @@ class _Whole:
         if i + 1 < len(self.messages):
             told = rendered(self.template, [*context, self.marked[i]])
         places = told.all_of(i, self.marked[i])
-        if places is None:
-            drop(f"text of message {i}")
         shown = zip(self.rendering.places_of(i), told.places_of(i), strict=True)
         here = np.sort(np.concatenate([some[: each.size] for some, each in shown]))
-        if here.size != places.size:
+        if places is None or here.size != places.size:
             drop(f"text of message {i}")
         tail = told.text[places[-1] + 1 : self._end(told.text, context)]
         end = int(here[-1]) + 1 + len(tail)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from ..tables.columns import NO_RESPONSE, SCORED, SKIPPED_TOO_LONG, TRUNCATED
+from ..tables.columns import BAD_ROW, NO_RESPONSE, SCORED, SKIPPED_TOO_LONG, TRUNCATED
 
 OnOverflow = Literal["truncate", "skip", "error"]
 BoolArray = npt.NDArray[np.bool_]
@@ -50,11 +50,18 @@ class EncodedRow:
         return sum(sequence.input_ids.size - 1 for sequence in self.sequences)
 
 
-def to_row(sequences: Iterable[tuple[IntArray, BoolArray]], otherwise: str) -> EncodedRow:
-    """Makes one row of sequences, each token ids and which of them are scored if they have context before them.
+Outcome = EncodedRow | UnscorableRowError
 
-    Raises:
-        UnscorableRowError: ``no_response`` with the reason ``otherwise`` if no token is scored.
+
+def bad(reason: str) -> NoReturn:
+    """Refuses a row with the status ``bad_row``."""
+    raise UnscorableRowError(BAD_ROW, reason)
+
+
+def to_row(sequences: Iterable[tuple[IntArray, BoolArray]], otherwise: str) -> Outcome:
+    """One row of sequences, each token ids and which of them are scored where they have context before them.
+
+    If no token is scored, the error ``no_response`` with the reason ``otherwise``.
     """
     encoded = []
     for ids, scored in sequences:
@@ -62,7 +69,7 @@ def to_row(sequences: Iterable[tuple[IntArray, BoolArray]], otherwise: str) -> E
         if positions.size:
             encoded.append(EncodedRow(ids[: positions[-1] + 1], positions))
     if not encoded:
-        raise UnscorableRowError(NO_RESPONSE, otherwise)
+        return UnscorableRowError(NO_RESPONSE, otherwise)
     return replace(encoded[0], more=tuple(encoded[1:]))
 
 

@@ -9,10 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from .rows import IntArray
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
 # A character is at most four tokens of one byte; a longer run that decodes to nothing is not UTF-8 at all.
 _LONGEST_RUN = 64
-
 # A sentence's last mark with what closes the sentence and white space, or the end of a line. White space need not
 # follow a Chinese or Japanese mark.
 _STEP_END = re.compile(

@@ -6,24 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ..tables.columns import BAD_ROW
 from .formats import RowFormat
-from .rows import BoolArray, EncodedRow, IntArray, UnscorableRowError, to_row
+from .rows import BoolArray, IntArray, Outcome, UnscorableRowError, bad, to_row
 
-_IGNORED = -100
 _MASKS = ("completion_mask", "assistant_masks")
 
 
-def encode_tokenized(
-    rows: Sequence[Mapping[str, Any]], row_format: RowFormat
-) -> list[EncodedRow | UnscorableRowError]:
+def encode_tokenized(rows: Sequence[Mapping[str, Any]], row_format: RowFormat) -> list[Outcome]:
     """Encodes rows of token ids; neither tokenizer nor template is needed.
 
     A token is scored if its label is not -100 and each mask of the row is 1 there. Padding, by ``attention_mask``, is
     left out on either side. A packed row, by ``seq_lengths`` or ``position_ids`` that restart, gives one sequence for
     each of its parts.
     """
-    outcomes: list[EncodedRow | UnscorableRowError] = []
+    outcomes: list[Outcome] = []
     for row in rows:
         try:
             outcomes.append(_encode({standard: row.get(actual) for standard, actual in row_format.columns.items()}))
@@ -32,21 +28,19 @@ def encode_tokenized(
     return outcomes
 
 
-def _encode(values: Mapping[str, Any]) -> EncodedRow:
+def _encode(values: Mapping[str, Any]) -> Outcome:
     ids = _numbers(values, "input_ids")
     if ids is None or not ids.size or ids.min() < 0:
-        raise UnscorableRowError(BAD_ROW, "column 'input_ids': expected a list of token ids, none of them negative")
+        bad("column 'input_ids': expected a list of token ids, none of them negative")
     scored = np.ones(ids.size, dtype=bool)
     labels = _numbers(values, "labels", ids.size)
     masks = [mask for name in _MASKS if (mask := _numbers(values, name, ids.size)) is not None]
     if labels is None and not masks:
-        raise UnscorableRowError(
-            BAD_ROW, f"column 'input_ids' needs one of {['labels', *_MASKS]}, which says what is scored"
-        )
+        bad(f"column 'input_ids' needs one of {['labels', *_MASKS]}, which says what is scored")
     if labels is not None:
-        scored = labels != _IGNORED
+        scored = labels != -100
         if np.any(labels[scored] != ids[scored]):
-            raise UnscorableRowError(BAD_ROW, "column 'labels': differs from 'input_ids' where it is not -100")
+            bad("column 'labels': differs from 'input_ids' where it is not -100")
     for mask in masks:
         scored &= mask == 1
     starts = _starts(values, ids.size)
@@ -54,7 +48,7 @@ def _encode(values: Mapping[str, Any]) -> EncodedRow:
     if present is not None:
         kept = np.flatnonzero(present)
         if kept.size and kept[-1] - kept[0] + 1 != kept.size:
-            raise UnscorableRowError(BAD_ROW, "column 'attention_mask': zeros between ones")
+            bad("column 'attention_mask': zeros between ones")
         ids, scored, starts = ids[kept], scored[kept], starts[kept]
     bounds = [0, *np.flatnonzero(starts).tolist(), ids.size]
     return to_row(
@@ -72,9 +66,9 @@ def _numbers(values: Mapping[str, Any], name: str, length: int | None = None) ->
     except ValueError:
         numbers = np.empty((0, 0))
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iub"):
-        raise UnscorableRowError(BAD_ROW, f"column {name!r}: expected a list of whole numbers")
+        bad(f"column {name!r}: expected a list of whole numbers")
     if length is not None and numbers.size != length:
-        raise UnscorableRowError(BAD_ROW, f"column {name!r} has {numbers.size} entries, 'input_ids' {length}")
+        bad(f"column {name!r} has {numbers.size} entries, 'input_ids' {length}")
     return numbers.astype(np.int64)
 
 
@@ -85,7 +79,7 @@ def _starts(values: Mapping[str, Any], length: int) -> BoolArray:
     positions = _numbers(values, "position_ids", length)
     if lengths is not None:
         if lengths.sum() != length or (lengths < 1).any():
-            raise UnscorableRowError(BAD_ROW, f"column 'seq_lengths': the sum is {lengths.sum()}, not {length}")
+            bad(f"column 'seq_lengths': the sum is {lengths.sum()}, not {length}")
         starts[np.cumsum(lengths)[:-1]] = True
     elif positions is not None:
         starts[1:] = np.diff(positions) < 0

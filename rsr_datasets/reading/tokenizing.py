@@ -6,7 +6,7 @@ that counts, or a part of one: all byte tokens of an emoji count if the emoji do
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -20,8 +20,7 @@ _WINDOW = 16
 _UNFINISHED = "\ufffd"
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """A tokenized text: ids, int64, and which tokens count, never one that the tokenizer added around the text."""
 
     ids: IntArray
