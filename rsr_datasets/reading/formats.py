@@ -44,11 +44,7 @@ class RowFormat:
 
 
 def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
-    """Checks the ``columns`` argument as far as it can be checked without a data set, and gives it as a dict.
-
-    Raises:
-        ValueError: If it is no mapping, or maps a name that is not in ``STANDARD_COLUMNS``.
-    """
+    """Gives ``columns`` as a dict, checked as far as possible without a data set: ``ValueError`` for unknown names."""
     if not isinstance(columns, Mapping | None):
         raise ValueError(
             f"columns={columns!r}: must be a dict of standard to actual names, "

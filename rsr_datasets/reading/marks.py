@@ -30,11 +30,7 @@ def drop(what: str) -> NoReturn:
 
 
 def mark(messages: Messages, literals: tuple[str, ...]) -> Messages:
-    """Marks the texts of a conversation whose contents are texts; ``literals`` are those that the template looks for.
-
-    Raises:
-        TextDroppedError: If there are more messages than private-use characters.
-    """
+    """Marks a conversation whose contents are texts; ``literals`` are texts that the template may look for."""
     if len(messages) > _MOST_MESSAGES:
         raise TextDroppedError(f"more than {_MOST_MESSAGES} messages in one conversation cannot be told apart")
     return [_mark_message(i, message, literals) for i, message in enumerate(messages)]

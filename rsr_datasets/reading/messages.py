@@ -44,11 +44,7 @@ class Conversation:
 
 
 def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Conversation | tuple[str, str]:
-    """Reads a row, given as standard column name to value; a prompt and a response that are text pass no template.
-
-    Raises:
-        UnscorableRowError: If a value has another form than its format has.
-    """
+    """Reads a row, standard column name to value, or refuses it; a pair of texts passes no template."""
     names = row_format.columns
     match row_format.kind:
         case "messages" | "conversations":
@@ -82,9 +78,7 @@ def split_row(
     """Reads what stands before the first scored turn of a row, and from that turn on.
 
     Both are messages, roles and content in one same form whatever the format; or text where no message is in the row.
-
-    Raises:
-        UnscorableRowError: If the row cannot be read or has no assistant turn.
+    A row that cannot be read or has no assistant turn raises :class:`UnscorableRowError`.
     """
     conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
     if isinstance(conversation, tuple):

@@ -56,10 +56,7 @@ def split_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[s
     """Decodes tokens one by one, so that the parts put together are the text.
 
     Where several tokens spell one character, as byte-level tokenizers do, the last of them has the character and the
-    others have no text.
-
-    Raises:
-        ValueError: If an id is not one of the tokenizer's.
+    others have no text. An id that is not one of the tokenizer's is a ``ValueError``.
     """
     ids = list(ids)
     if wrong := [each for each in ids if not 0 <= each < len(tokenizer)]:
