@@ -240,10 +240,7 @@ class RSRScorer:
         device: torch.device | None = None,
         on_batch: OnBatch | None = None,
     ) -> list[ScoredRow]:
-        """Runs the student over rows of :meth:`encode`; gives one outcome a row, in order.
-
-        A student that is not loaded yet goes to ``device``, else :attr:`placement`.
-        """
+        """Runs the student, put on ``device`` if not loaded yet, over rows of :meth:`encode`; one outcome a row."""
         places = _places(len(encoded), indices)
         return self._session.score(encoded, places, self._options, device or self.placement, on_batch)
 

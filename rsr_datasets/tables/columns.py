@@ -42,8 +42,7 @@ class ScoreColumns:
         self.token_surprisals = f"{prefix}_token_surprisals"  # nats
         self.token_entropies = f"{prefix}_token_entropies"  # of the student's whole distribution, nats
         self.token_types: dict[str, pa.DataType] = {
-            self.token_ids: pa.list_(pa.int32()),
-            self.token_ranks: pa.list_(pa.int32()),
+            **dict.fromkeys((self.token_ids, self.token_ranks), pa.list_(pa.int32())),
             self.token_surprisals: pa.list_(pa.float32()),
         }
 

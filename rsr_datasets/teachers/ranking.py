@@ -14,7 +14,7 @@ import numpy.typing as npt
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from ..metrics import DEFAULT_METRICS, RSR, Metric, find_metric
-from ..metrics.trajectory import FloatArray, IntArray
+from ..metrics.trajectory import IntArray
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..tables.groups import group_by_columns
@@ -199,21 +199,17 @@ def _ranking(
         parts = (contestant.scored["upper"], contestant.scored["lower"])
         sums[:, :, i] = [np.bincount(index, weights=part, minlength=all_units.size) for part in parts]
     draws = bootstrap(sums[0], sums[1], resamples, seed).T
+    defined = [(a < b)[np.isfinite(a) & np.isfinite(b)] for a, b in pairwise(sign * draws)]
     pairs = [(c, aggregate(c.scores, drawn, confidence, metric)) for c, drawn in zip(ordered, draws, strict=True)]
     return TeacherRanking(
         teachers=tuple(RankedTeacher(c.teacher, result, c.dropped) for c, result in pairs),
-        order_confidence=tuple(_share_below(*pair) for pair in pairwise(sign * draws)),
+        order_confidence=tuple(float(is_below.mean()) if is_below.size else math.nan for is_below in defined),
         stopped=stopped,
         trajectories_scored=sum(c.scores.size for c in ordered),
         tokens_scored=sum(result.num_tokens for _, result in pairs),
         fixed_trajectories=sum(c.budget for c in ordered),
         fixed_tokens=round(sum(result.num_tokens * c.budget / max(1, c.scores.size) for c, result in pairs)),
     )
-
-
-def _share_below(first: FloatArray, second: FloatArray) -> float:
-    defined = np.isfinite(first) & np.isfinite(second)
-    return float((first < second)[defined].mean()) if defined.any() else math.nan
 
 
 def _read_sources(

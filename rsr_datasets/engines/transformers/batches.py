@@ -88,7 +88,7 @@ def cheapest_cut(count: int, tokens_from: Callable[[int], Ids], tokens_per_batch
 
 def pad_right(sequences: Sequence[Ids]) -> torch.Tensor:
     """Stacks sequences, padded on the right: causal attention needs no mask. Padding repeats the row's last token."""
-    longest = max(ids.size for ids in sequences)
+    longest = max(ids.size for ids in sequences)  # the embedding of another token may not be a number
     return torch.from_numpy(np.stack([np.pad(ids, (0, longest - ids.size), mode="edge") for ids in sequences]))
 
 

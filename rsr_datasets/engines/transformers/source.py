@@ -152,11 +152,7 @@ class TransformersStudent:
         return (str(path), None) if path.exists() else (name, _resolve_commit(name, None, token))
 
     def identity(self, fresh: bool = False) -> dict[str, Any]:
-        """Says which student this is, without loading it, as plain JSON.
-
-        Config, tokenizer and weight files count by their bytes, a loaded model by its config and tensors, a Hub id by
-        its commit. ``fresh`` hashes the tensors of a loaded model even if nothing seems to have changed.
-        """
+        """The student by content of its files or tensors, or Hub id and commit; ``fresh`` hashes tensors anew."""
         identity: dict[str, Any]
         if isinstance(self.student, PreTrainedModel):
             identity = {"loaded": _hash_model(self.student, fresh)}
