@@ -1,7 +1,4 @@
-"""The arguments that all selections share, and the rows that may be kept, with which of them are better.
-
-A new selection is a function of one ``Dataset`` under :func:`selection_rule`, which narrows a :class:`Pool`.
-"""
+"""Arguments that all selections share, and rows that may be kept; a new selection is one :func:`selection_rule`."""
 
 import functools
 import inspect

@@ -212,10 +212,7 @@ def _set_options(engine: Engine, options: Mapping[str, Any]) -> None:
 
 
 def local_rows(row: EncodedRow, tokenizer: PreTrainedTokenizerBase, steps_before: int = 4) -> list[EncodedRow]:
-    """One row for each step, with only ``steps_before`` steps as context (arXiv:2601.14249, Eq. 11).
-
-    The prompt is one more step; tokens that are not scored are context too. A token for the beginning begins each row.
-    """
+    """One row for each step and the prompt, with only ``steps_before`` steps as context (arXiv:2601.14249, Eq. 11)."""
     bounds = _step_bounds(row, tokenizer)
     opening = row.input_ids[:1] if row.input_ids[0] == tokenizer.bos_token_id else row.input_ids[:0]
     rows = []

@@ -162,10 +162,7 @@ def replace_column(dataset: Dataset, name: str, values: Any, feature: Any = None
 def batches(
     dataset: Dataset, names: Sequence[str], size: int
 ) -> Iterator[tuple[slice | npt.NDArray[np.int64], pa.Table]]:
-    """Some columns piece by piece, each with the rows of the dataset that it holds.
-
-    An indices mapping is not followed row by row: the table below is read once, in the order in which it lies.
-    """
+    """Some columns piece by piece with their rows, read once below an indices mapping, in the order of the table."""
     table = dataset.data.table.select(list(names))
     if dataset._indices is not None:
         indices = dataset._indices.column(0).to_numpy().astype(np.int64)

@@ -97,10 +97,7 @@ def sample_adaptively(contestants: Sequence[Contestant], confidence: float, tole
 
 
 def _log_ratio_bound(leader: Contestant, rival: Contestant, error: float) -> float:
-    """One-sided t bound of ln(value of the leader / value of the rival) over all their trajectories.
-
-    The variance is linearised, clustered by problem, and shrunk for sampling without replacement.
-    """
+    """One-sided t bound of the log ratio of two values: linearised, clustered by problem, for a finite population."""
     if min(leader.units.size, rival.units.size) < 2:
         return math.inf
     units, index = np.unique(np.concatenate([leader.units, rival.units]), return_inverse=True)

@@ -133,10 +133,7 @@ def decoder_name(model: PreTrainedModel) -> str | None:
 
 
 def _position_limit(model: PreTrainedModel) -> int | None:
-    """Most tokens that a model can read at once: tables of positions and masks in buffers have an end.
-
-    Rotary embeddings have an end where the longest row so far rescales them: scores would depend on other rows.
-    """
+    """Most tokens of a row: tables of positions have an end, and rotary embeddings that the longest row rescales."""
     config = model.config.get_text_config()
     if isinstance(limit := getattr(config, "max_seq_len", None), int):
         return limit  # MPT cuts its ALiBi biases out of a square of this side

@@ -14,10 +14,7 @@ LogitsDtype = Literal["student", "float32"]
 
 
 class OutputHead:
-    """The model's own forward pass around a decoder that returns what it is given.
-
-    So whatever a family does to its logits (soft-capping, scaling, a bias) happens here too.
-    """
+    """The model's own forward pass, with all that a family does to its logits, around given hidden states."""
 
     def __init__(self, model: PreTrainedModel, decoder_name: str, logits_dtype: LogitsDtype) -> None:
         self.module = _head_alone(model, decoder_name, logits_dtype)

@@ -126,7 +126,7 @@ class Pack:
 
 
 def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | None = None) -> list[list[int]]:
-    """Divides rows, in the order of their ids, into runs that share first tokens; see :class:`Pack` for arguments."""
+    """Divides rows, by number and in the order of their ids, into runs that share first tokens; see :class:`Pack`."""
     runs: list[list[int]] = []
     tokens = longest = previous = 0
     for row in sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes()):
@@ -212,10 +212,7 @@ def _attend(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of each row, in a pack or side by side; ``ValueError`` if it is more than causal.
-
-    From shape ``(rows, heads, tokens, head size)``, one row for a sequence, to ``(rows, tokens, heads, head size)``.
-    """
+    """Causal attention of each row, ``(rows, heads, tokens, head size)`` to ``(rows, tokens, heads, head size)``."""
     others = {name for name, asked in kwargs.items() if asked is not None and name not in _NO_EFFECT}
     if others or attention_mask is not None or dropout:
         raise ValueError(f"attention is not merely causal: {sorted(others)}")
