@@ -85,10 +85,7 @@ class Metric:
     def parts(
         self, values: FloatArray, avg_rank: FloatArray, avg_surprisal: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Splits the values of ``n`` trajectories into upper and lower parts, whose means give the value of a dataset.
-
-        All arrays have the shape ``(n,)``. A metric that is no ratio has its values and ones.
-        """
+        """Splits values into upper and lower parts, shape ``(n,)``; the ratio of their means is that of a dataset."""
         known = {"avg_rank": avg_rank, "avg_surprisal": avg_surprisal, None: np.ones_like(values)}
         upper, lower = known[self.numerator], known[self.denominator]
         with np.errstate(divide="ignore", invalid="ignore"):

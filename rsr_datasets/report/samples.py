@@ -47,10 +47,7 @@ def draw_samples(
 def choose_problems(
     problems: IntArray, num_tokens: FloatArray, has_score: BoolArray, budget: int, bytes_per_token: int, seed: int
 ) -> tuple[list[IntArray], int]:
-    """Chooses problems at random, those with several scored candidates first, that fit in ``budget`` bytes.
-
-    Returns the rows of each problem, and the tokens after which a trajectory is cut off, so that a dozen problems fit.
-    """
+    """Rows of random problems within ``budget`` bytes, several scored candidates first; and a limit of tokens."""
     rows = np.flatnonzero(problems >= 0)
     rows = rows[np.argsort(problems[rows], kind="stable")]
     if not rows.size:

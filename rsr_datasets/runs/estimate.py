@@ -20,10 +20,7 @@ _PROBE_SIZE = 2048
 
 
 def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[str, Any]:
-    """Estimates what a run takes on one process here, from 200 encoded rows, without the weights.
-
-    ``memory_gib`` is for the weights, a batch and a chunk of logits; ``hours`` take half of the rate of products here.
-    """
+    """Estimates tokens, memory and hours of a run on one process here, from 200 encoded rows and no weights."""
     row_format, device = scorer.find_format(dataset.column_names), scorer.placement
     units = plan_units(dataset, row_format, unit_rows)
     chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(200, len(dataset))).astype(int))
