@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
 _SAVED = ("state.json", "dataset_dict.json")
-_TEACHER = "teacher"
 
 
 def find_files(names: Sequence[str]) -> list[str]:
@@ -146,9 +145,9 @@ def _open_files(files: Sequence[str], teacher_from_file: bool) -> Dataset:
 
     if teacher_from_file:
         parts = {file: _load([file]) for file in files}
-        if any(_TEACHER in part.column_names for part in parts.values()):
-            raise ValueError(f"the files have a column {_TEACHER!r} already: leave --teacher-from-file out")
-        named = [part.add_column(_TEACHER, [Path(file).stem] * len(part)) for file, part in parts.items()]
+        if any("teacher" in part.column_names for part in parts.values()):
+            raise ValueError("the files have a column 'teacher' already: leave --teacher-from-file out")
+        named = [part.add_column("teacher", [Path(file).stem] * len(part)) for file, part in parts.items()]
         dataset = concatenate_datasets(named, split="train")
     else:
         dataset = _load(files)

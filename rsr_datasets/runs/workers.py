@@ -1,7 +1,5 @@
 """Equal processes that share nothing but a folder: who does which job, who lives, how far all of them are."""
 
-from __future__ import annotations
-
 import fcntl
 import itertools
 import logging
@@ -42,7 +40,7 @@ class Workers:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> "Workers":
         self._folder.mkdir(exist_ok=True)
         self._lock = (self._folder / "lock").open("a")
         with suppress(OSError):  # not every shared file system has locks

@@ -1,7 +1,5 @@
 """RSRScorer: rows to columns, as a callable for ``datasets.map``."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import sys
@@ -264,7 +262,7 @@ class RSRScorer:
         """The engine's options as given or, where they were left open, as the engine chose; loads the student."""
         return self._session.load_engine(self._options, device or self.placement)[1]
 
-    def with_options(self, options: Mapping[str, Any]) -> RSRScorer:
+    def with_options(self, options: Mapping[str, Any]) -> "RSRScorer":
         """The same scorer with other options of its engine, by name; the two load one student between them."""
         other = object.__new__(type(self))
         arguments = {name: value for name, value in options.items() if name in self._arguments}

@@ -13,8 +13,8 @@ def require_dataset(dataset: Any, name: str = "dataset") -> Dataset:
     if isinstance(dataset, Dataset):
         return dataset
     kind = type(dataset).__name__
-    advice = "; choose a split" if isinstance(dataset, DatasetDict) else ""
-    advice = "; a stream has no length: load it without streaming=True" if kind.startswith("Iterable") else advice
+    streamed = "; a stream has no length: load it without streaming=True" if kind.startswith("Iterable") else ""
+    advice = "; choose a split" if isinstance(dataset, DatasetDict) else streamed
     raise TypeError(f"{name}: expected a Dataset, found {kind}{advice}")
 
 

@@ -1,7 +1,5 @@
 """The student before it is loaded: who it is, and how its config, tokenizer and weights are loaded."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -110,7 +108,7 @@ class TransformersStudent:
         return _resolve_commit(self.name, self.revision, self.model_kwargs.get("token"))
 
     @cached_property
-    def base(self) -> TransformersStudent | None:
+    def base(self) -> "TransformersStudent | None":
         """The base model of a student that is a PEFT adapter."""
         found = self._adapter
         if found is None or (self.local_path and (self.local_path / "config.json").exists()):
