@@ -122,6 +122,7 @@ def read_tokens(rows: Rows, least_shared: float, hidden_size: int | None) -> int
     return Pack(rows, least_shared, hidden_size=hidden_size).input_ids.numel()
 
 
+@settings(deadline=None)
 @given(
     rows_that_begin_alike(most=6, longest=30),
     st.integers(1, 200),
