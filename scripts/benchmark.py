@@ -269,7 +269,7 @@ def take_turns(run: Mapping[str, Callable[[int, int], float]], rows: int, turns:
 
 
 def account(seconds: Seconds, student: TransformersEngine, rows: Rows, turns: int, slice_rows: int) -> dict[str, Any]:
-    """What the seconds say, and where ours go."""
+    """Speeds and ratios from the seconds, and the parts of ours."""
     ours(student, rows[:8])
     some = rows[: max(LEAST_ACCOUNTED_ROWS, slice_rows)]
     with accounted(student) as parts:

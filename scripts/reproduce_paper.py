@@ -34,7 +34,7 @@ ROUNDING_DRAWS = 2_000
 MINOR_SHIFT = 15
 UNSEEN_SHIFT = 6
 
-# What computes a row of Table 4 on data of one's own: the name of a metric, or a call.
+# Computes a row of Table 4 on data of one's own: the name of a metric, or a call.
 COMPUTED_BY = {
     "RSR": "rsr",
     "Avg-Surprisal": "avg_surprisal",

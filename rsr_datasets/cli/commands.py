@@ -171,7 +171,8 @@ def report(
     dataset: Names,
     output: Annotated[Path, typer.Option(help="The HTML file.")],
     selected: Annotated[
-        list[str] | None, typer.Option(help="What was selected of it, to show beside it.", callback=_check_names)
+        list[str] | None,
+        typer.Option(help="The selected rows, to show beside all.", callback=_check_names),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """What a selection did. Every row that came in is in ``rows_out`` or, once, in ``dropped``.
+    """The account of a selection. Every row that came in is in ``rows_out`` or, once, in ``dropped``.
 
     Attributes:
         rows_in, rows_out: Rows before, and rows kept.

@@ -63,7 +63,7 @@ class StudentSource(Protocol):
         """The student's name in messages."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers: weights, tokenizer, and the engine where it is not transformers; plain JSON."""
+        """Decides the numbers: weights, tokenizer, and the engine where it is not transformers; plain JSON."""
 
     def load_config(self) -> Any:
         """Loads the configuration, a ``transformers.PreTrainedConfig``."""

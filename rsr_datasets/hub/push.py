@@ -30,7 +30,7 @@ class HubError(RuntimeError):
 
 @dataclass(frozen=True)
 class Published:
-    """What was published.
+    """The result of a push.
 
     Attributes:
         repo_id: The repository, with its namespace.

@@ -1,4 +1,4 @@
-"""The formats of datasets: which columns are read, and as what."""
+"""The formats of datasets: which columns are read. ``messages.py`` and ``tokenized.py`` read their values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

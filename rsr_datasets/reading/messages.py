@@ -68,8 +68,9 @@ def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Conve
             output = _read_text(values["output"], names["output"])
             request = {"role": "user", "content": "\n".join(part for part in parts if part)}
             return Conversation([request, {"role": "assistant", "content": output}], 1, frozenset())
-        case _:
+        case "text":
             return "", _read_text(values["text"], names["text"])
+    bad(f"rows of the format {row_format.kind!r} hold no text")
 
 
 def split_row(

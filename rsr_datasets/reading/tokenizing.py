@@ -93,7 +93,7 @@ def _tokenize_without_offsets(tokenizer: PreTrainedTokenizerBase, text: Rendered
 def _spelled_bounds(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> IntArray | None:
     """Bounds of tokens in a text, shape ``(tokens, 2)``; ``None`` where the decoded tokens are not the text.
 
-    A token that only begins or goes on with a character of several tokens reaches one character far. What decodes to
+    A token that only begins or goes on with a character of several tokens reaches one character far. A run of
     replacement characters is such a token, so that a text with a replacement character of its own cannot be followed.
     """
     if _UNFINISHED in text:

@@ -50,7 +50,7 @@ def build_report(
     Args:
         scored: Scored rows.
         output: The file to write; it appears under its name when it is complete.
-        selected: What was selected from them, for the share and the RSR of each teacher before and after.
+        selected: The rows that were selected, for the share and the RSR of each teacher before and after.
         teacher_column: Column with the teacher; ``None`` for ``"teacher"`` where there is one.
         problem_column: Column with the problem; ``None`` for ``"problem_id"`` where there is one, else each row is a
             problem of its own. ``"prompt"`` is the column of that name or, where there is none, the conversation

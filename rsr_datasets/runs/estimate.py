@@ -1,4 +1,4 @@
-"""What a run would cost, from a sample of its rows and the student's configuration, before any weights are loaded."""
+"""The cost of a run, from a sample of its rows and the student's configuration, before any weights are loaded."""
 
 import time
 from collections import Counter

@@ -42,7 +42,7 @@ def score_dataset(
     file system. One launch at a time works on a folder: a second one is refused while the first one lives.
 
     Args:
-        dataset: What to score; each split of a ``DatasetDict`` in a folder of its name.
+        dataset: The rows to score; each split of a ``DatasetDict`` in a folder of its name.
         scorer: The scorer; its student is loaded once a process, from a Hub id or a path.
         output_dir: Run folder: a new or empty one, or that of an earlier run of the same dataset and settings.
         unit_rows: Rows a unit; a resumed run keeps its own.

@@ -16,9 +16,7 @@ from ..utils.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 3.0
-POLL_SECONDS = 0.5
-_BEATS_TO_WAIT = 4
+BEAT_SECONDS, POLL_SECONDS = 3.0, 0.5
 
 
 class FolderInUseError(RuntimeError):
@@ -128,7 +126,7 @@ def _is_alive(launch: Path) -> bool:
         host = ""  # without locks, the signs of life of this machine count too
     files = list(launch.glob("alive-*.json"))
     before = {text for text in map(_read, files) if '"ended": true' not in text and f'"host": "{host}"' not in text}
-    time.sleep(_BEATS_TO_WAIT * BEAT_SECONDS if before else 0)
+    time.sleep(4 * BEAT_SECONDS if before else 0)
     return not before <= set(map(_read, files))
 
 

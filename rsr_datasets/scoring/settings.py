@@ -25,7 +25,7 @@ _LOADING_KWARGS = ("token", "device_map", "max_memory", "offload_folder", "offlo
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the columns of a row: the student's source, and arguments of :class:`rsr_datasets.RSRScorer`."""
+    """Decides the columns of a row: the student's source, and arguments of :class:`rsr_datasets.RSRScorer`."""
 
     source: StudentSource
     chat_template: str | None
@@ -49,7 +49,8 @@ class Settings:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
         try:
-            datetime.date.fromisoformat(self.template_date)
+            if datetime.date.fromisoformat(self.template_date).isoformat() != self.template_date:
+                raise ValueError("another form of the day")
         except (TypeError, ValueError) as error:
             raise ValueError(f"template_date={self.template_date!r}: must be a day, YYYY-MM-DD") from error
         if not isinstance(self.column_prefix, str) or not self.column_prefix:
@@ -80,7 +81,7 @@ class Settings:
 
     @property
     def output(self) -> dict[str, Any]:
-        """What decides which columns come out, but not the scores, JSON-serialisable; metrics by formula."""
+        """All that decides which columns come out, but not the scores, JSON-serialisable; metrics by formula."""
         metrics = {"metrics": {metric.name: metric.formula for metric in self.metrics}} if self.metrics else {}
         names = ("column_prefix", "token_columns", "columns")
         return {name: getattr(self, name) for name in names} | metrics

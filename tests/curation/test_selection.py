@@ -529,3 +529,9 @@ class TestProperties:
         inside = sorted(result["rsr"])
         everything = sorted(s for _, s in values if s is not None and not math.isnan(s))
         assert inside == everything[:n]
+
+
+def test_tokenized_rows_have_no_prompt_to_group_by(caplog: pytest.LogCaptureFixture) -> None:
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 2, "labels": [[-100, 2, 3]] * 2, "rsr": [1.0, 2.0]})
+    kept, report = select_trajectories(rows, group_by="prompt", return_report=True)
+    assert (len(kept), report.dropped) == (0, {"no_group": 2})

@@ -438,8 +438,9 @@ def test_templates_write_one_date(tokenizer, family: str, day: str) -> None:
     row, template = {"messages": TWO_TURNS}, resolve_chat_template(f"trl:{family}")
     encoder = ConversationEncoder(tokenizer, chat_template=template, template_date="2024-02-03")
     assert day.format("2024-02-03") in encoder._read(row, find_format(row))[0].text
-    with pytest.raises(ValueError, match="template_date='3rd of May'"):
-        RSRScorer("student", template_date="3rd of May")
+    for date in ("3rd of May", "20240503"):
+        with pytest.raises(ValueError, match=f"template_date='{date}'"):
+            RSRScorer("student", template_date=date)
 
 
 def test_json_text_of_tools_keeps_its_nulls(family_tokenizer) -> None:

@@ -17,7 +17,6 @@ from ..provenance import Facts, as_mapping, score_prefixes
 logger = logging.getLogger(__name__)
 
 _MAX_TEACHERS = 50
-_MAX_FIGURE_TEACHERS = 40
 
 
 def teachers(facts: Facts) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def teachers(facts: Facts) -> dict[str, Any]:
         "share_before": share_before,
         "before": before,
         "after": {name: result.value if isinstance(result, DatasetRSR) else result for name, result in after.items()},
-        "figure": _draw(names[:_MAX_FIGURE_TEACHERS], before, after),
+        "figure": _draw(names[:40], before, after),
     }
     return {"teachers": shown}
 
