@@ -133,7 +133,7 @@ AS_OBJECT = {"city": "Rome", "days": 5}
 # Texts of other messages, which no response may hold.
 OTHERS = ("Be brief.", "What", "3+3?", "rain", "noon", "Weather of")
 
-# What the templates mark as generated beyond the response, per family: headers, supplied tags, ends of turns.
+# The templates mark more than the response as generated, per family: headers, supplied tags, ends of turns.
 LEFT_OUT = {
     "cohere": {"<|END_OF_TURN_TOKEN|>"},
     "cohere2": {"<|END_RESPONSE|><|END_OF_TURN_TOKEN|>"},
