@@ -1,4 +1,4 @@
-"""What the tests do with a Hub, in a process of their own: the client reads the Hub's address when it is imported."""
+"""The tests' work with a Hub, in a process of its own: the client reads the Hub's address when it is imported."""
 
 from __future__ import annotations
 

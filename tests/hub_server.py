@@ -92,7 +92,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next requests that match, after those that are let through."""
+    """Faults of the next requests that match, after those that are let through."""
 
     method: str
     path: re.Pattern[str]

@@ -260,7 +260,7 @@ def test_a_saved_dataset_and_its_splits(traces: Path, student_folder: str) -> No
 def test_from_files_of_four_teachers_to_a_subset_a_report_and_a_card(
     champ: Path, command: Callable[..., Done], student_folder: str, tmp_path: Path
 ) -> None:
-    """What the README shows, after scoring: names of files become teachers, and no Python is typed."""
+    """The commands of the README after scoring: names of files become teachers, and no Python is typed."""
     scored = load_from_disk(champ / "run" / "scored")
     assert sorted(set(scored["teacher"])) == ["GPT-3.5", "GPT-4", "GPT-4 Turbo", "PaLM 2 Medium"]
     ranked = command("teachers", champ / "run", "--problem-column", "problem_id", cwd=tmp_path)
@@ -425,7 +425,7 @@ def test_a_list_in_a_config_may_be_a_single_value(command: Callable[..., Done], 
 
 
 def test_an_interrupted_score_says_how_to_go_on(student_folder: str, tmp_path: Path) -> None:
-    """Of a thousand units one is done when the signal comes: nothing can be through before it is heard."""
+    """The signal comes when one of a thousand units is done: no run can be through before it is heard."""
     row = {"messages": conversation("Solve it.", "the answer is 42. " * 40)}
     Dataset.from_list([row] * 1000).to_parquet(tmp_path / "rows.parquet")
     options = ("--student", student_folder, "--output-dir", tmp_path / "run", "--unit-rows", 1)

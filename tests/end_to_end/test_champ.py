@@ -194,12 +194,12 @@ def solutions(add_rsr: RSRScorer) -> Dataset:
 def test_what_is_read_once_is_as_exact_as_what_is_read_alone(
     add_rsr: RSRScorer, solutions: Dataset, library: str
 ) -> None:
-    """Against the same student in float64: the rounding of 30 layers is what there is, with or without sharing.
+    """Against the same student in float64; its own float32 forward pass rounds as much on any processor.
 
-    oneDNN adds up all of a product's terms one after the other, MKL in parts.
+    oneDNN adds up all of a product's terms one after the other, MKL in parts: that may double the rounding.
     """
     student = TransformersEngine(add_rsr._session.load_engine({}, "cpu")[0].model)
-    chats = solutions.select(range(25))
+    chats = solutions.select(range(15))
     rows = [row for row in add_rsr.encode(chats.to_list(), find_format(["messages"])) if isinstance(row, EncodedRow)]
     batches: list[BatchAccount] = []
     shared = student.score(rows, on_batch=batches.append)
@@ -207,11 +207,14 @@ def test_what_is_read_once_is_as_exact_as_what_is_read_alone(
     exact = copy.deepcopy(student.model).double()
     errors = []
     for row, once in zip(rows, shared, strict=True):
-        expected = plain_scores(exact, row).surprisals
-        errors.append([np.abs(found.surprisals - expected) for found in (once, student.score([row])[0])])
-    once, alone = (np.concatenate(parts) for parts in zip(*errors, strict=True))
-    assert once.mean() < 1.05 * alone.mean() < {"MKL": 5e-6, "oneDNN": 5.5e-6}[library]
-    assert once.max() < 1.5 * alone.max() < 1.5e-4
+        found = (once.surprisals, student.score([row])[0].surprisals, plain_scores(student.model, row).surprisals)
+        errors.append(np.abs(np.stack(found) - plain_scores(exact, row).surprisals))
+    together = np.concatenate(errors, axis=1)
+    once, alone, itself = together.mean(axis=1)
+    assert once < 1.05 * alone
+    assert alone < {"MKL": 1.05, "oneDNN": 2.0}[library] * itself
+    once, alone, _ = np.sqrt((together**2).mean(axis=1))
+    assert once < 1.1 * alone
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What is installed is the whole product."""
+"""The installed package is the whole product."""
 
 from __future__ import annotations
 

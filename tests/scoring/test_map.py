@@ -1,4 +1,4 @@
-"""What `datasets` users expect of anything called in a `map`."""
+"""Users of `datasets` expect this of anything called in a `map`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU is asked to do, on a machine without one: tensors that have a shape and a device, and no numbers.
+"""The work of a GPU, on a machine without one: tensors that have a shape and a device, and no numbers.
 
 torch's fake tensors say where a computation is on two devices at once, and where Python asks for a number that the GPU
 would have to be waited for. Copies between the two, and what is alive at once, are looked at here.
@@ -189,7 +189,7 @@ def test_nothing_waits_for_the_gpu_but_results_whose_successors_are_queued(
 def test_a_row_of_32768_tokens_takes_at_most_3_gib_beside_the_weights(
     shape: str, most: float, gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what torch allocates; an attention kernel of a GPU writes nothing but its result.
+    """Memory that torch allocates; an attention kernel of a GPU writes nothing but its result.
 
     Feed-forward layers that see the whole row at once would take 1.1, 4.4 and 3.6 GiB.
     """

@@ -169,7 +169,7 @@ def test_a_batch_needs_a_token() -> None:
 
 
 def test_the_longest_row_is_read_with_the_first_batch() -> None:
-    """What does not fit into memory shows at once."""
+    """A row that does not fit into memory shows at once."""
     rows = [np.full(size, i) for i, size in enumerate([10, 80, 30])]
     assert plan_packs(rows, 50, 0.0) == [[1], [2], [0]]
 
