@@ -55,7 +55,8 @@ class RSRScorer:
         tokenizer: A tokenizer, or where to load it from, instead of the student's own.
         chat_template: Instead of the tokenizer's own: Jinja text, a path to it, a preset (``"chatml"``, ``"llama3"``,
             ``"plain"``), or ``"trl:NAME"`` for a file of the installed trl package.
-        dtype: The student's dtype as in transformers: ``"auto"``, a name or a ``torch.dtype``.
+        dtype: A name, a ``torch.dtype``, or ``"auto"``: the dtype of the student's files, but float32 on a CPU that is
+            slow in half precision, which ``settings`` then say.
         device: Where the student runs; ``None`` is the process's own accelerator, else the CPU.
         attn_implementation: As in transformers.
         model_kwargs: Passed to ``from_pretrained`` (quantisation, ``device_map``, ...).
@@ -118,7 +119,7 @@ class RSRScorer:
         self._options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "share_prefixes": share_prefixes}
         loading = inspect.signature(TransformersStudent).parameters.keys() & self._arguments.keys() - {"student"}
         if isinstance(student, StudentSource):
-            if unused := sorted(loading & self._changed_arguments().keys()):
+            if unused := sorted((loading - {"device"}) & self._changed_arguments().keys()):
                 raise ValueError(f"{unused} have no effect on a student of another engine: give them to its source")
             self.source: StudentSource = student
         else:

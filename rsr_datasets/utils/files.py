@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import xxhash
 
 
@@ -48,3 +49,16 @@ def hash_file(file: Path) -> str:
     """A 128-bit hash of a file's content, in hexadecimal; the file is read in blocks."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+
+
+def remembered(kind: str, key: str, compute: Callable[[], str]) -> str:
+    """Gives a text that ``compute`` returned once for ``key``, in this or an earlier process that shares the cache."""
+    note = Path(huggingface_hub.constants.HF_HOME) / "rsr_datasets" / kind / hash_text(key)
+    with contextlib.suppress(OSError):
+        return note.read_text(encoding="utf-8")
+    text = compute()
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(note) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return text

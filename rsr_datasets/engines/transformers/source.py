@@ -1,7 +1,9 @@
 """The student before it is loaded: who it is, and how its config, tokenizer and weights are loaded."""
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import pickle
 from collections.abc import Mapping
@@ -18,10 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ...utils.files import hash_file, hash_text, written_aside
+from ...utils.files import hash_file, hash_text, remembered
+from .dtypes import slowdown
 from .engine import TransformersEngine, refuse_encoder_decoder
 from .head import LogitsDtype
 from .probes import refusing
+
+logger = logging.getLogger(__name__)
 
 _HUB_ARGUMENTS = ("token", "subfolder", "cache_dir", "local_files_only", "force_download", "proxies")
 """Keyword arguments of ``from_pretrained`` that say where files come from, for weights, config and tokenizer alike."""
@@ -43,6 +48,7 @@ class TransformersStudent:
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
     logits_dtype: LogitsDtype = "student"
+    device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.student, PreTrainedModel) and not isinstance(self.tokenizer, PreTrainedTokenizerBase):
@@ -55,7 +61,7 @@ class TransformersStudent:
             )
         if self.logits_dtype not in ("student", "float32"):
             raise ValueError(f'logits_dtype={self.logits_dtype!r}: must be "student" or "float32"')
-        dtype = self.torch_dtype  # an unknown dtype is an error at once
+        dtype = self._given_dtype  # an unknown dtype is an error at once
         if not isinstance(self.student, PreTrainedModel):
             return
         if dtype not in ("auto", loaded := self.student.dtype):
@@ -78,9 +84,25 @@ class TransformersStudent:
             return self.student.config.name_or_path or type(self.student).__name__
         return os.fspath(self.student)
 
-    @property
+    @cached_property
     def torch_dtype(self) -> torch.dtype | Literal["auto"]:
-        """The ``dtype`` argument as transformers takes it."""
+        """The dtype as transformers takes it: on a CPU that is slow in the student's own half precision, float32."""
+        slow = self._slowdown
+        return torch.float32 if self._given_dtype == "auto" and slow else self._given_dtype
+
+    @cached_property
+    def _slowdown(self) -> tuple[str, float] | None:
+        """The half precision that was asked for, and how slow the CPU is that would compute in it."""
+        device = torch.device(self.device) if self.device else default_device()
+        if self.is_loaded or device.type != "cpu" or self.model_kwargs.keys() & {"device_map", "quantization_config"}:
+            return None
+        dtype = self._given_dtype if self.dtype != "auto" else getattr(self.load_config(), "dtype", None)
+        name = str(dtype).removeprefix("torch.")
+        factor = slowdown(getattr(torch, name, None))
+        return (name, factor) if factor else None
+
+    @property
+    def _given_dtype(self) -> torch.dtype | Literal["auto"]:
         if self.dtype == "auto":
             return "auto"
         found = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype
@@ -204,6 +226,11 @@ class TransformersStudent:
         if self.base:
             return self._load_adapter(self.base._load_model(device))
         refuse_encoder_decoder(self.load_config(), self.name)
+        if self._slowdown:
+            stored, factor = self._slowdown
+            taken = f'float32 (dtype="{stored}" forces {stored})' if self.dtype == "auto" else f"{stored} all the same"
+            message = "%s takes %.1f times as long as float32 on this processor: student %r is computed in %s"
+            logger.warning(message, stored, factor, self.name, taken)
         where, arguments = self._source()
         attention = {"attn_implementation": self.attn_implementation} if self.attn_implementation is not None else {}
         own = {name: value for name, value in self.model_kwargs.items() if name not in _HUB_ARGUMENTS}
@@ -271,15 +298,7 @@ def _remembered_hash(file: Path) -> str:
     """Hashes a file. The hash is remembered across processes by path, inode, size and modification time."""
     stat = file.stat()
     key = f"{file.resolve()}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-    note = Path(huggingface_hub.constants.HF_HOME) / "rsr_datasets" / "hashes" / hash_text(key)
-    with contextlib.suppress(OSError):
-        return note.read_text()
-    content = hash_file(file)
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(note) as aside:
-            aside.write_text(content)
-    return content
+    return remembered("hashes", key, functools.partial(hash_file, file))
 
 
 def _hash_model(model: PreTrainedModel, fresh: bool) -> str:
@@ -347,8 +366,8 @@ def _load(name: str, auto_class: Any, where: str, arguments: dict[str, Any]) -> 
 
 
 def default_device(rank: int | None = None) -> torch.device:
-    """The process's own accelerator, by its rank in ``map`` or else by ``LOCAL_RANK``; the CPU where there is none."""
-    if not torch.accelerator.is_available():
+    """The process's own accelerator, by its rank in ``map`` or else by ``LOCAL_RANK``; else the CPU."""
+    if not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         return torch.device("cpu")
     index = rank if rank is not None else int(os.environ.get("LOCAL_RANK", "0"))
     kind = torch.accelerator.current_accelerator()
