@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .curation.confidence import answer_confidence as answer_confidence
     from .curation.confidence import truncate_at as truncate_at
+    from .curation.diagnosis import diagnose as diagnose
     from .curation.explode import explode_candidates as explode_candidates
+    from .curation.findings import Diagnosis as Diagnosis
     from .curation.mixture import mixture_weights as mixture_weights
     from .curation.quality import add_rule_based_quality as add_rule_based_quality
     from .curation.quality import add_verified as add_verified
@@ -36,7 +38,9 @@ __version__ = "0.1.0"
 # Public names are imported at their first use: importing the package loads neither torch nor datasets.
 _NAMES = {
     "curation.confidence": "answer_confidence truncate_at",
+    "curation.diagnosis": "diagnose",
     "curation.explode": "explode_candidates",
+    "curation.findings": "Diagnosis",
     "curation.mixture": "mixture_weights",
     "curation.quality": "add_rule_based_quality add_verified",
     "curation.report": "SelectionReport",

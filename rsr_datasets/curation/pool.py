@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from ..metrics import available_metrics
 from ..tables import arrays
 from ..tables.columns import ScoreColumns, score_prefixes
+from ..tables.groups import runs
 from ..tables.splits import map_splits
 
 BoolArray = npt.NDArray[np.bool_]
@@ -152,9 +153,7 @@ class Pool:
         """The rows that may be kept, group after group, the best first, and the place of each in its group, from 0."""
         rows = np.flatnonzero(self.open)
         order = rows[np.lexsort((self.scores[rows], codes[rows]))]
-        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-        sizes = np.diff(np.append(starts, order.size))
-        return order, np.arange(order.size) - np.repeat(starts, sizes)
+        return order, np.arange(order.size) - runs(codes[order])[0]
 
 
 def positive_int(name: str, value: Any) -> int:

@@ -75,3 +75,10 @@ def densify(keys: pa.Array) -> Groups:
     encoded = keys.dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy()
     return Groups(codes.astype(np.int64), len(encoded.dictionary))
+
+
+def runs(in_order: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The places at which the run of equal values of each of some sorted values begins, and after which it ends."""
+    first = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1])[: in_order.size])
+    sizes = np.diff(np.append(first, in_order.size))
+    return np.repeat(first, sizes), np.repeat(first + sizes, sizes)
