@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .curation.confidence import answer_confidence as answer_confidence
     from .curation.confidence import truncate_at as truncate_at
+    from .curation.controls import ControlReport as ControlReport
+    from .curation.controls import control_subsets as control_subsets
     from .curation.diagnosis import diagnose as diagnose
     from .curation.explode import explode_candidates as explode_candidates
     from .curation.findings import Diagnosis as Diagnosis
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 # Public names are imported at their first use: importing the package loads neither torch nor datasets.
 _NAMES = {
     "curation.confidence": "answer_confidence truncate_at",
+    "curation.controls": "ControlReport control_subsets",
     "curation.diagnosis": "diagnose",
     "curation.explode": "explode_candidates",
     "curation.findings": "Diagnosis",

@@ -82,3 +82,10 @@ def runs(in_order: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray
     first = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1])[: in_order.size])
     sizes = np.diff(np.append(first, in_order.size))
     return np.repeat(first, sizes), np.repeat(first + sizes, sizes)
+
+
+def order_within(codes: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The rows group after group, in a group by value, equal ones in their order; two sorts of one key each."""
+    rank = np.empty(values.size, dtype=np.int64)
+    rank[np.argsort(values, kind="stable")] = np.arange(values.size)
+    return np.argsort(codes * values.size + rank)
