@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .curation.explode import explode_candidates as explode_candidates
     from .curation.findings import Diagnosis as Diagnosis
     from .curation.mixture import mixture_weights as mixture_weights
+    from .curation.outcomes import Outcomes as Outcomes
+    from .curation.outcomes import compare_outcomes as compare_outcomes
     from .curation.quality import add_rule_based_quality as add_rule_based_quality
     from .curation.quality import add_verified as add_verified
     from .curation.report import SelectionReport as SelectionReport
@@ -45,6 +47,7 @@ _NAMES = {
     "curation.explode": "explode_candidates",
     "curation.findings": "Diagnosis",
     "curation.mixture": "mixture_weights",
+    "curation.outcomes": "Outcomes compare_outcomes",
     "curation.quality": "add_rule_based_quality add_verified",
     "curation.report": "SelectionReport",
     "curation.selections": "select_subset select_trajectories",
