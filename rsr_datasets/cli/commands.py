@@ -1,5 +1,6 @@
 """The command line: ``rsr-datasets``, one subcommand a step, thin: the flags are the Python functions' arguments."""
 
+import inspect
 import json
 import re
 import sys
@@ -38,7 +39,11 @@ Config = Annotated[
 ]
 
 SOURCE_OPTIONS = options_of("rsr_datasets.cli.sources.open_dataset", skip=["names"])
-SCORER_OPTIONS = options_of("rsr_datasets.RSRScorer", skip=["student"])
+_BASE_URL = typer.Option(help="Where the server is, for --engine server; /v1 is its end. The key: VLLM_API_KEY.")
+_URL_OPTION = inspect.Parameter(
+    "base_url", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, _BASE_URL]
+)
+SCORER_OPTIONS = [*options_of("rsr_datasets.RSRScorer", skip=["student"]), _URL_OPTION]
 STUDENT_HELP = "A Hub id, a local folder, or a .gguf file."
 GROUP_BY_HELP = "Keep the best rows of each problem: the columns that tell problems apart."
 
@@ -70,11 +75,12 @@ def score(
     from ..runs.estimate import estimate_run
     from ..runs.folder import CONFIG_FILE
     from ..runs.score import process_state
+    from ..scoring.settings import SECRETS
     from ..tables.arrays import read_categories
     from ..tables.columns import STATUSES_WITH_SCORE
 
     # A row that cannot be scored must not end the run here: its status is in the result, and in the exit code.
-    scorer = call(rsr.RSRScorer, {**options, "strict": False}, student)
+    scorer = _scorer(student, options, strict=False)
     source = call(open_dataset, options, dataset)
     if dry_run:
         parts = splits_of(source).items()
@@ -90,7 +96,7 @@ def score(
         statuses = dict(Counter(read_categories(part, scorer.score_columns.status).counts()).most_common())
         found[name] = {"path": str(output_dir / name / "scored"), "statuses": statuses}
     if process_state().is_main_process:
-        told = {k: v for k, v in (options["model_kwargs"] or {}).items() if k != "token"} or None  # tokens stay here
+        told = {k: v for k, v in (options["model_kwargs"] or {}).items() if k not in SECRETS} or None
         arguments = {"dataset": dataset, "student": student, **options, "model_kwargs": told}
         content = yaml.safe_dump({name: value for name, value in arguments.items() if value is not None})
         (output_dir / CONFIG_FILE).write_text(content, encoding="utf-8")
@@ -114,7 +120,7 @@ def teachers(
     **options: Any,
 ) -> None:
     """Rank teachers by their dataset-level RSR, the most suitable for the student first."""
-    scorer = call(rsr.RSRScorer, options, student) if student else None
+    scorer = _scorer(student, options) if student else None
     source = one_split(call(open_dataset, options, dataset))
     ranking = call(rsr.rank_teachers, options, source, scorer=scorer)
     _show(ranking.to_dict(), str(ranking), as_json)
@@ -202,7 +208,7 @@ def push(
 ) -> None:
     """Push a curated dataset to the Hub, with a card that says how it was made."""
     find_files([dataset])
-    scorer = call(rsr.RSRScorer, {**options, "revision": None}, student) if student else None
+    scorer = _scorer(student, options, revision=None) if student else None
     source = call(open_dataset, options, [dataset])
     if not dry_run:
         published = call(rsr.push_curated, options, source, repo_id, scorer=scorer)
@@ -230,6 +236,14 @@ def main() -> None:
     if code == _INTERRUPTED:
         _fail("stopped; what score has done stays done, and the same command goes on from there", _INTERRUPTED)
     sys.exit(code or 0)
+
+
+def _scorer(student: str, options: Mapping[str, Any], **changed: Any) -> Any:
+    """The scorer of a command's options."""
+    if (url := options["base_url"]) and options["engine"] != "server":
+        raise ValueError(f"--base-url {url}: has an effect only with --engine server")
+    given = {"model_kwargs": {**(options["model_kwargs"] or {}), "base_url": url}} if url else {}
+    return call(rsr.RSRScorer, {**options, **given, **changed}, student)
 
 
 def _is_mistake(error: Exception) -> bool:
@@ -260,9 +274,12 @@ def _counted(statuses: Mapping[str, int]) -> str:
 
 
 def _estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
+    cost = "the server's time and memory are not known here"
+    if estimate["hours"] is not None:
+        minutes = f"{60 * estimate['hours']:,.1f} minutes of one process"
+        cost = f"{minutes} and {estimate['memory_gib']:.2f} GiB of device memory"
     return (
         f"{name or 'all'}: {estimate['rows']:,} rows in {estimate['units']:,} units, about {estimate['tokens']:,} "
-        f"tokens for {estimate['parameters']:,} parameters: {60 * estimate['hours']:,.1f} minutes of one process "
-        f"and {estimate['memory_gib']:.2f} GiB of device memory; rows of a sample: "
+        f"tokens for {estimate['parameters']:,} parameters: {cost}; rows of a sample: "
         f"{_counted(estimate['statuses']) or 'none'}"
     )

@@ -5,12 +5,14 @@ A new engine is one file with two classes: a :class:`StudentSource`, and the :cl
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ..reading.rows import EncodedRow
+
+EngineName = Literal["transformers", "vllm", "server"]
 
 ENTROPIES = "entropies"  # in Engine.provides: the engine can give the entropy of the student's distribution
 
@@ -47,16 +49,20 @@ class Engine(Protocol):
 
     def score(
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
-    ) -> list[TokenScores]:
+    ) -> Sequence[TokenScores | None]:
         """Scores the tokens of each row at ``row.positions``; gives one result a row, in the order of ``rows``.
 
-        ``on_batch`` is called after each forward pass, where the engine can tell.
+        ``None`` stands for a row that alone is more than the engine's memory holds. ``on_batch`` is called after each
+        forward pass, where the engine can tell.
         """
 
 
 @runtime_checkable
 class StudentSource(Protocol):
-    """A student before any weights are loaded."""
+    """A student before any weights are loaded.
+
+    A source may have ``provides``, as its engine: metrics that need more are then refused before anything is loaded.
+    """
 
     @property
     def name(self) -> str:

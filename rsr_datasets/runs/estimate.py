@@ -20,7 +20,10 @@ _PROBE_SIZE = 2048
 
 
 def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[str, Any]:
-    """Estimates tokens, memory and hours of a run on one process here, from 200 encoded rows and no weights."""
+    """Estimates tokens, memory and hours of a run on one process here, from 200 encoded rows and no weights.
+
+    Memory and hours are ``None`` where a server runs the student.
+    """
     row_format, device = scorer.find_format(dataset.column_names), scorer.placement
     units = plan_units(dataset, row_format, unit_rows)
     chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(200, len(dataset))).astype(int))
@@ -34,6 +37,17 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[st
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
     parameters = sum(p.numel() for p in model.parameters())
+    found = {
+        "rows": len(dataset),
+        "units": len(units),
+        "tokens": tokens,
+        "statuses": dict(Counter(row.status for row in encoded).most_common()),
+        "parameters": parameters,
+        "memory_gib": None,
+        "hours": None,
+    }
+    if getattr(source, "engine", None) == "server":
+        return found
     wanted = source.torch_dtype
     dtype = wanted if isinstance(wanted, torch.dtype) else getattr(config, "dtype", None) or torch.float32
     sizes = config.get_text_config()
@@ -42,15 +56,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[st
     batch = scorer._options["tokens_per_batch"] or default_tokens_per_batch(device)
     memory = (parameters + batch * width) * dtype.itemsize + default_chunk_bytes(device)
     seconds = 2 * parameters * tokens / (0.5 * _matrix_rate(device, dtype))
-    return {
-        "rows": len(dataset),
-        "units": len(units),
-        "tokens": tokens,
-        "statuses": dict(Counter(row.status for row in encoded).most_common()),
-        "parameters": parameters,
-        "memory_gib": round(memory / 2**30, 2),
-        "hours": round(seconds / 3600, 3),
-    }
+    return found | {"memory_gib": round(memory / 2**30, 2), "hours": round(seconds / 3600, 3)}
 
 
 @torch.inference_mode()

@@ -15,10 +15,12 @@ from datasets.formatting.formatting import LazyDict
 from datasets.utils._dill import Pickler, pklregister
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..engines.base import OnBatch, StudentSource, TokenScores
+from ..engines.base import EngineName, OnBatch, StudentSource, TokenScores
+from ..engines.server import ServerStudent
 from ..engines.transformers.head import LogitsDtype
 from ..engines.transformers.probes import refusing
 from ..engines.transformers.source import TransformersStudent, default_device
+from ..engines.vllm import VllmStudent
 from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
 from ..reading.formats import RowFormat, check_columns, find_format
 from ..reading.messages import Turns
@@ -30,9 +32,11 @@ from ..utils.deprecation import renamed_arguments
 from .columns import ScoredRow, add_features, make_columns
 from .map_input import read_input
 from .session import Encoded, Session
-from .settings import Settings, as_json, check_whole_number, shorten
+from .settings import SECRETS, Settings, as_json, check_whole_number, shorten
 
 _PROCESS_OF_IMPORT = os.getpid()
+_SOURCES: dict[str, type] = {"transformers": TransformersStudent, "vllm": VllmStudent, "server": ServerStudent}
+_OF_TRANSFORMERS = {*inspect.signature(TransformersStudent).parameters, "share_prefixes"}
 _MADE_ANEW = ("source", "metrics", "strict", "output", "device", "score_columns", "_settings", "_session")
 
 
@@ -59,7 +63,9 @@ class RSRScorer:
             slow in half precision, which ``settings`` then say.
         device: Where the student runs; ``None`` is the process's own accelerator, else the CPU.
         attn_implementation: As in transformers.
-        model_kwargs: Passed to ``from_pretrained`` (quantisation, ``device_map``, ...).
+        model_kwargs: Passed to ``from_pretrained`` (quantisation, ``device_map``, ...) or, under ``engine="vllm"``, to
+            ``vllm.LLM`` (``tensor_parallel_size``, ...); under ``"server"`` those of
+            :class:`rsr_datasets.engines.server.ServerStudent` (``base_url``, ``api_key``, ...).
         trust_remote_code: Whether code of the student's repository may run.
         chat_template_kwargs: Passed to the chat template for every row; a column of that name wins.
         rank_clip: ``r_max``; greater ranks count as this one.
@@ -68,6 +74,7 @@ class RSRScorer:
         on_overflow: ``"truncate"``, ``"skip"`` or ``"error"`` for longer rows.
         turns: Which assistant turns count: ``"all"`` or ``"last"`` in one rendering of the conversation, or ``"each"``
             turn in the rendering that the student sees when it writes the turn.
+        engine: What runs the student: ``"transformers"``; ``"vllm"``, in this process; or ``"server"``, a vLLM server.
         logits_dtype: ``"student"`` (as the published numbers) or ``"float32"``, which breaks the ties of bfloat16
             logits, at the price of a float32 copy of the output head.
         template_date: The day, ``YYYY-MM-DD``, that chat templates write which ask for today's date.
@@ -75,7 +82,7 @@ class RSRScorer:
         metrics: Further metrics to add a column for: names of :func:`rsr_datasets.available_metrics`, or
             :class:`rsr_datasets.Metric` objects. They do not change the scores or ``rsr_settings``.
         column_prefix: Name of the ratio's column and prefix of the others.
-        tokens_per_batch: Tokens in one forward pass, with padding; ``None`` chooses for the device.
+        tokens_per_batch: Tokens in one forward pass, with padding, or in flight to a server; ``None`` chooses.
         share_prefixes: Whether to read a prefix that several rows share only once where that saves work. Sharing
             changes rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
         columns: Standard to actual names of input columns, e.g. ``{"prompt": "question", "completion": "solution"}``.
@@ -103,6 +110,7 @@ class RSRScorer:
         max_length: int | None = None,
         on_overflow: OnOverflow = "truncate",
         turns: Turns = "all",
+        engine: EngineName = "transformers",
         logits_dtype: LogitsDtype = "student",
         template_date: str = DEFAULT_DATE,
         token_columns: bool = False,
@@ -117,14 +125,20 @@ class RSRScorer:
         if tokens_per_batch is not None:
             check_whole_number("tokens_per_batch", tokens_per_batch)
         self._options: dict[str, Any] = {"tokens_per_batch": tokens_per_batch, "share_prefixes": share_prefixes}
-        loading = inspect.signature(TransformersStudent).parameters.keys() & self._arguments.keys() - {"student"}
+        if engine not in _SOURCES:
+            raise ValueError(f"engine={engine!r}: must be one of {sorted(_SOURCES)}")
+        takes = inspect.signature(_SOURCES[engine]).parameters.keys()
+        loading = takes & self._arguments.keys() - {"student"}
         if isinstance(student, StudentSource):
-            if unused := sorted((loading - {"device"}) & self._changed_arguments().keys()):
+            if unused := sorted((loading - {"device"} | {"engine"}) & self._changed_arguments().keys()):
                 raise ValueError(f"{unused} have no effect on a student of another engine: give them to its source")
             self.source: StudentSource = student
         else:
+            without = set() if engine == "transformers" else _OF_TRANSFORMERS - takes
+            if unused := sorted(without & self._changed_arguments().keys()):
+                raise ValueError(f"{unused} have no effect under engine={engine!r}: leave them out")
             given = {name: self._arguments[name] for name in loading} | {"model_kwargs": dict(model_kwargs or {})}
-            self.source = TransformersStudent(student, **given)
+            self.source = _SOURCES[engine](student, **given)
         checked = self._arguments | {
             "source": self.source,
             "chat_template": resolve_chat_template(None if chat_template is None else os.fspath(chat_template)),
@@ -148,7 +162,10 @@ class RSRScorer:
         pklregister(cls)(_save_for_hashing)
 
     def __repr__(self) -> str:
-        changed = (f", {name}={shorten(value)}" for name, value in self._changed_arguments().items())
+        arguments = self._changed_arguments()
+        if hidden := arguments.get("model_kwargs"):
+            arguments["model_kwargs"] = {k: "(hidden)" if k in SECRETS else v for k, v in hidden.items()}
+        changed = (f", {name}={shorten(value)}" for name, value in arguments.items())
         return f"RSRScorer({self.source.name!r}{''.join(changed)})"
 
     def _changed_arguments(self) -> dict[str, Any]:

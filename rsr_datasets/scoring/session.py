@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from ..reading.formats import TOKENIZED, RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError, fit
 from ..reading.steps import split_text, token_steps
 from ..reading.tokenized import encode_tokenized
-from ..tables.columns import BAD_ROW, NONFINITE
+from ..tables.columns import BAD_ROW, NONFINITE, SKIPPED_TOO_LONG
 from .columns import ScoredRow
-from .settings import Settings
+from .settings import Settings, refuse_unfit_metrics
 
 logger = logging.getLogger(__name__)
 
 Encoded = EncodedRow | UnscorableRowError
+Value = TypeVar("Value")
 
 
 class Session:
@@ -114,10 +115,15 @@ class Session:
         if self._needs <= {ENTROPIES}:
             return outcomes
         _set_options(engine, {"share_prefixes": False})  # sharing would round these scores otherwise than before
-        return self._read_again(outcomes, checked, engine, on_batch)
+        return self._read_again(outcomes, checked, places, engine, on_batch)
 
     def _read_again(
-        self, outcomes: Sequence[ScoredRow], encoded: Sequence[Encoded], engine: Engine, on_batch: OnBatch | None
+        self,
+        outcomes: Sequence[ScoredRow],
+        encoded: Sequence[Encoded],
+        places: Sequence[str],
+        engine: Engine,
+        on_batch: OnBatch | None,
     ) -> list[ScoredRow]:
         """Adds the surprisals for which the student reads a trajectory again, with less before its tokens."""
         tokenizer = self.load_encoder().tokenizer
@@ -132,13 +138,17 @@ class Session:
             rows = {
                 i: [part for sequence in row.sequences for part in parts[need](sequence)]
                 for i, row in enumerate(encoded)
-                if isinstance(row, EncodedRow) and outcomes[i].ranks is not None
+                if isinstance(row, EncodedRow) and again[i].ranks is not None
             }
             flat = [part for some in rows.values() for part in some]
             found = iter(engine.score(flat, on_batch=count_no_rows) if flat else ())
             for i, some in rows.items():
-                added: dict[str, Any] = {need: np.concatenate([next(found).surprisals for _ in some])}
-                again[i] = replace(again[i], **added)
+                given = [None if each is None else each.surprisals for each in (next(found) for _ in some)]
+                if (values := _all(given)) is None:
+                    again[i] = ScoredRow(self._no_memory(encoded[i], places[i]).status)
+                else:
+                    added: dict[str, Any] = {need: np.concatenate(values)}
+                    again[i] = replace(again[i], **added)
         return again
 
     def read_tokens(
@@ -159,9 +169,7 @@ class Session:
         if longest is not None and limit is not None and limit > longest + 1:
             reason = f"student {engine.name!r} reads at most {longest} tokens at once, of a row all but the last"
             raise ValueError(f"max_length={limit}: {reason}: pass max_length={longest + 1} or less")
-        needing = [metric.name for metric in self._settings.metrics if ENTROPIES in metric.needs]
-        if needing and ENTROPIES not in engine.provides:
-            raise ValueError(f"metrics {needing} need entropies, which student {engine.name!r} does not give")
+        refuse_unfit_metrics(self._settings.metrics, engine.provides, engine.name)
 
     def _check(self, row: Encoded, engine: Engine, place: str) -> Encoded:
         """Applies the limits of the loaded student: its longest row and its vocabulary."""
@@ -183,10 +191,12 @@ class Session:
             row = error
         return self._unscorable(row.status, str(row), place)
 
-    def _outcome(self, row: Encoded, found: Iterator[TokenScores], place: str) -> ScoredRow:
+    def _outcome(self, row: Encoded, found: Iterator[TokenScores | None], place: str) -> ScoredRow:
         if not isinstance(row, EncodedRow):
             return ScoredRow(row.status)
-        parts = [next(found) for _ in row.sequences]
+        parts = _all([next(found) for _ in row.sequences])
+        if parts is None:
+            return ScoredRow(self._no_memory(row, place).status)
         ranks, surprisals = (np.concatenate([getattr(p, name) for p in parts]) for name in ("ranks", "surprisals"))
         total = float(surprisals.sum(dtype=np.float64))
         if not np.isfinite(total) or total == 0:
@@ -196,6 +206,11 @@ class Session:
         entropies = [part.entropies for part in parts if part.entropies is not None]
         return ScoredRow(row.status, ids, ranks, surprisals, np.concatenate(entropies) if entropies else None)
 
+    def _no_memory(self, row: Encoded, place: str) -> UnscorableRowError:
+        length = max(part.input_ids.size for part in row.sequences) if isinstance(row, EncodedRow) else 0
+        reason = f"student {self._settings.source.name!r} has no memory for {length} tokens at once"
+        return self._unscorable(SKIPPED_TOO_LONG, f"{reason}; max_length cuts longer rows", place)
+
     def _unscorable(self, status: str, reason: str, place: str) -> UnscorableRowError:
         """Says why a row has no score, once for each status; raises ``ValueError`` if the scorer is strict."""
         if self._settings.strict:
@@ -203,6 +218,12 @@ class Session:
         message = "%s: %s: %s (said once; the status column has them all)"
         self.warn_once(f"status {status}", message, place, status, reason)
         return UnscorableRowError(status, reason)
+
+
+def _all(values: Sequence[Value | None]) -> list[Value] | None:
+    """The values, if none of them is missing."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
 
 
 def _set_options(engine: Engine, options: Mapping[str, Any]) -> None:

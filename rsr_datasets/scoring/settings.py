@@ -3,14 +3,14 @@
 import datetime
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets.fingerprint import Hasher
 
-from ..engines.base import StudentSource
+from ..engines.base import ENTROPIES, StudentSource
 from ..metrics import Metric, is_built_in
 from ..reading.messages import Turns
 from ..reading.rows import OnOverflow
@@ -20,7 +20,9 @@ from ..utils.files import hash_text
 SCORES_VERSION = 8
 """Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
 
-_LOADING_KWARGS = ("token", "device_map", "max_memory", "offload_folder", "offload_buffers", "low_cpu_mem_usage")
+SECRETS = ("token", "hf_token", "api_key")  # of model_kwargs: never shown or recorded
+_LOADING_KWARGS = ("device_map", "max_memory", "offload_folder", "offload_buffers", "low_cpu_mem_usage", *SECRETS)
+_SERVER_KWARGS = ("base_url", "model", "timeout", "max_retries")  # where and how, not what scores
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,13 @@ class Settings:
         if not isinstance(self.chat_template_kwargs, dict):
             raise ValueError(f"chat_template_kwargs={self.chat_template_kwargs!r}: must be a mapping")
         self._model_kwargs()
+        refuse_unfit_metrics(self.metrics, getattr(self.source, "provides", {ENTROPIES}), self.source.name)
 
     def to_dict(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that decides a row's scores, JSON-serialisable; ``identity`` is the student's."""
-        date = {} if self.template_date == DEFAULT_DATE else {"template_date": self.template_date}
+        added = {} if self.template_date == DEFAULT_DATE else {"template_date": self.template_date}
+        if engine := getattr(self.source, "engine", None):
+            added["engine"] = engine
         return {
             "student": dict(identity),
             "chat_template": None if self.chat_template is None else hash_text(self.chat_template),
@@ -76,7 +81,7 @@ class Settings:
             "turns": self.turns,
             "logits_dtype": getattr(self.source, "logits_dtype", "student"),
             "scores_version": SCORES_VERSION,
-            **date,
+            **added,
         }
 
     @property
@@ -92,8 +97,16 @@ class Settings:
         return hash_text(json.dumps([self.to_dict(identity), self.output, self.strict, computed], sort_keys=True))
 
     def _model_kwargs(self) -> dict[str, Any]:
+        left_out = {*_LOADING_KWARGS, *(_SERVER_KWARGS if getattr(self.source, "engine", None) == "server" else ())}
         given = getattr(self.source, "model_kwargs", {}).items()
-        return {key: as_json(f"model_kwargs[{key!r}]", value) for key, value in given if key not in _LOADING_KWARGS}
+        return {key: as_json(f"model_kwargs[{key!r}]", value) for key, value in given if key not in left_out}
+
+
+def refuse_unfit_metrics(metrics: Iterable[Metric], provides: Iterable[str], student: str) -> None:
+    """Raises ``ValueError`` for metrics that need what a student's engine does not provide."""
+    needing = [metric.name for metric in metrics if ENTROPIES in metric.needs]
+    if needing and ENTROPIES not in provides:
+        raise ValueError(f"metrics {needing} need entropies, which student {student!r} does not give")
 
 
 def check_whole_number(name: str, value: Any, least: int = 1, of: str = "") -> None:

@@ -61,7 +61,7 @@ class TransformersStudent:
             )
         if self.logits_dtype not in ("student", "float32"):
             raise ValueError(f'logits_dtype={self.logits_dtype!r}: must be "student" or "float32"')
-        dtype = self._given_dtype  # an unknown dtype is an error at once
+        dtype = self.given_dtype  # an unknown dtype is an error at once
         if not isinstance(self.student, PreTrainedModel):
             return
         if dtype not in ("auto", loaded := self.student.dtype):
@@ -88,7 +88,7 @@ class TransformersStudent:
     def torch_dtype(self) -> torch.dtype | Literal["auto"]:
         """The dtype as transformers takes it: on a CPU that is slow in the student's own half precision, float32."""
         slow = self._slowdown
-        return torch.float32 if self._given_dtype == "auto" and slow else self._given_dtype
+        return torch.float32 if self.given_dtype == "auto" and slow else self.given_dtype
 
     @cached_property
     def _slowdown(self) -> tuple[str, float] | None:
@@ -96,13 +96,14 @@ class TransformersStudent:
         device = torch.device(self.device) if self.device else default_device()
         if self.is_loaded or device.type != "cpu" or self.model_kwargs.keys() & {"device_map", "quantization_config"}:
             return None
-        dtype = self._given_dtype if self.dtype != "auto" else getattr(self.load_config(), "dtype", None)
+        dtype = self.given_dtype if self.dtype != "auto" else getattr(self.load_config(), "dtype", None)
         name = str(dtype).removeprefix("torch.")
         factor = slowdown(getattr(torch, name, None))
         return (name, factor) if factor else None
 
     @property
-    def _given_dtype(self) -> torch.dtype | Literal["auto"]:
+    def given_dtype(self) -> torch.dtype | Literal["auto"]:
+        """The ``dtype`` argument, checked."""
         if self.dtype == "auto":
             return "auto"
         found = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype

@@ -1,0 +1,118 @@
+"""A student that vLLM runs in this process, on the GPUs that vLLM takes for it."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..reading.rows import EncodedRow
+from .base import OnBatch, TokenScores
+from .prompt_logprobs import VllmSource, account_of, to_scores
+from .transformers.probes import refusing
+
+LOGITS_BYTES = 2 << 30
+BYTES_OF_A_LOGIT = 10  # in the student's dtype, as a float32 log-probability, and once more on the way
+TOKENS_PER_CALL = 1 << 18  # of rows that are handed over together; their results are Python objects
+STRICT_RANKS = "rsr_datasets.engines.vllm_worker.StrictRanks"
+
+
+@dataclass(frozen=True)
+class VllmStudent(VllmSource):
+    """A :class:`rsr_datasets.engines.base.StudentSource`; ``model_kwargs`` go to ``vllm.LLM`` and win over ours."""
+
+    dtype: str | torch.dtype = "auto"
+    max_length: int | None = None
+
+    engine = "vllm"
+
+    def identity(self) -> dict[str, Any]:
+        """The student's files, and the version of vLLM."""
+        return self.files.identity() | {"engine": f"vllm-{_import_vllm().__version__}"}
+
+    def load(self, device: torch.device, options: dict[str, Any]) -> "VllmEngine":
+        """Loads the student onto the devices that vLLM takes; ``ValueError`` if vLLM cannot load or score it."""
+        vllm = _import_vllm()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 or (device.index or 0) > 0:
+            advice = "start one process and give model_kwargs={'tensor_parallel_size': ...}, or use engine='server'"
+            raise ValueError(f"engine='vllm' divides the GPUs itself: {advice}")
+        if self.files.base:
+            raise ValueError(f"student {self.name!r} is a PEFT adapter: merge it into its model for engine='vllm'")
+        arguments = self._arguments(options.get("tokens_per_batch"))
+        with refusing(f"vLLM cannot load student {self.name!r}"):
+            llm = vllm.LLM(**arguments)
+            engine = VllmEngine(llm, self.name, self.vocab_size)
+        options["tokens_per_batch"] = arguments["max_num_batched_tokens"]
+        return engine
+
+    def _arguments(self, tokens_per_batch: int | None) -> dict[str, Any]:
+        """The arguments of ``vllm.LLM``."""
+        config = self.load_config().get_text_config()
+        dtype = self.torch_dtype if self.torch_dtype != "auto" else getattr(config, "dtype", None)
+        trained, wanted = getattr(config, "max_position_embeddings", None), self.max_length
+        # vLLM scores the last token of a prompt only if one more token could be written.
+        longest = None if wanted is None else min(wanted + 1, trained or wanted + 1)
+        fitting = max(256, min(8192, LOGITS_BYTES // (BYTES_OF_A_LOGIT * self.vocab_size)))
+        return {
+            "model": str(self.files.local_path or self.name),
+            "revision": self.files.commit,
+            "trust_remote_code": self.trust_remote_code,
+            "dtype": "auto" if dtype is None else str(dtype).removeprefix("torch."),
+            "skip_tokenizer_init": True,
+            "max_model_len": longest,
+            # A cached prefix has made log-probabilities depend on what was asked before.
+            "enable_prefix_caching": False,
+            "enable_chunked_prefill": True,
+            "max_num_batched_tokens": tokens_per_batch or fitting,
+            "worker_extension_cls": STRICT_RANKS,
+            **self.model_kwargs,
+        }
+
+
+class VllmEngine:
+    """A ``vllm.LLM``, an :class:`rsr_datasets.engines.base.Engine`."""
+
+    provides: frozenset[str] = frozenset()
+
+    def __init__(self, llm: Any, name: str, vocab_size: int) -> None:
+        self.llm, self.name, self.vocab_size = llm, name, vocab_size
+        # A prompt and the one token that is asked for must fit.
+        self.max_positions = llm.model_config.max_model_len - 2
+
+    def score(
+        self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
+    ) -> list[TokenScores | None]:
+        """Scores rows, a bounded number of tokens a call; ``RuntimeError`` if vLLM died, as for want of memory."""
+        from vllm import SamplingParams, TokensPrompt
+
+        asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, flat_logprobs=True)
+        scored: list[TokenScores | None] = []
+        for part in _parts(rows):
+            prompts = [TokensPrompt(prompt_token_ids=row.input_ids.tolist()) for row in part]
+            answers = self.llm.generate(prompts, asked, use_tqdm=False)
+            for row, answer in zip(part, answers, strict=True):
+                found = answer.prompt_logprobs  # flat, and nothing for the first token
+                scored.append(to_scores(row, found.token_ids, found.logprobs, found.ranks))
+                if on_batch:
+                    on_batch(account_of(row))
+        return scored
+
+
+def _parts(rows: Sequence[EncodedRow]) -> Iterator[list[EncodedRow]]:
+    part: list[EncodedRow] = []
+    for row in rows:
+        part.append(row)
+        if sum(each.input_ids.size for each in part) >= TOKENS_PER_CALL:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _import_vllm() -> Any:
+    try:
+        import vllm
+    except ImportError as error:
+        raise ImportError(f"engine='vllm' needs vLLM: pip install 'rsr_datasets[vllm]' ({error})") from error
+    return vllm
