@@ -9,7 +9,7 @@ import torch
 import transformers
 from datasets import Dataset
 
-from ..engines.transformers.batches import default_chunk_bytes, default_tokens_per_batch
+from ..engines.transformers.batches import bytes_per_token, default_chunk_bytes, default_tokens_per_batch
 from ..engines.transformers.speedups import SPEEDUPS
 from ..reading.rows import UnscorableRowError
 from ..scoring.scorer import RSRScorer
@@ -50,11 +50,8 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[st
         return found
     wanted = source.torch_dtype
     dtype = wanted if isinstance(wanted, torch.dtype) else getattr(config, "dtype", None) or torch.float32
-    sizes = config.get_text_config()
-    # The residual stream, attention's inputs and output, and the three parts of the MLP, of one layer at a time.
-    width = 6 * sizes.hidden_size + 3 * getattr(sizes, "intermediate_size", 4 * sizes.hidden_size)
     batch = scorer._options["tokens_per_batch"] or default_tokens_per_batch(device)
-    memory = (parameters + batch * width) * dtype.itemsize + default_chunk_bytes(device)
+    memory = parameters * dtype.itemsize + batch * bytes_per_token(config, dtype) + default_chunk_bytes(device)
     seconds = 2 * parameters * tokens / (0.5 * _matrix_rate(device, dtype))
     return found | {"memory_gib": round(memory / 2**30, 2), "hours": round(seconds / 3600, 3)}
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 
 Ids = npt.NDArray[np.int64]
 """Token ids or places of tokens, shape ``(tokens,)``."""
@@ -22,6 +23,13 @@ def default_tokens_per_batch(device: torch.device) -> int:
 def default_chunk_bytes(device: torch.device) -> int:
     """Bytes that the logits of one chunk, and the copies made of them, take on a kind of device."""
     return 3 << (26 if device.type == "cpu" else 28)
+
+
+def bytes_per_token(config: transformers.PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes that a token takes in a pass: residual stream, attention's inputs and output, MLP, of one layer."""
+    sizes = config.get_text_config()
+    width = 6 * sizes.hidden_size + 3 * (getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size)
+    return int(width * dtype.itemsize)
 
 
 def choose_tokens_per_batch(

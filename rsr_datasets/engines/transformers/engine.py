@@ -1,8 +1,10 @@
 """The engine that runs a student of transformers: rows to batches, to ranks and surprisals."""
 
 import bisect
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,19 +15,23 @@ from transformers import PreTrainedModel
 
 from ...reading.rows import EncodedRow
 from ..base import ENTROPIES, BatchAccount, OnBatch, TokenScores
-from .batches import Ids, choose_tokens_per_batch, plan_batches
+from .batches import Ids, bytes_per_token, choose_tokens_per_batch, plan_batches
 from .decoder import Decoder, decoder_name, read_ids
 from .head import LogitsDtype, OutputHead
 from .packing import plan_packs, sharing_runs
 from .probes import check, refusing
 from .reduction import Reduced
 from .speedups import SPEEDUPS
+from .speedups.side_by_side import available_bytes, side_by_side
 
 logger = logging.getLogger(__name__)
 
 # Sharing less of a row does not pay for a mask, which replaces a kernel's own causal one.
 _LEAST_SHARED = 0.05
 _NOTHING_SHARED = 2.0
+
+_Read = tuple[Callable[[], list[Any]], BatchAccount | None]
+"""Waits for a batch's results, and the batch's account."""
 
 
 @dataclass(frozen=True)
@@ -127,25 +133,39 @@ class TransformersEngine:
         least_shared = _LEAST_SHARED if self.share_prefixes else _NOTHING_SHARED
         parts = (self._plan(packed, ids, least_shared) + self._plan(others, ids, None))[::-1]
         results: list[Any] = [None] * len(rows)
-        before = None
-        while parts or before:
-            queued = self._queue(parts, rows, entropies) if parts else None
-            if before:  # the device computes the next batch while this one's results are waited for
-                batch, wait, account = before
-                arrays = wait()
+        running: deque[tuple[_Batch, Callable[[], _Read]]] = deque()
+        # A rotary embedding that a long row rescales has one scale at a time.
+        apart = 0 if self.decoder.turning_lengths else len(parts)
+        with side_by_side(self.device, apart) as (start, most):
+            while parts or running:
+                while parts and (not running or (len(running) < most and self._fits(parts[-1], running, ids))):
+                    batch = parts.pop()
+                    running.append((batch, start(functools.partial(self._read, batch, rows, entropies))))
+                batch, wait = running.popleft()
+                arrived, account = wait()
+                if not account:
+                    parts += self._halves(batch, ids)
+                    continue
+                arrays = arrived()
                 if account.tokens < account.row_tokens and not np.isfinite(arrays[1]).all():
                     # A NaN gets through a mask, and must not get from one row into another.
                     alone = self._plan(batch.rows, ids, _NOTHING_SHARED)
                     parts += [replace(each, split=batch.split) for each in alone]
-                else:
-                    ends = np.cumsum([rows[i].positions.size for i in batch.rows])[:-1]
-                    by_row = ([None] * len(batch.rows) if array is None else np.split(array, ends) for array in arrays)
-                    for i, *found in zip(batch.rows, *by_row, strict=True):
-                        results[i] = TokenScores(*found)
-                    if on_batch:
-                        on_batch(account)
-            before = queued
+                    continue
+                ends = np.cumsum([rows[i].positions.size for i in batch.rows])[:-1]
+                by_row = ([None] * len(batch.rows) if array is None else np.split(array, ends) for array in arrays)
+                for i, *found in zip(batch.rows, *by_row, strict=True):
+                    results[i] = TokenScores(*found)
+                if on_batch:
+                    on_batch(account)
         return results
+
+    def _fits(self, batch: _Batch, running: Iterable[tuple[_Batch, Any]], ids: Sequence[Ids]) -> bool:
+        """Whether a CPU's memory has room for one more batch beside those that run; a GPU runs one at a time."""
+        if self.device.type != "cpu":
+            return True
+        tokens = sum(ids[row].size for some in (batch, *(each for each, _ in running)) for row in some.rows)
+        return tokens * bytes_per_token(self.model.config, self.model.dtype) < available_bytes() / 2
 
     def _packed_rows(self, ids: Sequence[Ids]) -> list[int]:
         """Numbers of the rows to read in one sequence: all where that pays without sharing, else those that share."""
@@ -171,26 +191,25 @@ class TransformersEngine:
             batches += [_Batch([group[i] for i in batch], least_shared) for batch in planned]
         return batches
 
-    def _queue(
-        self, parts: list[_Batch], rows: Sequence[EncodedRow], entropies: bool
-    ) -> tuple[_Batch, Callable[[], list[Any]], BatchAccount] | None:
-        """Takes the last batch; where the device has no memory for it, puts two halves in its place."""
-        batch = parts.pop()
-        some = [rows[i] for i in batch.rows]
+    def _read(self, batch: _Batch, rows: Sequence[EncodedRow], entropies: bool) -> _Read:
+        """Queues the computation of a batch; without an account where the device has no memory for several rows."""
         try:
-            found, account = self._score_batch(some, batch.least_shared, entropies)
-            return batch, _leaving(found), replace(account, split=batch.split)
+            found, account = self._score_batch([rows[i] for i in batch.rows], batch.least_shared, entropies)
+            return _leaving(found), replace(account, split=batch.split)
         except torch.OutOfMemoryError:
-            if len(some) == 1:
+            if len(batch.rows) == 1:
                 raise
+        return list, None
+
+    def _halves(self, batch: _Batch, ids: Sequence[Ids]) -> list[_Batch]:
+        """Two halves of a batch that did not fit into memory."""
         # Only here, outside the handler, is the failed pass's memory free to be given back.
         if self.device.type != "cpu":
             getattr(torch, self.device.type).empty_cache()
-        half = len(some) // 2
-        longest = max(row.input_ids.size for row in some) - 1
-        logger.warning("out of memory with %d rows of at most %d tokens: in halves", len(some), longest)
-        parts += [replace(batch, rows=each, split=True) for each in (batch.rows[half:], batch.rows[:half])]
-        return None
+        half = len(batch.rows) // 2
+        longest = max(ids[row].size for row in batch.rows)
+        logger.warning("out of memory with %d rows of at most %d tokens: in halves", len(batch.rows), longest)
+        return [replace(batch, rows=each, split=True) for each in (batch.rows[half:], batch.rows[:half])]
 
     @torch.no_grad()
     def _score_batch(
