@@ -11,7 +11,7 @@ from datasets.utils import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..engines.base import TokenScores
-from ..reading.formats import TOKENIZED, find_format
+from ..reading.formats import FORMATS, TOKENIZED, find_format
 from ..reading.rows import EncodedRow
 from ..reading.steps import split_text, step_ends, token_steps
 from ..reading.templates import REASONING_KEYS
@@ -157,8 +157,7 @@ def truncate_at(dataset: Dataset, column: str, *, columns: Mapping[str, str] | N
     if column not in require_dataset(dataset).column_names:
         raise ValueError(f"column={column!r}: no such column; the dataset has {dataset.column_names}")
     row_format = find_format(dataset.column_names, columns)
-    standard = {"prompt_completion": "completion", "alpaca": "output"}.get(row_format.kind, row_format.kind)
-    target = row_format.columns[standard]
+    target = row_format.columns[FORMATS[row_format.kind][-1]]
 
     def cut(row: Mapping[str, Any], index: int) -> dict[str, Any]:
         steps = row[column]

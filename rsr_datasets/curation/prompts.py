@@ -6,8 +6,9 @@ from typing import Any
 from datasets import Dataset
 
 from ..reading.formats import find_format
-from ..reading.messages import Turns, split_row
+from ..reading.messages import Turns
 from ..reading.rows import UnscorableRowError
+from ..reading.split import split_row
 from ..tables.arrays import read_rows, require_columns
 from ..tables.columns import ScoreColumns
 from ..tables.groups import Groups, densify, digest, digests, group_by_columns

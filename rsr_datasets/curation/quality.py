@@ -8,7 +8,8 @@ import numpy as np
 from datasets import Dataset, Value
 
 from ..reading.formats import find_format
-from ..reading.messages import Turns, response_text
+from ..reading.messages import Turns
+from ..reading.split import response_text
 from ..tables.arrays import read_rows, replace_column
 from ..tables.splits import require_dataset
 

@@ -11,7 +11,8 @@ from scipy import stats
 
 from ..metrics.trajectory import FloatArray
 from ..reading.formats import TOKENIZED, RowFormat, find_format
-from ..reading.messages import Turns, response_text
+from ..reading.messages import Turns
+from ..reading.split import response_text
 from ..tables.arrays import ROWS_PER_BATCH, batches, read_categories, read_numbers, read_rows
 from .pool import BoolArray
 

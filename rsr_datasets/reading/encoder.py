@@ -1,18 +1,25 @@
 """A row to token ids and the positions to score: the chain that encodes rows of one format for one student."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE, TEMPLATE_DROPPED_TEXT
-from .formats import RowFormat
+from .calls import read_tools
+from .formats import RowFormat, read_conversation
 from .marks import TextDroppedError
-from .messages import Conversation, Turns, is_written, read_conversation, read_kwargs, read_tools
+from .messages import Conversation, Turns, is_written
+from .pitfalls import find_pitfall
+from .reasoning import Reasoning, place_reasoning
 from .response import RenderedText, locate, locate_turn
 from .rows import Outcome, UnscorableRowError, bad, to_row
 from .templates import DEFAULT_DATE, ChatTemplate, Messages, TemplateRefusedError
 from .tokenizing import Tokens, tokenize
+from .values import read_kwargs
+
+logger = logging.getLogger(__name__)
 
 
 class ConversationEncoder:
@@ -21,7 +28,8 @@ class ConversationEncoder:
     :mod:`.response` says which characters of a conversation count, :mod:`.tokenizing` which tokens hold those
     characters. A turn of nothing but white space does not count. ``turns`` are ``"all"`` or ``"last"`` assistant turns
     in one rendering, or ``"each"`` turn in the rendering that the student sees when it writes the turn. A row's own
-    template arguments win over ``chat_template_kwargs``. For the rest see :class:`.templates.ChatTemplate`.
+    template arguments win over ``chat_template_kwargs``. :mod:`.reasoning` says what ``reasoning`` does. For the rest
+    see :class:`.templates.ChatTemplate`.
     """
 
     def __init__(
@@ -31,14 +39,17 @@ class ConversationEncoder:
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         turns: Turns = "all",
+        reasoning: Reasoning = "as_is",
         template_date: str = DEFAULT_DATE,
     ) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.turns = turns
+        self.reasoning = reasoning
         self.template_date = template_date
         self._said_ways_out = False
+        self._said_pitfalls: set[str] = set()
 
     def encode(self, rows: Sequence[Mapping[str, Any]], row_format: RowFormat) -> list[Outcome]:
         """Gives each row its encoding, or the reason why it has none.
@@ -66,18 +77,26 @@ class ConversationEncoder:
     def _read(self, row: Mapping[str, Any], row_format: RowFormat) -> list[RenderedText]:
         values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
         conversation = read_conversation(values, row_format)
+        self._warn(values, row_format, conversation)
         if isinstance(conversation, tuple):
             bos = self.tokenizer.bos_token
             begun = bool(bos and "".join(conversation).startswith(bos))
             rendered = [RenderedText.after(*conversation, add_special_tokens=not begun)]
         else:
-            rendered = self._render_messages(conversation, values)
+            rendered = self._render_messages(place_reasoning(conversation, self.reasoning), values)
         try:
             for each in rendered:
                 each.text.encode()
         except UnicodeEncodeError:
             bad("text with a lone surrogate is not valid Unicode")
         return rendered
+
+    def _warn(self, values: Mapping[str, Any], row_format: RowFormat, read: Conversation | tuple[str, str]) -> None:
+        has_template = bool(self.chat_template or self.tokenizer.chat_template)
+        kind, message = find_pitfall(values, row_format, read, has_template) or ("", "")
+        if kind and kind not in self._said_pitfalls:
+            self._said_pitfalls.add(kind)
+            logger.warning("%s (said once)", message)
 
     def _render_messages(self, row: Conversation, values: Mapping[str, Any]) -> list[RenderedText]:
         counted = [i for i in row.counted(self.turns) if is_written(row.messages[i])]

@@ -1,27 +1,39 @@
-"""A row to its conversation in one form, whatever the format, and the forms that templates ask tool calls in."""
+"""A list of messages in one form, whatever roles, keys and blocks a row stores it with."""
 
-import contextlib
-import itertools
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..tables.columns import NO_RESPONSE
-from .formats import RowFormat
+from ..utils.texts import shorten
+from .calls import calls_of, read_tool_calls
+from .content import read_content
 from .rows import UnscorableRowError, bad
 from .templates import REASONING_KEYS, Messages
+from .values import json_value, kind, parse_json, transpose, without_nulls
 
 Turns = Literal["all", "last", "each"]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_CALL_ROLES = ("function_call", "tool_call", "tool_calls", "functioncall")
 _ROLE_ALIASES = {
-    "human": "user",
-    **dict.fromkeys(("gpt", "model", "function_call"), "assistant"),
+    **{role: role for role in ROLES},
+    **dict.fromkeys(("system_prompt", "sys"), "system"),
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "model", "ai", "bot", "chatbot", "chatgpt", *_CALL_ROLES), "assistant"),
     **dict.fromkeys(("function", "observation", "ipython"), "tool"),
+    **{f"{call}_{end}": "tool" for call in ("tool", "function") for end in ("response", "result", "output")},
+    "tool_results": "tool",
+}
+_PAIR_KEYS = _ROLE_ALIASES | {
+    **dict.fromkeys(("prompt", "query", "question", "instruction", "input"), "user"),
+    **dict.fromkeys(("response", "answer", "completion", "output"), "assistant"),
 }
 # Flags by which a trainer leaves a turn out: 0 or false.
 _TRAINED = ("weight", "train", "training", "loss", "loss_weight")
+# Keys under which a message may hold text that is not its content.
+_NOT_CONTENT = ("name", "id", "tool_call_id", "type", "model", "status", "timestamp", "finish_reason", *REASONING_KEYS)
+_AS_WRITTEN = ("arguments", "parameters", "input", "args")
 
 
 @dataclass(frozen=True)
@@ -43,84 +55,72 @@ class Conversation:
         return trained[-1:] if turns == "last" else trained
 
 
-def read_conversation(values: Mapping[str, Any], row_format: RowFormat) -> Conversation | tuple[str, str]:
-    """Reads a row, standard column name to value, or refuses it; a pair of texts passes no template."""
-    names = row_format.columns
-    match row_format.kind:
-        case "messages" | "conversations":
-            messages, masked = _read_messages(values[row_format.kind], names[row_format.kind])
-            system = values.get("system")
-            written = system is not None and _read_text(system, names["system"]).strip()
-            if written and messages and messages[0]["role"] != "system":
-                messages, masked = [{"role": "system", "content": system}, *messages], {i + 1 for i in masked}
-            return Conversation(messages, 0, frozenset(masked))
-        case "prompt_completion":
-            prompt, completion = values["prompt"], values["completion"]
-            if isinstance(prompt, str) and isinstance(completion, str):
-                return prompt, completion
-            before, _ = _read_messages(prompt, names["prompt"], text_role="user")
-            after, masked = _read_messages(completion, names["completion"], text_role="assistant")
-            return Conversation([*before, *after], len(before), frozenset(len(before) + i for i in masked))
-        case "alpaca":
-            parts = [_read_text(values["instruction"], names["instruction"])]
-            if values.get("input") is not None:
-                parts.append(_read_text(values["input"], names["input"]))
-            output = _read_text(values["output"], names["output"])
-            request = {"role": "user", "content": "\n".join(part for part in parts if part)}
-            return Conversation([request, {"role": "assistant", "content": output}], 1, frozenset())
-        case "text":
-            return "", _read_text(values["text"], names["text"])
-    bad(f"rows of the format {row_format.kind!r} hold no text")
-
-
-def split_row(
-    row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all"
-) -> tuple[str, str] | tuple[Messages, Messages]:
-    """Reads what stands before the first scored turn of a row, and from that turn on.
-
-    Both are messages, roles and content in one same form whatever the format; or text where no message is in the row.
-    A row that cannot be read or has no assistant turn raises :class:`UnscorableRowError`.
-    """
-    conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
-    if isinstance(conversation, tuple):
-        return conversation
-    first = conversation.counted(turns)[0]
-    return conversation.messages[:first], conversation.messages[first:]
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """A message as text: its reasoning, its content and its tool calls."""
-    parts = [message[key] for key in (*REASONING_KEYS, "content") if message.get(key)]
-    parts += [json.dumps(call, ensure_ascii=False, default=str) for call in message.get("tool_calls", [])]
-    return "\n\n".join(parts)
-
-
-def response_text(row: Mapping[str, Any], row_format: RowFormat, turns: Turns) -> str | None:
-    """The text that the assistant wrote from the first counted turn on; ``None`` for none, or an unreadable row."""
-    try:
-        _, found = split_row(row, row_format, turns)
-    except UnscorableRowError:
-        return None
-    text = found if isinstance(found, str) else "\n\n".join(text_of(m) for m in found if m["role"] == "assistant")
-    return text if text.strip() else None
-
-
-def _read_text(value: Any, column: str) -> str:
+def read_text(value: Any, column: str) -> str:
+    """A value that must be text."""
     if not isinstance(value, str):
-        bad(f"column {column!r}: expected text, found {_kind(value)}")
+        bad(f"column {column!r}: expected text, found {kind(value)}")
     return value
 
 
-def _read_messages(value: Any, column: str, text_role: str | None = None) -> tuple[Messages, set[int]]:
-    """Messages without their flags, and the indices of those that their flags leave out."""
-    if isinstance(value, str) and text_role:
+def read_messages(value: Any, column: str, text_role: str | None = None) -> tuple[Messages, set[int]]:
+    """Reads messages, also from JSON text, without their flags; and the indices of those that their flags leave out.
+
+    Text is one message of the role ``text_role``, unless it is JSON text of messages.
+    """
+    if isinstance(value, str) and text_role and not is_json_of_messages(value):
         return [{"role": text_role, "content": value}], set()
-    value = _transpose(value)
+    whole = _AS_WRITTEN if isinstance(value, str) else ()
+    value = transpose(parse_json(value, f"column {column!r}"))
+    value = [value] if isinstance(value, Mapping) and ("role" in value or "from" in value) else value
     if not isinstance(value, list | tuple):
-        bad(f"column {column!r}: expected a list of messages, found {_kind(value)}")
-    places = [f"column {column!r}, message {i}" for i in range(len(value))]
-    masked = {i for i, message in enumerate(value) if _is_masked(message, places[i])}
-    return [_read_message(message, place) for message, place in zip(value, places, strict=True)], masked
+        bad(f"column {column!r}: expected a list of messages, found {kind(value)}")
+    messages: Messages = []
+    masked: set[int] = set()
+    continues = False
+    for i, item in enumerate(value):
+        where = f"column {column!r}, message {i}"
+        parsed = json_value(item)
+        message = without_nulls(item if parsed is None else parsed, whole if parsed is None else _AS_WRITTEN)
+        off = _is_masked(message, where)
+        is_call = _is_call_turn(message)
+        for read in _read_message(message, where):
+            alone = is_call and not read["content"] and read.keys() == {"role", "content", "tool_calls"}
+            if alone and continues and off == (len(messages) - 1 in masked):
+                calls = [*messages[-1].get("tool_calls", ()), *read["tool_calls"]]
+                messages[-1] = {**messages[-1], "tool_calls": calls}
+                continue
+            messages.append(read)
+            masked |= {len(messages) - 1} if off else set()
+        continues = bool(messages) and messages[-1]["role"] == "assistant"
+    return messages, masked
+
+
+def is_json_of_messages(text: Any) -> bool:
+    """Whether a text is a list of messages as JSON, rather than text that looks like JSON."""
+    items = json_value(text, "[")
+    has_role = [isinstance(item, Mapping) and ("role" in item or "from" in item) for item in items or ()]
+    return bool(has_role) and all(has_role)
+
+
+def _is_call_turn(message: Any) -> bool:
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    return isinstance(role, str) and _plain(role) in _CALL_ROLES and bool(_calls_in(_content_of(message))[1])
+
+
+def _plain(role: str) -> str:
+    return "_".join(role.lower().replace("-", " ").split())
+
+
+def _content_of(message: Mapping[str, Any]) -> Any:
+    return message.get("content", message.get("value", ""))
+
+
+def _calls_in(content: Any) -> tuple[str, list[Any]]:
+    """The reasoning in tags before the JSON of tool calls, and the calls; no calls in any other content."""
+    if not isinstance(content, str):
+        return "", calls_of(content)
+    before, tag, after = content.rpartition("</think>")
+    return before + tag, calls_of(after)
 
 
 def _is_masked(message: Any, where: str) -> bool:
@@ -128,7 +128,7 @@ def _is_masked(message: Any, where: str) -> bool:
         return False
     if message.get("train_detail") is not None:
         bad(f"{where}: 'train_detail' marks parts of a turn, which cannot be kept to: split the turn or drop the key")
-    blocks = _transpose(message.get("content"))
+    blocks = transpose(message.get("content"))
     flags = [_flag(block) for block in blocks] if isinstance(blocks, list) else []
     if any(flags) and not all(flags):
         bad(f"{where}: a flag leaves out a part of a turn, which cannot be kept to: split the turn or drop the flag")
@@ -141,171 +141,92 @@ def _flag(part: Any) -> bool:
     return any(isinstance(value, bool | int | float) and not value for value in values)
 
 
-def _transpose(value: Any) -> Any:
-    """`datasets` stores a `Sequence` of dicts as one dict of lists: turned back; anything else is as it was."""
-    items = list(value.values()) if isinstance(value, Mapping) else []
-    if not all(isinstance(item, list) for item in items) or len({len(item) for item in items}) != 1:
-        return value
-    return [dict(zip(value, parts, strict=True)) for parts in zip(*items, strict=True)]
-
-
-def _read_message(message: Any, where: str) -> dict[str, Any]:
+def _read_message(message: Any, where: str) -> list[dict[str, Any]]:
+    """Reads one message, or several where it holds a question with its answer or blocks of several turns."""
     if not isinstance(message, Mapping):
-        bad(f"{where}: expected a dict with 'role' and 'content', found {_kind(message)}")
-    kept = {key: value for key, value in _without_nulls(message).items() if key not in _TRAINED}
+        bad(f"{where}: expected a dict with 'role' and 'content', found {kind(message)}")
+    kept = {key: value for key, value in message.items() if key not in _TRAINED}
+    if pair := _read_pair(kept):
+        return pair
     if "role" not in kept and "from" in kept:
         kept = {"role": kept.pop("from"), **kept}
     if "content" not in kept and "value" in kept:
         kept["content"] = kept.pop("value")
-    role = kept.get("role")
-    if not isinstance(role, str) or _ROLE_ALIASES.get(role, role) not in ROLES:
-        found = repr(role) if isinstance(role, str) else _kind(role)
-        bad(f"{where}: unknown role {found}; known are {[*ROLES, *_ROLE_ALIASES]}")
-    kept["role"] = _ROLE_ALIASES.get(role, role)
-    content = _transpose(kept.get("content", ""))
-    if isinstance(content, list) and all(_is_text_block(block) for block in content):
-        content = "".join(block["text"] for block in content)
-    if not isinstance(content, str):
-        bad(f"{where}: content must be text or a list of text blocks, found {_kind(kept['content'])}")
-    kept["content"] = content
+    if "role" not in kept:
+        bad(f"{where}: no 'role'; found the keys {shorten([*kept], 120)}")
+    role = _read_role(kept.pop("role"), where)
+    calls = _without_copies(read_tool_calls(kept.pop("tool_calls", None), where), _read_old_call(kept, where))
+    if is_call := not calls and _is_call_turn(message):
+        kept["content"], calls = _calls_in(kept["content"])
+    if "content" not in kept and not calls and not any(kept.get(key) for key in REASONING_KEYS):
+        others = [key for key, value in kept.items() if isinstance(value, str | list) and key not in _NOT_CONTENT]
+        if others:
+            bad(f"{where}: no 'content'; found the keys {shorten(['role', *kept], 120)}")
     for key in REASONING_KEYS:
         if not isinstance(kept.get(key, ""), str):
-            bad(f"{where}: {key!r} must be text, found {_kind(kept[key])}")
-    calls = _read_tool_calls(kept.pop("tool_calls", None), where)
-    return kept | {"tool_calls": calls} if calls else kept
+            bad(f"{where}: {key!r} must be text, found {kind(kept[key])}")
+    content = kept.pop("content", "")
+    parts = [{"role": role, "content": content}] if is_call else read_content(content, role, where)
+    return _join(role, kept, parts, calls, where)
 
 
-def _is_text_block(block: Any) -> bool:
-    return isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str)
+def _read_pair(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A question and its answer in one dict, such as ms-swift's ``{"human": ..., "assistant": ...}``."""
+    roles = [_PAIR_KEYS.get(_plain(key)) if isinstance(key, str) else None for key in message]
+    if not {"user", "assistant"} <= {*roles} or None in roles or len({*roles}) != len(roles):
+        return []
+    if not all(isinstance(value, str) for value in message.values()):
+        return []
+    return [{"role": role, "content": text} for role, text in zip(roles, message.values(), strict=True)]
 
 
-def _read_tool_calls(value: Any, where: str) -> list[Any]:
-    where = f"{where}: 'tool_calls'"
-    calls = _transpose(_parse_json(value, where))
-    calls = [_parse_json(call, where) for call in calls] if isinstance(calls, list) else calls or []
-    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
-        bad(f"{where} must be a list of dicts, found {_kind(calls)}")
-    if not all(isinstance(call.get("function", call), Mapping) for call in calls):
-        bad(f"{where}: 'function' of a tool call must be a dict")
+def _read_role(role: Any, where: str) -> str:
+    known = _ROLE_ALIASES.get(_plain(role)) if isinstance(role, str) else None
+    if known is None:
+        found = shorten(role) if isinstance(role, str) else kind(role)
+        bad(f"{where}: unknown role {found}; known are {[*ROLES]} and usual other names, such as 'human' and 'gpt'")
+    return known
+
+
+def _read_old_call(message: dict[str, Any], where: str) -> list[Any]:
+    """Takes OpenAI's old key ``function_call`` out of a message."""
+    value = message.get("function_call")
+    calls = calls_of(value)
+    if calls:
+        del message["function_call"]
+    elif value:
+        bad(f"{where}: 'function_call' must be a dict with 'name' and 'arguments', found {kind(value)}")
     return calls
 
 
-def read_tools(value: Any) -> list[Any] | None:
-    """Reads the JSON schemas of a row's tools; ``None`` without any."""
-    where = "column 'tools'"
-    tools = _exact(value, where)
-    if isinstance(tools, list) and not isinstance(value, str):
-        tools = [_exact(tool, where) for tool in tools]
-    if not isinstance(tools, list | None) or not all(isinstance(tool, Mapping) for tool in tools or ()):
-        bad(f"{where}: expected a list of JSON schemas, found {_kind(tools)}")
-    return tools or None
+def _without_copies(calls: list[Any], more: list[Any]) -> list[Any]:
+    """Calls, and those that are stored in another place only."""
+    functions = [call.get("function") for call in calls]
+    return [*calls, *(call for call in more if call.get("function") not in functions)]
 
 
-def read_kwargs(value: Any) -> dict[str, Any]:
-    """Reads a row's own arguments of the chat template."""
-    where = "column 'chat_template_kwargs'"
-    kwargs = _exact(value, where)
-    if not isinstance(kwargs, Mapping | None):
-        bad(f"{where}: expected a dict, found {_kind(kwargs)}")
-    return dict(kwargs or {})
-
-
-def _exact(value: Any, where: str) -> Any:
-    """JSON text as it stands; of other values the null keys are dropped."""
-    return _parse_json(value, where) if isinstance(value, str) else _without_nulls(value)
-
-
-def _parse_json(value: Any, where: str) -> Any:
-    """Values whose rows have different keys are often kept as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.strip() else None
-    except ValueError:
-        bad(f"{where}: text that is not JSON")
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drops null keys, which Arrow fills in where rows have different ones, at every depth."""
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_nulls(item) for item in value]
-    return value
+def _join(
+    role: str, rest: dict[str, Any], parts: list[dict[str, Any]], calls: list[Any], where: str
+) -> list[dict[str, Any]]:
+    """The messages of a turn's blocks with what else the turn holds."""
+    own = [part for part in parts if part["role"] == role]
+    if not own:
+        return parts
+    for key in REASONING_KEYS:
+        if key in rest and "reasoning_content" in own[0] and rest[key] != own[0]["reasoning_content"]:
+            bad(f"{where}: {key!r} and a block of the content hold different reasoning")
+    calls = _without_copies(own[-1].get("tool_calls", []), calls)
+    joined = []
+    for part in parts:
+        if part is own[0] or part is own[-1]:
+            more = rest if part is own[0] else {}
+            added = {"tool_calls": calls} if calls and part is own[-1] else {}
+            part = {"role": role, **more, **part, **added}
+        joined.append(part)
+    return joined
 
 
 def is_written(message: Mapping[str, Any]) -> bool:
     """Whether a message has any text or tool call."""
     texts = (message.get(key, "") for key in (*REASONING_KEYS, "content"))
     return bool(message.get("tool_calls")) or any(text.strip() for text in texts)
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def call_forms(messages: Messages) -> Iterator[Messages]:
-    """The conversation as it is, then with its tool calls in the other forms that templates ask for.
-
-    Arguments are an object or JSON text, and no content beside a call is empty text or null.
-    """
-    yield messages
-    if not any(message.get("tool_calls") for message in messages):
-        return
-    seen = [messages]
-    for no_content, as_text in itertools.product(("", None), (None, False, True)):
-        form = [_with_calls_as(message, as_text, no_content) for message in messages]
-        if form not in seen:
-            seen.append(form)
-            yield form
-
-
-def _with_calls_as(message: dict[str, Any], as_text: bool | None, no_content: str | None) -> dict[str, Any]:
-    if not message.get("tool_calls"):
-        return message
-
-    def change(call: Mapping[str, Any]) -> Mapping[str, Any]:
-        if "function" in call:
-            return {**call, "function": change(call["function"])}
-        arguments = call.get("arguments")
-        if as_text is True and isinstance(arguments, Mapping):
-            with contextlib.suppress(TypeError, ValueError):
-                return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
-        if as_text is False and isinstance(given := _json_value(arguments), Mapping):
-            return {**call, "arguments": given}
-        return call
-
-    calls = [change(call) for call in message["tool_calls"]]
-    return {**message, "content": message["content"] or no_content, "tool_calls": calls}
-
-
-def _json_value(text: Any) -> Any:
-    with contextlib.suppress(ValueError):
-        return json.loads(text) if isinstance(text, str) else None
-
-
-def missing_part(call: Mapping[str, Any], rendered: str) -> str | None:
-    """The first text of a tool call that its rendering does not show: its name, and arguments' names and texts."""
-    function = call.get("function", call)
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        if isinstance(_json_value(arguments), Mapping):
-            return None if arguments.strip() in rendered else arguments
-        arguments = [arguments]
-    return next((part for part in _strings([function.get("name"), arguments]) if not _appears(part, rendered)), None)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (key for key in value if isinstance(key, str))
-        yield from _strings(list(value.values()))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def _appears(text: str, rendered: str) -> bool:
-    escaped = (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
-    return text.strip() in rendered or any(form in rendered for form in escaped)

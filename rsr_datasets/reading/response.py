@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from .calls import call_forms, missing_part
 from .marks import TextDroppedError, drop, mark, rendered, wanted
-from .messages import call_forms, missing_part
 from .rows import BoolArray, IntArray
 from .templates import REASONING_KEYS, ChatTemplate, Messages, TemplateRefusedError
 

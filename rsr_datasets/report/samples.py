@@ -8,8 +8,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..figures.plotting import BoolArray, FloatArray, IntArray, sample_evenly
-from ..reading.messages import split_row, text_of
 from ..reading.rows import UnscorableRowError
+from ..reading.split import split_row, text_of
 from ..reading.steps import split_text
 from ..tables import arrays
 from .summary import ReportRows, json_size, rounded, shown

@@ -11,7 +11,7 @@ from datasets import Features
 from datasets.formatting.formatting import LazyBatch, LazyDict
 
 from ..reading.formats import FORMATS, TOKENIZED, RowFormat
-from ..tables.arrays import is_json_text, read_rows
+from ..tables.arrays import as_json_text, read_rows
 from .columns import append_columns
 
 _OTHER_FORMATS = {"numpy", "torch", "pandas", "polars", "jax", "jaxlib", "tensorflow"}
@@ -47,10 +47,10 @@ def read_input(
     stream = caller.f_locals.get("self") if module == "datasets.iterable_dataset" else None
     if isinstance(rows, LazyDict):
         batched = isinstance(rows, LazyBatch)
-        for name in row_format.names:
-            if name in rows.pa_table.column_names and is_json_text(rows.pa_table.schema.field(name)):
-                texts = rows.pa_table[name].to_pylist()
-                values[name] = texts if batched else texts[0]
+        features = Features.from_arrow_schema(rows.pa_table.schema)
+        for name in values.keys() & features.keys():
+            texts = as_json_text(values[name] if batched else [values[name]], features[name])
+            values[name] = texts if batched else texts[0]
     else:
         batched = _is_batch(values, row_format) if stream is None else getattr(stream, "batched", False)
     lines = zip(*values.values(), strict=True) if batched else [values.values()]

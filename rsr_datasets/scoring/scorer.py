@@ -22,17 +22,20 @@ from ..engines.transformers.probes import refusing
 from ..engines.transformers.source import TransformersStudent, default_device
 from ..engines.vllm import VllmStudent
 from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
-from ..reading.formats import RowFormat, check_columns, find_format
+from ..reading.formats import OPTIONAL_COLUMNS, TOKENIZED, RowFormat, check_columns, find_format
 from ..reading.messages import Turns
+from ..reading.reasoning import Reasoning
 from ..reading.rows import EncodedRow, OnOverflow
 from ..reading.templates import DEFAULT_DATE, resolve_chat_template
+from ..reading.unread import unread_columns
 from ..tables.columns import ScoreColumns
 from ..tables.records import settings_hash
 from ..utils.deprecation import renamed_arguments
+from ..utils.texts import shorten
 from .columns import ScoredRow, add_features, make_columns
 from .map_input import read_input
 from .session import Encoded, Session
-from .settings import SECRETS, Settings, as_json, check_whole_number, shorten
+from .settings import SECRETS, Settings, as_json, check_whole_number
 
 _PROCESS_OF_IMPORT = os.getpid()
 _SOURCES: dict[str, type] = {"transformers": TransformersStudent, "vllm": VllmStudent, "server": ServerStudent}
@@ -74,6 +77,8 @@ class RSRScorer:
         on_overflow: ``"truncate"``, ``"skip"`` or ``"error"`` for longer rows.
         turns: Which assistant turns count: ``"all"`` or ``"last"`` in one rendering of the conversation, or ``"each"``
             turn in the rendering that the student sees when it writes the turn.
+        reasoning: Where the chat template gets a turn's reasoning: ``"as_is"``, ``"in_content"`` (reasoning in a field
+            becomes ``<think>`` text before the content) or ``"in_field"`` (the other way round).
         engine: What runs the student: ``"transformers"``; ``"vllm"``, in this process; or ``"server"``, a vLLM server.
         logits_dtype: ``"student"`` (as the published numbers) or ``"float32"``, which breaks the ties of bfloat16
             logits, at the price of a float32 copy of the output head.
@@ -85,7 +90,9 @@ class RSRScorer:
         tokens_per_batch: Tokens in one forward pass, with padding, or in flight to a server; ``None`` chooses.
         share_prefixes: Whether to read a prefix that several rows share only once where that saves work. Sharing
             changes rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
-        columns: Standard to actual names of input columns, e.g. ``{"prompt": "question", "completion": "solution"}``.
+        columns: Standard to actual names of input columns, e.g. ``{"prompt": "question", "completion": "solution"}``;
+            for sets with one column a part ``{"user": ..., "assistant": ...}`` and, where there are, ``"reasoning"``,
+            ``"system"``, ``"history"`` and ``"tools"``.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
 
     Raises:
@@ -110,6 +117,7 @@ class RSRScorer:
         max_length: int | None = None,
         on_overflow: OnOverflow = "truncate",
         turns: Turns = "all",
+        reasoning: Reasoning = "as_is",
         engine: EngineName = "transformers",
         logits_dtype: LogitsDtype = "student",
         template_date: str = DEFAULT_DATE,
@@ -229,7 +237,12 @@ class RSRScorer:
 
     def find_format(self, column_names: Iterable[str]) -> RowFormat:
         """Says which of a dataset's columns are read; ``ValueError`` if none, or if scores would overwrite one."""
-        row_format, prefix = find_format(column_names, self._settings.columns), self.score_columns.prefix
+        names = list(column_names)
+        row_format, prefix = find_format(names, self._settings.columns), self.score_columns.prefix
+        if row_format.kind != TOKENIZED:
+            unread = unread_columns(names, row_format.columns, OPTIONAL_COLUMNS[row_format.kind])
+            if unread:
+                self._session.warn_once("unread", "%s (said once)", unread)
         if lost := sorted(set(row_format.names) & set(self.score_columns.types(True, self.metrics))):
             reason = f"the scores would overwrite the columns {lost} that are read; give another prefix"
             raise ValueError(f"column_prefix={prefix!r}: {reason}")

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from ..engines.base import ENTROPIES, Engine, OnBatch, TokenScores
 from ..reading.encoder import ConversationEncoder
 from ..reading.formats import TOKENIZED, RowFormat
+from ..reading.formats.tokenized import encode_tokenized
 from ..reading.rows import EncodedRow, UnscorableRowError, fit
 from ..reading.steps import split_text, token_steps
-from ..reading.tokenized import encode_tokenized
 from ..tables.columns import BAD_ROW, NONFINITE, SKIPPED_TOO_LONG
 from .columns import ScoredRow
 from .settings import Settings, refuse_unfit_metrics
@@ -60,6 +60,7 @@ class Session:
                 chat_template=settings.chat_template,
                 chat_template_kwargs=settings.chat_template_kwargs,
                 turns=settings.turns,
+                reasoning=settings.reasoning,
                 template_date=settings.template_date,
             )
         return self.encoder

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from datasets.fingerprint import Hasher
@@ -13,9 +13,11 @@ from datasets.fingerprint import Hasher
 from ..engines.base import ENTROPIES, StudentSource
 from ..metrics import Metric, is_built_in
 from ..reading.messages import Turns
+from ..reading.reasoning import Reasoning
 from ..reading.rows import OnOverflow
 from ..reading.templates import DEFAULT_DATE
 from ..utils.files import hash_text
+from ..utils.texts import shorten
 
 SCORES_VERSION = 8
 """Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
@@ -36,6 +38,7 @@ class Settings:
     max_length: int | None
     on_overflow: OnOverflow
     turns: Turns
+    reasoning: Reasoning
     template_date: str
     token_columns: bool
     metrics: tuple[Metric, ...]
@@ -47,9 +50,9 @@ class Settings:
         check_whole_number("rank_clip", self.rank_clip)
         if self.max_length is not None:
             check_whole_number("max_length", self.max_length, 2, " tokens, one of context and one to score")
-        for name, allowed in (("on_overflow", ["truncate", "skip", "error"]), ("turns", ["all", "last", "each"])):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
+        for name, kind in (("on_overflow", OnOverflow), ("turns", Turns), ("reasoning", Reasoning)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {list(get_args(kind))}")
         try:
             if datetime.date.fromisoformat(self.template_date).isoformat() != self.template_date:
                 raise ValueError("another form of the day")
@@ -64,7 +67,8 @@ class Settings:
 
     def to_dict(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that decides a row's scores, JSON-serialisable; ``identity`` is the student's."""
-        added = {} if self.template_date == DEFAULT_DATE else {"template_date": self.template_date}
+        later = {"template_date": DEFAULT_DATE, "reasoning": "as_is"}  # recorded only where not the default
+        added = {name: getattr(self, name) for name, default in later.items() if getattr(self, name) != default}
         if engine := getattr(self.source, "engine", None):
             added["engine"] = engine
         return {
@@ -130,9 +134,3 @@ def as_json(name: str, value: Any) -> Any:
     except (TypeError, ValueError, RecursionError) as error:
         reason = f"JSON cannot hold it: {error}; pass plain values or an object with to_dict()"
         raise ValueError(f"{name}={shorten(value)}: {reason}") from error
-
-
-def shorten(value: Any) -> str:
-    """A value as text that fits beside others."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,6 +1,7 @@
 """Single columns of a dataset as NumPy arrays, read in batches: memory never holds a column of text."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, Features, LargeList, List
 from datasets.utils import tqdm
 
 from .columns import STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
@@ -140,17 +141,34 @@ def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.
     return RowStatus(scored, status.among([TRUNCATED]), unscored)
 
 
-def is_json_text(field: pa.Field) -> bool:
-    """Whether a column holds arguments as JSON: ``tools`` or ``chat_template_kwargs`` of type ``Json``."""
-    return field.name in ("tools", "chat_template_kwargs") and "arrow.json" in str(field.type)
-
-
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
-    """Reads rows as decoded dicts; columns of arguments stay JSON text, which tells nulls from what Arrow fills in."""
-    values = table.to_pydict()
-    typed = {name: features[name] for name in values if not is_json_text(table.schema.field(name))}
-    decoded = values | Features(typed).decode_batch({name: values[name] for name in typed})
+    """Reads rows as decoded dicts; a value with a ``Json`` part is JSON text, see :func:`as_json_text`."""
+    names = table.column_names
+    decoded = Features({name: features[name] for name in names}).decode_batch(table.to_pydict())
+    decoded = {name: as_json_text(decoded[name], features[name]) for name in names}
     return [dict(zip(decoded, values, strict=True)) for values in zip(*decoded.values(), strict=True)]
+
+
+def as_json_text(values: Sequence[Any], feature: Any) -> Sequence[Any]:
+    """Decoded values of a column of type ``Json``, or with parts of this type, as JSON text, but for plain texts.
+
+    The nulls of this text were in the data; those that Arrow fills in for missing keys are left out.
+    """
+    if "Json(" not in repr(feature):
+        return values
+    told = (_without_filled(value, feature) for value in values)
+    return [
+        value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False, default=str)
+        for value in told
+    ]
+
+
+def _without_filled(value: Any, feature: Any) -> Any:
+    if isinstance(feature, dict) and isinstance(value, Mapping):
+        return {key: _without_filled(item, feature.get(key)) for key, item in value.items() if item is not None}
+    if isinstance(feature, List | LargeList) and isinstance(value, list):
+        return [_without_filled(item, feature.feature) for item in value]
+    return value
 
 
 def replace_column(dataset: Dataset, name: str, values: Any, feature: Any = None) -> Dataset:

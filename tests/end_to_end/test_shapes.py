@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ from conftest import SHARED, make_model
 from datasets import Dataset, Features, Json, List
 
 from rsr_datasets import RSRScorer
-from rsr_datasets.reading.formats import find_format
 
 CASES = SHARED / "cases" / "shapes.jsonl"
 # Cases that wait for the reading of further shapes.
-LATER = ("alpaca", "messages", "user-", "column-", "roles", "sharegpt", "tool-result", "blocks", "reasoning-in-con")
+LATER = ("tool-result",)
 
 
 def cases() -> list[Any]:
@@ -42,8 +42,13 @@ def test_a_shape_is_read_as_its_case_says(case: dict[str, Any], student: str) ->
     add_rsr = RSRScorer(student, chat_template=case["chat_template"], token_columns=True, **case["scorer"])
     tokenizer = add_rsr.load_tokenizer()
     for row, expected in zip(case["rows"], case["expect"], strict=True):
-        scored = dataset_of(row).map(add_rsr, batched=True)[0]
+        dataset = dataset_of(row)
+        scored = dataset.map(add_rsr, batched=True)[0]
         assert scored["rsr_status"] == expected["status"], case["about"]
+        for other in in_other_ways(dataset, add_rsr):
+            assert {name: other[name] for name in add_rsr.column_types} == {
+                name: scored[name] for name in add_rsr.column_types
+            }
         found = scored["rsr_token_ids"] or []
         counted = expected["counted"]
         if case["id"] == "json-default-null":
@@ -53,10 +58,17 @@ def test_a_shape_is_read_as_its_case_says(case: dict[str, Any], student: str) ->
             assert found == counted["ids"]
         elif counted is not None:
             assert "".join(tokenizer.decode(found).split()) == "".join(counted.split())
-        encoded = add_rsr.encode([row], find_format(row))[0]
+        encoded = add_rsr.encode([row], add_rsr.find_format(row))[0]
         context = "".join(tokenizer.decode(part.input_ids) for part in getattr(encoded, "sequences", ()))
         assert [text for text in expected["context_has"] if text not in context] == []
         assert [text for text in expected["context_lacks"] if text in context] == []
+
+
+def in_other_ways(dataset: Dataset, add_rsr: RSRScorer) -> Iterator[dict[str, Any]]:
+    """The row as ``map`` gives it one row at a time, in the Arrow format, and from a stream."""
+    yield dataset.map(add_rsr)[0]
+    yield dataset.with_format("arrow").map(add_rsr, batched=True).with_format(None)[0]
+    yield next(iter(dataset.to_iterable_dataset().map(add_rsr, batched=True)))
 
 
 def dataset_of(row: dict[str, Any]) -> Dataset:

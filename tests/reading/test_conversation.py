@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from rsr_datasets import RSRScorer
 from rsr_datasets.reading.encoder import ConversationEncoder
 from rsr_datasets.reading.formats import find_format
+from rsr_datasets.reading.formats.tokenized import encode_tokenized
 from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError, fit
 from rsr_datasets.reading.templates import ChatTemplate, resolve_chat_template
-from rsr_datasets.reading.tokenized import encode_tokenized
 
 USUAL_FAMILIES = [
     "qwen2_5",

@@ -78,14 +78,16 @@ tool_calls = st.one_of(
     st.just("[{}]"),
 )
 blocks = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "image", None])}, optional={"text": st.one_of(texts, anything)}
+    {"type": st.sampled_from(["text", "image", None, "thinking", "tool_use", "tool_result"])},
+    optional={name: st.one_of(texts, anything) for name in ("text", "value", "thinking", "name", "input", "content")},
 )
 contents = st.one_of(texts, texts, texts, st.lists(blocks, max_size=3), anything)
 messages = st.fixed_dictionaries(
     {},
     optional={
         "role": st.one_of(
-            st.sampled_from(["system", "user", "assistant", "tool", "gpt", "human", "narrator"]), anything
+            st.sampled_from(["system", "user", "assistant", "tool", "gpt", "Human", "function_call", "narrator"]),
+            anything,
         ),
         "content": contents,
         "from": st.sampled_from(["human", "gpt", "function_call", 7]),
@@ -93,6 +95,7 @@ messages = st.fixed_dictionaries(
         "reasoning_content": st.one_of(texts, anything),
         "thinking": texts,
         "tool_calls": tool_calls,
+        "function_call": calls,
         "weight": anything,
     },
 )
@@ -127,9 +130,11 @@ numbers = st.one_of(
     st.none(), st.just([1, 2, 3]), st.just([-100, 2, 3]), st.lists(st.integers(-101, 500), max_size=4), anything
 )
 VALUES = {
-    **dict.fromkeys(("messages", "conversations"), conversations),
+    **dict.fromkeys(("messages", "conversations", "conversation"), st.one_of(conversations, texts)),
     **dict.fromkeys(("prompt", "completion"), st.one_of(texts, conversations)),
-    **dict.fromkeys(("instruction", "input", "output", "text", "system"), st.one_of(texts, anything)),
+    **dict.fromkeys(("instruction", "input", "output", "text", "query", "response"), st.one_of(texts, anything)),
+    **dict.fromkeys(("system", "user", "assistant", "reasoning"), st.one_of(texts, anything)),
+    "history": st.one_of(st.none(), st.lists(st.tuples(texts, texts), max_size=2), conversations),
     "tools": st.one_of(st.none(), st.lists(st.one_of(calls, texts), max_size=2), anything),
     "chat_template_kwargs": keywords,
     **dict.fromkeys(("input_ids", "position_ids"), numbers),

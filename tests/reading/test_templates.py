@@ -246,7 +246,7 @@ def render(template: str, row: Row, messages: list[Row], **options: Any) -> Any:
     Of the forms in which templates take calls, it is the first whose rendering shows the calls.
     """
     found = None
-    for change in ({}, {"arguments": AS_OBJECT}, {"content": None}, {"content": None, "arguments": AS_OBJECT}):
+    for change in ({"arguments": AS_OBJECT}, {}, {"content": None, "arguments": AS_OBJECT}, {"content": None}):
         shown = [in_form(template, message, **change) for message in messages]
         try:
             again = byte_tokenizer().apply_chat_template(
@@ -285,8 +285,7 @@ def in_form(template: str, message: Row, content: str | None = "", arguments: An
 def called(message: Row) -> list[str]:
     """Texts of a message's calls that a rendering has to show as they are."""
     calls = json.dumps(message.get("tool_calls", ""))
-    parts = {"ris XVI": "ris XVI", "CET": "CET", "Rome": '{"city": "Rome"'}
-    return [text for part, text in parts.items() if part in calls]
+    return [part for part in ("ris XVI", "CET", "Rome") if part in calls]
 
 
 def squeeze(text: str) -> str:
@@ -296,8 +295,7 @@ def squeeze(text: str) -> str:
 def written(message: Row) -> list[str]:
     """Texts that a rendering has to show, without white space."""
     reasoning = [squeeze(message[key]) for key in ("reasoning_content", "reasoning", "thinking") if key in message]
-    calls = [squeeze(text.removeprefix('{"city": "')) for text in called(message)]
-    return [*reasoning, squeeze(content_of(message)), *(call.rstrip('"') for call in calls)]
+    return [*reasoning, squeeze(content_of(message)), *(squeeze(part) for part in called(message))]
 
 
 def shows(text: str | None, messages: list[Row]) -> bool:

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 import rsr_datasets.scoring.scorer as scorer_module
 import rsr_datasets.scoring.settings
 from rsr_datasets import RSRScorer
+from rsr_datasets.reading.calls import read_tools
 from rsr_datasets.reading.formats import RowFormat
-from rsr_datasets.reading.messages import read_tools
 from rsr_datasets.scoring.map_input import read_input
 from rsr_datasets.tables.arrays import read_rows
 from rsr_datasets.tables.columns import ScoreColumns

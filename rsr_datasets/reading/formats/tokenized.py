@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from .formats import RowFormat
-from .rows import BoolArray, IntArray, Outcome, UnscorableRowError, bad, to_row
+from ..rows import BoolArray, IntArray, Outcome, UnscorableRowError, bad, to_row
+from .base import Format, RowFormat
 
+TOKENIZED = "tokenized"
 _MASKS = ("completion_mask", "assistant_masks")
+_OTHERS = ("labels", *_MASKS, "attention_mask", "position_ids", "seq_lengths")
+
+FORMAT = Format(TOKENIZED, 60, ("input_ids",), lambda row: bad("rows of token ids hold no text"), _OTHERS)
 
 
 def encode_tokenized(rows: Sequence[Mapping[str, Any]], row_format: RowFormat) -> list[Outcome]:

@@ -1,0 +1,83 @@
+"""Columns that belong to a conversation and are not read, and the ``columns=`` that would read them."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+
+from ..utils.texts import shorten_list
+
+_SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt")
+_REASONING = (
+    *("thinking", "reasoning", "reasoning_content", "thinking_trajectory", "thinking_trajectories"),
+    *("deepseek_thinking_trajectory", "gemini_thinking_trajectory", "deepseek_reasoning", "reasoning_trace"),
+    *("cot", "chain_of_thought", "thought", "thoughts", "think", "rationale"),
+)
+_QUESTION = ("question", "problem", "query", "prompt", "instruction", "input", "user", "human")
+_ANSWER = (
+    *("attempt", "deepseek_attempt", "gemini_attempt", "deepseek_solution", "response", "generation", "output"),
+    *("completion", "assistant", "answer", "solution", "target", "generations", "responses"),
+)
+_HISTORY = ("history", "chat_history", "conversation_history")
+_TOOLS = ("tools", "functions")
+_PREFERENCE = ("chosen", "rejected", "rejected_response")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_OTHER = ("input", "context", "documents")
+# Standard name to the names that its column has in well-known sets.
+_USUAL = {
+    "user": _QUESTION,
+    "assistant": _ANSWER,
+    "reasoning": _REASONING,
+    "system": _SYSTEM,
+    "history": _HISTORY,
+    "tools": _TOOLS,
+}
+_EACH_SIDE = (
+    'rows of preferences: score each side with a column_prefix of its own and columns={"messages": "chosen"} where '
+    'that column holds the whole conversation, {"prompt": "prompt", "completion": "chosen"} where it holds the answer'
+)
+
+
+def columns_argument(columns: Mapping[str, str]) -> str:
+    """The ``columns=`` of a call, as it can be typed."""
+    return f"columns={json.dumps(dict(columns), ensure_ascii=False)}"
+
+
+def advice(column_names: Collection[str]) -> str:
+    """What to do where no format fits the columns of a data set: the end of a sentence."""
+    if _found(("chosen", "rejected"), column_names):
+        return f"; {_EACH_SIDE}"
+    columns = {standard: next(iter(_found(names, column_names)), "") for standard, names in _USUAL.items()}
+    columns = {standard: name for standard, name in columns.items() if name}
+    if {"user", "assistant"} <= columns.keys():
+        return f"; name what they are, perhaps {columns_argument(columns)}"
+    example = columns_argument({"user": "question", "assistant": "answer"})
+    return (
+        "; accepted are messages, conversations, prompt + completion, instruction + output, query + response, text "
+        f"and input_ids, or name others, e.g. {example}"
+    )
+
+
+def unread_columns(column_names: Collection[str], read: Mapping[str, str], optional: Iterable[str]) -> str | None:
+    """A warning that names the columns of a conversation that are not read; ``None`` without any.
+
+    ``read`` are the columns that are read, by standard name; ``optional`` are the names that the format can read.
+    """
+    left = [name for name in column_names if name not in read.values()]
+    preference = [] if {*_PREFERENCE} & {*read.values()} else _found(_PREFERENCE, left)
+    known = (*_SYSTEM, *_REASONING, *_HISTORY, *_TOOLS, *_MEDIA, *_OTHER)
+    unread = [*_found(known, left), *preference]
+    if not unread:
+        return None
+    usual = {standard: _found(_USUAL[standard], left) for standard in ("system", "history", "tools")}
+    names = {standard: found[0] for standard, found in usual.items() if found}
+    ways = {k: v for k, v in names.items() if k in optional and k not in read}
+    message = f"columns {shorten_list(unread)} seem to belong to the conversation and are not read"
+    if preference:
+        return f"{message}; {_EACH_SIDE}"
+    if reasoning := _found(_REASONING, left):
+        parts = {"user": "QUESTION", "assistant": "ANSWER", "reasoning": reasoning[0], **names}
+        return f"{message}; a set with one column a part is read with {columns_argument(parts)}"
+    return f"{message}; to read them: {columns_argument(ways)}" if ways else message
+
+
+def _found(names: Iterable[str], present: Collection[str]) -> list[str]:
+    return [name for name in names if name in present]
