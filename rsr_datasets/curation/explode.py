@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, LargeList, List
 
+from ..reading.formats import FORMATS, find_format
 from ..tables.arrays import require_columns
 from ..tables.columns import ScoreColumns
 from ..tables.splits import map_splits
@@ -24,7 +25,8 @@ def explode_candidates(dataset: Dataset | DatasetDict, column: str | Sequence[st
         A problem whose list is empty or null keeps one row with a null candidate, which scoring marks as a bad row.
 
     Raises:
-        ValueError: If a column is missing or no list, or parallel lists of one row differ in length.
+        ValueError: If a column is missing or no list, parallel lists of one row differ in length, or the rows keep
+            columns that would be scored in place of the candidates.
         TypeError: If ``dataset`` is neither a ``Dataset`` nor a ``DatasetDict``.
     """
     names = [column] if isinstance(column, str) else list(column)
@@ -38,6 +40,7 @@ def explode_candidates(dataset: Dataset | DatasetDict, column: str | Sequence[st
             if not isinstance(features[name], List | LargeList):
                 raise ValueError(f"column {name!r} is {features[name]}; expected a list of candidates")
             features[name] = features[name].feature
+        _refuse_other_responses(split.column_names, names)
         given: dict[str, Any] = {"with_indices": True, "fn_kwargs": {"names": names}, "features": features}
         exploded = split.with_format("arrow").map(
             _explode_batch, batched=True, batch_size=100, desc="Exploding candidates", **given
@@ -45,6 +48,20 @@ def explode_candidates(dataset: Dataset | DatasetDict, column: str | Sequence[st
         return exploded.with_format(**split.format)
 
     return map_splits(dataset, explode)
+
+
+def _refuse_other_responses(column_names: Sequence[str], names: Sequence[str]) -> None:
+    """A row that keeps one response, such as a column of messages, would have this scored for each candidate."""
+    try:
+        row_format = find_format(column_names)
+    except ValueError:
+        return
+    if not {*names} & {*row_format.names}:
+        response = row_format.columns[FORMATS[row_format.kind][-1]]
+        raise ValueError(
+            f"column {names[0]!r}: the rows keep the column {response!r}, which would be scored in place of the "
+            f"candidates; explode dataset.remove_columns({response!r})"
+        )
 
 
 def _explode_batch(batch: pa.Table, indices: list[int], names: list[str]) -> pa.Table:

@@ -153,7 +153,7 @@ def _read_message(message: Any, where: str) -> list[dict[str, Any]]:
     if "content" not in kept and "value" in kept:
         kept["content"] = kept.pop("value")
     if "role" not in kept:
-        bad(f"{where}: no 'role'; found the keys {shorten([*kept], 120)}")
+        bad(f"{where}: no 'role'; found the keys {shorten([*kept], 120)}, expected 'role' and 'content'")
     role = _read_role(kept.pop("role"), where)
     calls = _without_copies(read_tool_calls(kept.pop("tool_calls", None), where), _read_old_call(kept, where))
     if is_call := not calls and _is_call_turn(message):
@@ -161,7 +161,7 @@ def _read_message(message: Any, where: str) -> list[dict[str, Any]]:
     if "content" not in kept and not calls and not any(kept.get(key) for key in REASONING_KEYS):
         others = [key for key, value in kept.items() if isinstance(value, str | list) and key not in _NOT_CONTENT]
         if others:
-            bad(f"{where}: no 'content'; found the keys {shorten(['role', *kept], 120)}")
+            bad(f"{where}: no 'content'; found the keys {shorten(['role', *kept], 120)}, and none is read as content")
     for key in REASONING_KEYS:
         if not isinstance(kept.get(key, ""), str):
             bad(f"{where}: {key!r} must be text, found {kind(kept[key])}")

@@ -11,10 +11,10 @@ _REASONING = (
     *("deepseek_thinking_trajectory", "gemini_thinking_trajectory", "deepseek_reasoning", "reasoning_trace"),
     *("cot", "chain_of_thought", "thought", "thoughts", "think", "rationale"),
 )
-_QUESTION = ("question", "problem", "query", "prompt", "instruction", "input", "user", "human")
+_QUESTION = ("question", "problem", "query", "prompt", "instruction", "input", "user", "human", "message_1")
 _ANSWER = (
     *("attempt", "deepseek_attempt", "gemini_attempt", "deepseek_solution", "response", "generation", "output"),
-    *("completion", "assistant", "answer", "solution", "target", "generations", "responses"),
+    *("completion", "assistant", "solution", "answer", "target", "generations", "responses", "answers", "message_2"),
 )
 _HISTORY = ("history", "chat_history", "conversation_history")
 _TOOLS = ("tools", "functions")
@@ -30,10 +30,6 @@ _USUAL = {
     "history": _HISTORY,
     "tools": _TOOLS,
 }
-_EACH_SIDE = (
-    'rows of preferences: score each side with a column_prefix of its own and columns={"messages": "chosen"} where '
-    'that column holds the whole conversation, {"prompt": "prompt", "completion": "chosen"} where it holds the answer'
-)
 
 
 def columns_argument(columns: Mapping[str, str]) -> str:
@@ -44,7 +40,7 @@ def columns_argument(columns: Mapping[str, str]) -> str:
 def advice(column_names: Collection[str]) -> str:
     """What to do where no format fits the columns of a data set: the end of a sentence."""
     if _found(("chosen", "rejected"), column_names):
-        return f"; {_EACH_SIDE}"
+        return f"; {_each_side(column_names)}"
     columns = {standard: next(iter(_found(names, column_names)), "") for standard, names in _USUAL.items()}
     columns = {standard: name for standard, name in columns.items() if name}
     if {"user", "assistant"} <= columns.keys():
@@ -71,13 +67,23 @@ def unread_columns(column_names: Collection[str], read: Mapping[str, str], optio
     names = {standard: found[0] for standard, found in usual.items() if found}
     ways = {k: v for k, v in names.items() if k in optional and k not in read}
     message = f"columns {shorten_list(unread)} seem to belong to the conversation and are not read"
-    if preference:
-        return f"{message}; {_EACH_SIDE}"
+    if "chosen" in preference:
+        return f"{message}; {_each_side(column_names)}"
     if reasoning := _found(_REASONING, left):
         parts = {"user": "QUESTION", "assistant": "ANSWER", "reasoning": reasoning[0], **names}
         return f"{message}; a set with one column a part is read with {columns_argument(parts)}"
     return f"{message}; to read them: {columns_argument(ways)}" if ways else message
 
 
+def _each_side(column_names: Collection[str]) -> str:
+    """How to score each side of rows of preferences."""
+    prompts = _found(("conversations", "messages", *_QUESTION), column_names)
+    answer = {"user": prompts[0], "assistant": "chosen"} if prompts else {}
+    answer = {"output": "chosen"} if {"instruction", "input"} <= {*column_names} else answer
+    sides = f"score each side with a column_prefix of its own, by {columns_argument({'messages': 'chosen'})}"
+    return f"{sides} where it is a conversation{f', else by {columns_argument(answer)}' if answer else ''}"
+
+
 def _found(names: Iterable[str], present: Collection[str]) -> list[str]:
-    return [name for name in names if name in present]
+    """Which of the names, in their order, are there, whatever their case."""
+    return [each for name in names for each in present if each.lower() == name]

@@ -46,13 +46,15 @@ def read_input(
     # A streamed row whose only column is an empty list looks like an empty batch: there the stream itself knows.
     stream = caller.f_locals.get("self") if module == "datasets.iterable_dataset" else None
     if isinstance(rows, LazyDict):
-        batched = isinstance(rows, LazyBatch)
-        features = Features.from_arrow_schema(rows.pa_table.schema)
-        for name in values.keys() & features.keys():
-            texts = as_json_text(values[name] if batched else [values[name]], features[name])
-            values[name] = texts if batched else texts[0]
+        batched, features = isinstance(rows, LazyBatch), Features.from_arrow_schema(rows.pa_table.schema)
+    elif stream is not None:
+        batched = getattr(stream, "batched", False)
+        features = getattr(getattr(stream, "ex_iterable", None), "features", None) or {}
     else:
-        batched = _is_batch(values, row_format) if stream is None else getattr(stream, "batched", False)
+        batched, features = _is_batch(values, row_format), {}
+    for name in values.keys() & features.keys():
+        texts = as_json_text(values[name] if batched else [values[name]], features[name])
+        values[name] = texts if batched else texts[0]
     lines = zip(*values.values(), strict=True) if batched else [values.values()]
     as_rows = [dict(zip(values, line, strict=True)) for line in lines]
     if isinstance(rows, LazyDict):

@@ -387,6 +387,13 @@ class TestExplode:
         with pytest.raises(ValueError, match=r"column 'id' is .*; expected a list of candidates"):
             explode_candidates(self.ds, "id")
 
+    def test_candidates_beside_another_response_are_refused(self):
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "a"}]
+        ds = self.ds.add_column("messages", [messages] * 2)
+        with pytest.raises(ValueError, match=r"'generations': the rows keep the column 'messages'.*remove_columns"):
+            explode_candidates(ds, "generations")
+        assert len(explode_candidates(ds.remove_columns("messages"), "generations")) == 3
+
     def test_the_format_stays(self):
         result = explode_candidates(self.ds.with_format("numpy", columns=["id"]), ["generations", "ok"])
         assert result.format["type"] == "numpy"

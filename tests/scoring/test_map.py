@@ -395,18 +395,20 @@ def test_a_tokenizers_padding_state_does_not_matter(student_folder: str, tokeniz
     assert hashed(student=student_folder, tokenizer=tokenizer) == before
 
 
-def test_columns_of_type_json_keep_their_nulls() -> None:
-    features = datasets.Features({"tools": datasets.List(datasets.Json()), "text": datasets.Value("string")})
-    dataset = Dataset.from_list([{"tools": [{"default": None}], "text": "x"}], features=features)
+@pytest.mark.parametrize("name", ["tools", "functions"])
+def test_columns_of_type_json_keep_their_nulls(name: str) -> None:
+    features = datasets.Features({name: datasets.List(datasets.Json()), "text": datasets.Value("string")})
+    dataset = Dataset.from_list([{name: [{"default": None}], "text": "x"}], features=features)
     seen = []
-    row_format = RowFormat("text", {"text": "text", "tools": "tools"})
+    row_format = RowFormat("text", {"text": "text", "tools": name})
 
     def look(rows: object) -> dict[str, object]:
         given = read_input(rows, (), inspect.currentframe().f_back, lambda names: row_format)
-        seen.append(given.rows[0]["tools"])
+        seen.append(given.rows[0][name])
         return {}
 
     for batched in (True, False):
         dataset.map(look, batched=batched)
-    seen.append(read_rows(dataset.data.table, features)[0]["tools"])
-    assert [read_tools(value) for value in seen] == [[{"default": None}]] * 3
+        next(iter(dataset.to_iterable_dataset().map(look, batched=batched)))
+    seen.append(read_rows(dataset.data.table, features)[0][name])
+    assert [read_tools(value) for value in seen] == [[{"default": None}]] * 5

@@ -305,12 +305,16 @@ def test_what_a_loaded_model_cannot_take_is_refused(model, tokenizer, arguments:
 
 
 def test_renamed_columns_that_no_format_reads_are_an_error(model, tokenizer) -> None:
-    with pytest.raises(ValueError, match=r"\['system'\] have no meaning in the format 'messages'"):
-        RSRScorer(model, tokenizer=tokenizer, columns={"system": "sys"})({"messages": [GOOD], "sys": ["x"]})
+    with pytest.raises(ValueError, match=r"\['input'\] have no meaning in the format 'messages'"):
+        RSRScorer(model, tokenizer=tokenizer, columns={"input": "sys"})({"messages": [GOOD], "sys": ["x"]})
 
 
 def test_no_recognised_column_lists_what_was_found_and_what_is_accepted(add_rsr: RSRScorer) -> None:
-    with pytest.raises(ValueError, match=r"found \['question', 'answer'\], accepted are 'messages'; .*columns="):
+    with pytest.raises(ValueError, match=r"found \['a'\]; accepted are messages, .*columns="):
+        add_rsr({"a": ["?"]})
+    with pytest.raises(
+        ValueError, match=r"'answer'\]; .*perhaps columns={\"user\": \"question\", \"assistant\": \"answer"
+    ):
         add_rsr({"question": ["?"], "answer": ["!"]})
 
 

@@ -5,11 +5,13 @@ from typing import Any
 from ..provenance import Facts
 
 _CONVERSATION = {"system": "system", "tools": "tools"}
+_PARTS = {"history": "history", **_CONVERSATION}
 _LLAMAFACTORY_COLUMNS = {
-    "messages": {"messages": "messages", **_CONVERSATION},
-    "conversations": {"messages": "conversations", **_CONVERSATION},
+    **{kind: {"messages": kind, **_CONVERSATION} for kind in ("messages", "conversations", "conversation")},
     "prompt_completion": {"prompt": "prompt", "response": "completion"},
-    "alpaca": {"prompt": "instruction", "query": "input", "response": "output"},
+    "alpaca": {"prompt": "instruction", "query": "input", "response": "output", **_PARTS},
+    "swift": {"prompt": "query", "response": "response", **_PARTS},
+    "parts": {"prompt": "user", "response": "assistant", **_PARTS},
     "text": {"prompt": "text"},
 }
 
@@ -19,12 +21,14 @@ def training(facts: Facts) -> dict[str, Any]:
     row_format = facts.row_format
     if row_format is None:
         return {"llamafactory": None}
-    untold = {"chat_template_kwargs", "system" if row_format.kind == "conversations" else ""}
+    untold = {"chat_template_kwargs", "system", "history"}
     names = {standard: name for standard, name in row_format.columns.items() if standard not in untold}
     read = _LLAMAFACTORY_COLUMNS.get(row_format.kind, {})
     columns = {theirs: row_format.columns[ours] for theirs, ours in read.items() if ours in row_format.columns}
     features = facts.splits[facts.main_split].features
-    is_read = "messages" in read or all(getattr(features[n], "dtype", None) == "string" for n in columns.values())
+    texts = (features[name] for theirs, name in columns.items() if theirs != "history")
+    is_read = "messages" in read or all(getattr(feature, "dtype", None) == "string" for feature in texts)
+    is_read = is_read and "reasoning" not in row_format.columns
     return {
         "trained": list(names.values()),
         "renamed": {name: standard for standard, name in names.items() if name != standard},

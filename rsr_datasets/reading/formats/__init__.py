@@ -34,7 +34,9 @@ def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     read: dict[str, str] = {}
     for standard, actual in (columns or {}).items():
         if standard not in STANDARD_COLUMNS:
-            raise ValueError(f"columns={standard!r}: no standard column; must be one of {[*STANDARD_COLUMNS]}")
+            raise ValueError(
+                f"columns={shorten(standard)}: no standard column; must be in {shorten_list(STANDARD_COLUMNS, 240)}"
+            )
         if actual in read:
             raise ValueError(f"columns={shorten(columns, 120)}: {read[actual]!r} and {standard!r} are both {actual!r}")
         read[actual] = standard
@@ -56,7 +58,7 @@ def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None =
     given = f"columns={shorten(renamed, 120)}"
     for actual in renamed.values():
         if actual not in present:
-            raise ValueError(f"{given}: the dataset has no column {actual!r}; it has {shorten_list(present)}")
+            raise ValueError(f"{given}: the dataset has no column {shorten(actual)}; it has {shorten_list(present)}")
     kinds = sorted(FORMATS, key=lambda kind: not any(name in renamed for name in FORMATS[kind]))
     for kind in kinds:
         needed = _actual_names(FORMATS[kind], renamed, present)
@@ -66,10 +68,16 @@ def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None =
         if unused := [name for name in renamed if name not in columns_read]:
             raise ValueError(
                 f"{given}: {unused} have no meaning in the format {kind!r} that was found, which reads "
-                f"{[*FORMATS[kind], *OPTIONAL_COLUMNS[kind]]}"
+                f"{[*FORMATS[kind], *OPTIONAL_COLUMNS[kind]]}{_also_needed(unused[0], renamed)}"
             )
         return RowFormat(kind, columns_read)
     raise ValueError(f"no column to score: found {shorten_list(present)}{advice(present)}")
+
+
+def _also_needed(name: str, renamed: Iterable[str]) -> str:
+    """The columns that a format needs beside one that was named."""
+    missing = next(({*needed} - {*renamed} for needed in FORMATS.values() if name in needed), None)
+    return f"; beside {name!r} name {sorted(missing)}" if missing else ""
 
 
 def _actual_names(standard: Iterable[str], renamed: Mapping[str, str], present: Iterable[str]) -> dict[str, str]:

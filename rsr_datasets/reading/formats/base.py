@@ -41,10 +41,7 @@ class Row:
 
     def one_text(self, name: str) -> str:
         """A column that must be text, or a list with one text."""
-        value = self.values.get(name)
-        if isinstance(value, list) and len(value) > 1:
-            bad(f"column {self.columns[name]!r}: a list of {len(value)} texts; explode_candidates makes a row of each")
-        return read_text(value[0] if isinstance(value, list) and value else value, self.columns[name])
+        return read_text(self._single(name), self.columns[name])
 
     def written(self, name: str) -> bool:
         """Whether a column is there and holds something in this row."""
@@ -52,8 +49,8 @@ class Row:
         return bool(value.strip()) if isinstance(value, str) else bool(value)
 
     def messages(self, name: str, text_role: str | None = None) -> tuple[Messages, set[int]]:
-        """A column of messages, and which messages are masked."""
-        return read_messages(self.values.get(name), self.columns[name], text_role)
+        """A column of messages, and which messages are masked; text is one message of the role ``text_role``."""
+        return read_messages(self._single(name) if text_role else self.values.get(name), self.columns[name], text_role)
 
     def conversation(self, messages: Messages, masked: Collection[int] = (), first_counted: int = 0) -> Conversation:
         """A conversation after the system prompt and the history of the row, which are context."""
@@ -68,6 +65,14 @@ class Row:
         shift = len(lead) - has_system
         first = max(first_counted + shift, len(lead))
         return Conversation([*lead, *own], first, frozenset(i + shift for i in masked))
+
+    def _single(self, name: str) -> Any:
+        value = self.values.get(name)
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            return value
+        if len(value) > 1 and json_value(value[0]) is None:
+            bad(f"column {self.columns[name]!r}: a list of {len(value)} texts; explode_candidates makes a row of each")
+        return value[0] if json_value(value[0]) is None else value
 
     def _history(self) -> Messages:
         name = self.columns.get("history", "")
