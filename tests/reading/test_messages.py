@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from conftest import make_model
 from transformers import PreTrainedTokenizerFast
 
 from rsr_datasets import RSRScorer
@@ -238,8 +239,9 @@ def test_different_reasoning_in_two_places_is_refused() -> None:
             place_reasoning(conversation, reasoning)
 
 
-def test_reasoning_is_a_setting_where_it_is_not_the_default() -> None:
-    assert "reasoning" not in RSRScorer("student")._settings.to_dict({})
-    assert RSRScorer("student", reasoning="in_field")._settings.to_dict({})["reasoning"] == "in_field"
+def test_reasoning_is_a_setting_where_it_is_not_the_default(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = make_model("llama", len(tokenizer))
+    assert "reasoning" not in RSRScorer(model, tokenizer=tokenizer).settings
+    assert RSRScorer(model, tokenizer=tokenizer, reasoning="in_field").settings["reasoning"] == "in_field"
     with pytest.raises(ValueError, match="reasoning='inline': must be one of"):
         RSRScorer("student", reasoning="inline")

@@ -310,6 +310,7 @@ def test_every_argument_that_changes_the_output_changes_the_hash(
         {"max_length": 9},
         {"on_overflow": "skip"},
         {"turns": "last"},
+        {"reasoning": "in_content"},
         {"dtype": "bfloat16"},
         {"logits_dtype": "float32"},
         {"token_columns": True},
