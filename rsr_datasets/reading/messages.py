@@ -159,8 +159,8 @@ def _read_message(message: Any, where: str) -> list[dict[str, Any]]:
     if is_call := not calls and _is_call_turn(message):
         kept["content"], calls = _calls_in(kept["content"])
     if "content" not in kept and not calls and not any(kept.get(key) for key in REASONING_KEYS):
-        others = [key for key, value in kept.items() if isinstance(value, str | list) and key not in _NOT_CONTENT]
-        if others:
+        written = [key for key, value in kept.items() if isinstance(value, str | list) and value]
+        if {*written} - {*_NOT_CONTENT}:
             bad(f"{where}: no 'content'; found the keys {shorten(['role', *kept], 120)}, and none is read as content")
     for key in REASONING_KEYS:
         if not isinstance(kept.get(key, ""), str):
