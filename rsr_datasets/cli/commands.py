@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import re
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ import rsr_datasets as rsr  # public functions are imported at their first use
 
 from .options import call, options_of, read_config, with_options
 from .sources import check_output, find_files, one_split, open_dataset, save_dataset, splits_of
+from .wording import FlagsFormatter, in_flags, one_line
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError, ConnectionError)
 _INTERRUPTED = 130  # what typer returns for Ctrl-C, and shells for a command that it ended
@@ -29,7 +31,7 @@ def _check_names(names: list[str] | None) -> list[str] | None:
     return names
 
 
-_NAMES_HELP = "A Hub id, a save_to_disk folder, or files and globs."
+_NAMES_HELP = "Hub ids, save_to_disk folders, files and globs."
 Names = Annotated[list[str], typer.Argument(metavar="DATASET...", help=_NAMES_HELP, callback=_check_names)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -77,14 +79,15 @@ def score(
     from ..runs.score import process_state
     from ..scoring.settings import SECRETS
     from ..tables.arrays import read_categories
-    from ..tables.columns import STATUSES_WITH_SCORE
+    from ..tables.columns import STATUSES_WITH_SCORE, STATUSES_WITHOUT_SCORE
 
     # A row that cannot be scored must not end the run here: its status is in the result, and in the exit code.
     scorer = _scorer(student, options, strict=False)
     source = call(open_dataset, options, dataset)
     if dry_run:
         parts = splits_of(source).items()
-        estimates = {name: estimate_run(part, scorer, options["unit_rows"]) for name, part in parts}
+        unit_rows = options["unit_rows"]
+        estimates = {name: estimate_run(part, scorer, output_dir / name, unit_rows) for name, part in parts}
         _show({"splits": estimates}, "\n".join(_estimate_text(name, e) for name, e in estimates.items()), as_json)
         return
     from ..engines.transformers.memory import keep_freed_memory
@@ -95,14 +98,18 @@ def score(
     for name, part in splits_of(scored).items():
         statuses = dict(Counter(read_categories(part, scorer.score_columns.status).counts()).most_common())
         found[name] = {"path": str(output_dir / name / "scored"), "statuses": statuses}
-    if process_state().is_main_process:
+    counts = sum((Counter(split["statuses"]) for split in found.values()), Counter[str]())
+    has_scores, is_main = bool(counts.keys() & {*STATUSES_WITH_SCORE}), process_state().is_main_process
+    if is_main:
         told = {k: v for k, v in (options["model_kwargs"] or {}).items() if k not in SECRETS} or None
         arguments = {"dataset": dataset, "student": student, **options, "model_kwargs": told}
         content = yaml.safe_dump({name: value for name, value in arguments.items() if value is not None})
         (output_dir / CONFIG_FILE).write_text(content, encoding="utf-8")
         lines = [f"{split['path']}: {_counted(split['statuses']) or 'no rows'}" for split in found.values()]
         _show({"splits": found}, "\n".join(lines), as_json)
-    if options["strict"] and any(split["statuses"].keys() - {*STATUSES_WITH_SCORE} for split in found.values()):
+        if not has_scores:
+            _fail(f"no row has a score: {_reasons(source, scored, scorer, counts) or 'there are no rows'}", 1)
+    if not has_scores or (options["strict"] and counts.keys() & {*STATUSES_WITHOUT_SCORE}):
         raise typer.Exit(1)
 
 
@@ -224,6 +231,9 @@ def push(
 
 def main() -> None:
     """Runs the command line; a caller's mistake is one line on stderr and exit code 2."""
+    logger = logging.getLogger(rsr.__name__)
+    logger.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(FlagsFormatter(_flags()))
     try:
         code: Any = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
@@ -246,6 +256,13 @@ def _scorer(student: str, options: Mapping[str, Any], **changed: Any) -> Any:
     return call(rsr.RSRScorer, {**options, **given, **changed}, student)
 
 
+def _flags() -> set[str]:
+    """The names of the options of all commands."""
+    commands: Any = typer.main.get_command(app)
+    options = (option for command in commands.commands.values() for option in command.params)
+    return {option.name for option in options if option.opts[0].startswith("--")}
+
+
 def _is_mistake(error: Exception) -> bool:
     """Whether it is a mistake of the caller, a folder in use, or a Hub that refuses."""
     if hasattr(error, "format_message") or isinstance(error, _MISTAKES):
@@ -265,7 +282,7 @@ def _show(content: Mapping[str, Any], text: str, as_json: bool = False) -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     """Ends the command with an exit code, and one line on stderr that says why."""
-    typer.echo(f"rsr-datasets: {' '.join(message.split())}", err=True)
+    typer.echo(one_line(f"rsr-datasets: {in_flags(message, _flags())}"), err=True)
     sys.exit(code)
 
 
@@ -273,13 +290,33 @@ def _counted(statuses: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {status}" for status, count in statuses.items())
 
 
+def _reasons(source: Any, scored: Any, scorer: Any, counts: Counter[str]) -> str:
+    """How many rows have each status, and the reason of the first row of each."""
+    from ..tables.arrays import read_categories, read_rows
+
+    reasons: dict[str, str] = {}
+    for name, part in splits_of(source).items():
+        status = read_categories(splits_of(scored)[name], scorer.score_columns.status)
+        first = {value: int((status.codes == code).argmax()) for code, value in enumerate(status.values)}
+        row_format = scorer.find_format(part.column_names)
+        rows = part.select([*first.values()]).select_columns(row_format.names).with_format("arrow")
+        encoded = scorer.encode(read_rows(rows[:], part.features), row_format, [*first.values()]) if first else []
+        for (value, number), row in zip(first.items(), encoded, strict=True):
+            reasons.setdefault(value, f" (row {number}: {row})" if isinstance(row, ValueError) else "")
+    return "; ".join(f"{count:,} {status}{reasons[status]}" for status, count in counts.most_common())
+
+
 def _estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
+    done = estimate["rows_done"]
+    if done and not estimate["rows"]:
+        return f"{name or 'all'}: nothing is left to score: all {done:,} rows are done"
+    rows = f"{estimate['rows']:,} rows" + (f" ({done:,} more are done)" if done else "")
     cost = "the server's time and memory are not known here"
     if estimate["hours"] is not None:
         minutes = f"{60 * estimate['hours']:,.1f} minutes of one process"
         cost = f"{minutes} and {estimate['memory_gib']:.2f} GiB of device memory"
     return (
-        f"{name or 'all'}: {estimate['rows']:,} rows in {estimate['units']:,} units, about {estimate['tokens']:,} "
+        f"{name or 'all'}: {rows} in {estimate['units']:,} units, about {estimate['tokens']:,} "
         f"tokens for {estimate['parameters']:,} parameters: {cost}; rows of a sample: "
         f"{_counted(estimate['statuses']) or 'none'}"
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import io
 import json
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,55 +17,96 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
+_COMPRESSED = {".gz": ("json", "csv"), ".zst": ("json",), ".bz2": ("json", "csv")}
+# Endings of files that hold no rows, where a name without a file behind it is not taken for a Hub id.
+_OTHER_FILES = (".txt", ".tsv", ".xlsx", ".zip", ".tar", ".yaml", ".yml", ".md", ".gguf", ".safetensors", ".html")
 _SAVED = ("state.json", "dataset_dict.json")
 
 
-def find_files(names: Sequence[str]) -> list[str]:
-    """The files that names and globs stand for; none if the one name is a folder or a Hub id."""
-    if len(names) == 1 and (Path(names[0]).is_dir() or Path(names[0]).suffix not in _BUILDERS):
-        return []
-    files: list[str] = []
+def find_files(names: Sequence[str]) -> dict[str, list[str]]:
+    """The files that each name or glob stands for; none if it is a folder or a Hub id."""
+    found: dict[str, list[str]] = {}
     for name in names:
-        is_pattern = glob.has_magic(name) and not Path(name).exists()
-        # A pattern may be absolute or relative, which Path.glob does not take.
-        found = sorted(glob.glob(name, recursive=True)) if is_pattern else [name] * Path(name).is_file()  # noqa: PTH207
-        if not found:
+        path, files = Path(name), []
+        if glob.has_magic(name) and not path.exists():
+            # A pattern may be absolute or relative, which Path.glob does not take.
+            files = sorted(file for file in glob.glob(name, recursive=True) if Path(file).is_file())  # noqa: PTH207
+            if not files:
+                raise FileNotFoundError(f"no file {name!r}")
+        elif path.is_file():
+            files = [name]
+        elif not path.is_dir() and (_kind(name) or path.suffix in (*_COMPRESSED, *_OTHER_FILES)):
             raise FileNotFoundError(f"no file {name!r}")
-        files += found
-    suffixes = sorted({Path(file).suffix for file in files})
-    if len({_BUILDERS.get(suffix) for suffix in suffixes}) > 1 or suffixes[0] not in _BUILDERS:
-        raise ValueError(f"files of different or unknown kinds {suffixes}; known are {sorted(_BUILDERS)}")
-    return files
+        for file in files:
+            if not _kind(file):
+                known = ", ".join([*_BUILDERS, *(f".jsonl{ending}" for ending in _COMPRESSED)])
+                raise ValueError(f"{file!r} is no file of rows, which end in {known}; {_advice(file)}")
+        found[name] = files
+    counts = Counter(chain.from_iterable(found[name] or [name] for name in names))
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} is named twice, by itself or by a glob")
+    return found
+
+
+def _kind(file: str) -> str | None:
+    """How a file is read, by its name."""
+    path = Path(file)
+    kind = _BUILDERS.get(Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix)
+    return kind if kind in _COMPRESSED.get(path.suffix, (kind,)) else None
+
+
+def _advice(file: str) -> str:
+    """What to do with a file of another kind."""
+    if Path(file).suffix == ".txt":
+        return 'plain text is read as a column of JSON lines: {"text": "..."}'
+    if Path(file).suffix in _COMPRESSED:
+        return "decompress the file, or name it after what is in it, e.g. rows.jsonl.gz"
+    return "convert the file"
+
+
+def _teacher(file: str) -> str:
+    """The name of a file without its endings."""
+    path = Path(file)
+    return Path(path.stem).stem if path.suffix in _COMPRESSED else path.stem
 
 
 def open_dataset(
     names: Sequence[str], split: str | None = None, config_name: str | None = None, teacher_from_file: bool = False
 ) -> Dataset | DatasetDict:
-    """Opens a dataset: a ``save_to_disk`` folder, a run folder, a Hub id, or files and globs of one kind.
+    """Opens a dataset: ``save_to_disk`` folders, run folders, Hub ids, or files and globs, of one kind or several.
 
-    Files become one split; the provenance records beside them, as :func:`save_dataset` writes them, are read.
+    Several names become one split with the columns of all; the provenance records beside files, as
+    :func:`save_dataset` writes them, are read.
 
     Args:
-        names: The folder, the Hub id, or the files and globs.
+        names: The folders, Hub ids, files and globs.
         split: Which split; all without it.
         config_name: Which configuration of a Hub dataset that has several.
         teacher_from_file: Add a column ``teacher``: each row's is the name of its file, without the ending.
     """
-    files, folder = find_files(names), Path(names[0])
-    if config_name is not None and (files or folder.is_dir()):
-        raise ValueError(f"--config-name {config_name}: {folder} is no Hub dataset, which alone has configurations")
-    if files:
-        found: Dataset | DatasetDict = _open_files(files, teacher_from_file)
-    else:
-        found = _open_folder(folder) if folder.is_dir() else _open_hub(names[0], config_name)
-        if teacher_from_file:
-            raise ValueError(f"{folder} is not a file: its rows cannot be named after one")
-    if split is None:
-        return found
-    splits = found if isinstance(found, dict) else {str(found.split): found} if found.split else {}
-    if split not in splits:
-        raise ValueError(f"no split {split!r}; there {f'are {[*splits]}' if splits else 'is none, only rows'}")
-    return splits[split]
+    found = find_files(names)
+    hub = [name for name, files in found.items() if not files and not Path(name).is_dir()]
+    if config_name is not None and not hub:
+        raise ValueError(f"--config-name {config_name}: {names[0]} is no Hub dataset, which alone has configurations")
+    if teacher_from_file and not all(found.values()):
+        other = next(name for name, files in found.items() if not files)
+        raise ValueError(f"{other} is not a file: its rows cannot be named after one")
+    opened: dict[str, Dataset | DatasetDict] = {}
+    for name, files in found.items():
+        if files:
+            opened |= {file: _open_file(file) for file in files}
+        else:
+            opened[name] = _open_folder(Path(name)) if Path(name).is_dir() else _open_hub(name, config_name)
+    if split is None and len(opened) == 1 and not teacher_from_file:
+        return next(iter(opened.values()))
+    parts = {name: _choose_split(part, split) for name, part in opened.items()}
+    if teacher_from_file:
+        parts = _with_teachers(parts)
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    from .merging import concatenate
+
+    return concatenate(parts)
 
 
 def splits_of(dataset: Dataset | DatasetDict) -> Mapping[str, Dataset]:
@@ -75,6 +119,15 @@ def one_split(dataset: Dataset | DatasetDict) -> Dataset:
     if isinstance(dataset, dict) and len(dataset) > 1:
         raise ValueError(f"the dataset has the splits {list(dataset)}: name one with --split")
     return next(iter(splits_of(dataset).values()))
+
+
+def _choose_split(dataset: Dataset | DatasetDict, split: str | None) -> Dataset:
+    if split is None:
+        return one_split(dataset)
+    splits = dataset if isinstance(dataset, dict) else {str(dataset.split): dataset} if dataset.split else {}
+    if split not in splits:
+        raise ValueError(f"no split {split!r}; there {f'are {[*splits]}' if splits else 'is none, only rows'}")
+    return splits[split]
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -123,7 +176,9 @@ def _open_folder(folder: Path) -> Dataset | DatasetDict:
         return load_from_disk(folder / "scored")
     if splits := sorted(part.parent for part in folder.glob("*/scored")):
         return DatasetDict({split.name: load_from_disk(split / "scored") for split in splits})
-    raise FileNotFoundError(f"{folder} is no folder of save_to_disk; name the files in it, e.g. '{folder}/*.jsonl'")
+    endings = Counter("".join(file.suffixes[-2:]) for file in folder.iterdir() if _kind(file.name))
+    files = f"'{folder}/*{endings.most_common(1)[0][0]}'" if endings else "it has no files of rows either"
+    raise FileNotFoundError(f"{folder} is no folder of save_to_disk; {'name its files, ' * bool(endings)}{files}")
 
 
 def _open_hub(name: str, config_name: str | None) -> Dataset | DatasetDict:
@@ -138,35 +193,52 @@ def _open_hub(name: str, config_name: str | None) -> Dataset | DatasetDict:
         ) from error
 
 
-def _open_files(files: Sequence[str], teacher_from_file: bool) -> Dataset:
-    from datasets import concatenate_datasets
-
-    from ..tables.records import append_record
-
-    if teacher_from_file:
-        parts = {file: _load([file]) for file in files}
-        if any("teacher" in part.column_names for part in parts.values()):
-            raise ValueError("the files have a column 'teacher' already: leave --teacher-from-file out")
-        named = [part.add_column("teacher", [Path(file).stem] * len(part)) for file, part in parts.items()]
-        dataset = concatenate_datasets(named, split="train")
-    else:
-        dataset = _load(files)
-    for file in files:
-        if (beside := _provenance_file(Path(file))).is_file():
-            for record in json.loads(beside.read_text(encoding="utf-8")):
-                dataset = append_record(dataset, record)
-    return dataset
-
-
-def _load(files: Sequence[str]) -> Dataset:
+def _open_file(file: str) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
+    from ..tables.records import append_record
+    from .json_rows import load_json
+
+    if not Path(file).stat().st_size:
+        raise ValueError(f"{file} is empty: it has no row")
+    kind = _kind(file)
     try:
-        return load_dataset(_BUILDERS[Path(files[0]).suffix], data_files=list(files), split="train")
-    except DatasetGenerationError as error:
+        if kind == "csv":
+            _check_commas(file)
+        data_files = [glob.escape(file)]
+        dataset = load_json(file) if kind == "json" else load_dataset(kind, data_files=data_files, split="train")
+    except (DatasetGenerationError, OSError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"cannot read {', '.join(files[:3])}: {reason}") from error
+        if "corresponds to no data" in reason:  # how datasets says so
+            reason = f"{file} is empty: it has no row"
+        raise ValueError(reason if file in reason else f"cannot read {file}: {reason}") from error
+    if (beside := _provenance_file(Path(file))).is_file():
+        for record in json.loads(beside.read_text(encoding="utf-8")):
+            dataset = append_record(dataset, record)
+    return dataset
+
+
+def _check_commas(file: str) -> None:
+    import pyarrow as pa
+
+    with io.TextIOWrapper(pa.input_stream(file, compression="detect"), encoding="utf-8", errors="replace") as stream:
+        header = stream.readline()
+    for other in (";", "\t"):
+        if other in header and "," not in header:
+            raise ValueError(f"{file}: its columns stand between {other!r}; write it with commas, or as JSON lines")
+
+
+def _with_teachers(parts: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Adds the column ``teacher`` to the rows of files."""
+    files: dict[str, str] = {}
+    for file, part in parts.items():
+        if "teacher" in part.column_names:
+            raise ValueError(f"{file} has a column 'teacher' already: leave --teacher-from-file out")
+        if (name := _teacher(file)) in files:
+            raise ValueError(f"{files[name]} and {file} would both be the teacher {name!r}: rename one of them")
+        files[name] = file
+    return {file: part.add_column("teacher", [_teacher(file)] * len(part)) for file, part in parts.items()}
 
 
 def _provenance_file(output: Path) -> Path:

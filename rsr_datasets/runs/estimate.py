@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,19 @@ from ..engines.transformers.speedups import SPEEDUPS
 from ..reading.rows import UnscorableRowError
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
-from .folder import plan_units
+from .folder import RunFolder
 
 _PROBE_SIZE = 2048
 
 
-def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[str, Any]:
+def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_rows: int) -> dict[str, Any]:
     """Estimates tokens, memory and hours of a run on one process here, from 200 encoded rows and no weights.
 
-    Memory and hours are ``None`` where a server runs the student.
+    Rows that an earlier run of the same folder has scored cost nothing. Memory and hours are ``None`` where a server
+    runs the student.
     """
-    row_format, device = scorer.find_format(dataset.column_names), scorer.placement
-    units = plan_units(dataset, row_format, unit_rows)
+    run = RunFolder(output_dir, dataset, scorer)
+    row_format, device, units = run.row_format, scorer.placement, run.units_left(unit_rows)
     chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(200, len(dataset))).astype(int))
     table = dataset.select(chosen).select_columns(row_format.names).with_format("arrow")[: len(chosen)]
     encoded = scorer.encode(read_rows(table, dataset.features), row_format, chosen.tolist()) if len(chosen) else []
@@ -38,7 +40,8 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[st
         model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=source.trust_remote_code)
     parameters = sum(p.numel() for p in model.parameters())
     found = {
-        "rows": len(dataset),
+        "rows": sum(unit.end - unit.start for unit in units),
+        "rows_done": len(dataset) - sum(unit.end - unit.start for unit in units),
         "units": len(units),
         "tokens": tokens,
         "statuses": dict(Counter(row.status for row in encoded).most_common()),
@@ -52,7 +55,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, unit_rows: int) -> dict[st
     dtype = wanted if isinstance(wanted, torch.dtype) else getattr(config, "dtype", None) or torch.float32
     batch = scorer._options["tokens_per_batch"] or default_tokens_per_batch(device)
     memory = parameters * dtype.itemsize + batch * bytes_per_token(config, dtype) + default_chunk_bytes(device)
-    seconds = 2 * parameters * tokens / (0.5 * _matrix_rate(device, dtype))
+    seconds = 2 * parameters * tokens / (0.5 * _matrix_rate(device, dtype)) if tokens else 0.0
     return found | {"memory_gib": round(memory / 2**30, 2), "hours": round(seconds / 3600, 3)}
 
 

@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,30 +76,52 @@ class RunFolder:
         """Begins the run, or checks that the folder is this run's; gives what is to do, and tokens that are done."""
         for item in (*self.path.glob("*.aside"), *self.path.glob("units/*.aside")):  # left by processes that died
             shutil.rmtree(item) if item.is_dir() else item.unlink()
-        file, scorer = self.path / "run.json", self.scorer
-        run = {"format": RUN_FORMAT, "settings": scorer.settings, "output": scorer.output, "rows": len(self.dataset)}
-        wanted = json.loads(json.dumps(run | {"versions": package_versions()}))  # without tuples, as in the file
-        if file.exists() and any(self.path.glob("units/*.json")):
-            _require_same_run(_read_settings(file), wanted, self.path)
-        else:
+        if not self._is_begun():
             units = plan_units(self.dataset, self.row_format, unit_rows)
-            options = scorer.resolve_options(scorer.device or device)
+            options = self.scorer.resolve_options(self.scorer.device or device)
             (self.path / "units").mkdir(exist_ok=True)
-            write_json(file, wanted | {"options": options, "units": units})
+            write_json(self.path / "run.json", self._wanted | {"options": options, "units": units})
         self.load()
+        todo, tokens = self._remaining()
+        if len(todo) < len(self.units):
+            logger.info("resuming: %d of %d units are done", len(self.units) - len(todo), len(self.units))
+        return {"todo": [unit.number for unit in todo], "tokens": tokens}
+
+    def units_left(self, unit_rows: int) -> list[Unit]:
+        """The units that :meth:`open` would give to score; nothing is written."""
+        if not self._is_begun():
+            return plan_units(self.dataset, self.row_format, unit_rows)
+        self.load()
+        return self._remaining()[0]
+
+    def _is_begun(self) -> bool:
+        """Whether units of this run are done; ``ValueError`` if the folder is another run's."""
+        file = self.path / "run.json"
+        if not (file.exists() and any(self.path.glob("units/*.json"))):
+            return False
+        _require_same_run(_read_settings(file), self._wanted, self.path)
+        return True
+
+    @cached_property
+    def _wanted(self) -> dict[str, Any]:
+        scorer = self.scorer
+        run = {"format": RUN_FORMAT, "settings": scorer.settings, "output": scorer.output, "rows": len(self.dataset)}
+        # Without tuples, as in the file.
+        return dict(json.loads(json.dumps(run | {"versions": package_versions()})))
+
+    def _remaining(self) -> tuple[list[Unit], int]:
+        """Units without scores of their rows, and the tokens of the others."""
         todo, tokens = [], 0
         for unit in self.units:
             if not (account := self._whole(unit)):
-                todo.append(unit.number)
+                todo.append(unit)
             elif account["content"] == content_hash(self._text[unit.start : unit.end]):
                 tokens += account["tokens"]
             else:
                 rows = f"rows {unit.start} to {unit.end - 1} of the columns {self.row_format.names}"
                 advice = "are not those that were scored; give another output_dir"
                 raise ValueError(f"{self.path} holds scores of another dataset: {rows} {advice}")
-        if len(todo) < len(self.units):
-            logger.info("resuming: %d of %d units are done", len(self.units) - len(todo), len(self.units))
-        return {"todo": todo, "tokens": tokens}
+        return todo, tokens
 
     def load(self) -> None:
         """Reads what the run records: its units, and the engine's options, which are the same in every process."""

@@ -143,6 +143,22 @@ def test_strict_takes_truncated_rows_for_scored(
     assert (done.returncode, done.stdout) == (0, "out/scored: 1 truncated\n"), done.stderr
 
 
+def test_nothing_scored_is_exit_code_1_with_the_reasons(
+    traces: Path, command: Callable[..., Done], student_folder: str
+) -> None:
+    rows = [{"messages": conversation("?", "")}, {"messages": conversation("?", "")}, {"messages": 3}]
+    (traces / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ("--student", student_folder, "--output-dir")
+    for _ in ("scored", "resumed"):
+        done = command("score", "bad.jsonl", *arguments, "bad", cwd=traces)
+        assert (done.returncode, done.stdout) == (1, "bad/scored: 2 no_response, 1 bad_row\n"), done.stderr
+        said = done.stderr.splitlines()[-1]
+        assert (
+            said.startswith("rsr-datasets: no row has a score: 2 no_response (row 0: ")
+            and "; 1 bad_row (row 2: " in said
+        )
+
+
 def test_score_under_accelerate_launch(traces: Path, student_folder: str) -> None:
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
     launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "rsr_datasets")
@@ -400,6 +416,11 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     )
     assert 0 < estimate["memory_gib"] < 1 and estimate["hours"] >= 0
     assert not (champ / "dry").exists()
+    finished = ("--teacher-from-file", "--token-columns", "--max-length", 9000, "--output-dir", "run", "--dry-run")
+    before = files_of(champ)
+    again = command(*arguments[:4], *finished, cwd=champ)
+    assert again.stdout == "all: nothing is left to score: all 12 rows are done\n", again.stderr
+    assert files_of(champ) == before
     assert f"about {estimate['tokens']:,} tokens" in command(*arguments, cwd=champ).stdout
 
 
@@ -490,15 +511,21 @@ def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
     [
         (["score", "nowhere.jsonl"], "no file 'nowhere.jsonl'"),
         (["score", "*.nothing.jsonl"], "no file '*.nothing.jsonl'"),
-        (["score", "part0.jsonl", "notes.txt"], "different or unknown kinds"),
-        (["score", "broken.jsonl"], "cannot read broken.jsonl"),
-        (["score", "empty"], "no folder of save_to_disk"),
-        (["score", "empty", "--teacher-from-file"], "no folder of save_to_disk"),
+        (["score", "part0.jsonl", "notes.txt"], "'notes.txt' is no file of rows"),
+        (["score", "broken.jsonl"], "cannot read broken.jsonl: line 1 is no whole JSON"),
+        (["score", "empty"], "no folder of save_to_disk; it has no files of rows either"),
+        (["score", "empty", "--teacher-from-file"], "empty is not a file"),
+        (["score", "notes.txt"], "'notes.txt' is no file of rows"),
+        (["score", "part0.jsonl", "other.jsonl"], "column 'id' is string in part0.jsonl and bool in other.jsonl"),
+        (["score", "part0.jsonl", "./part0.jsonl", "--teacher-from-file"], "would both be the teacher 'part0'"),
+        (["score", "wide.parquet"], "name others with --columns"),
+        (["score", "."], ". is no folder of save_to_disk; name its files, './*.jsonl'"),
+        (["push", "SCORES", "me/x"], "pass --student and what else score was given, or --provenance"),
         (["score", "nobody/nothing"], "'nobody/nothing' is no file or folder here"),
-        (["score", "part0.jsonl", "--rank-clip", "0"], "rank_clip=0"),
+        (["score", "part0.jsonl", "--rank-clip", "0"], "--rank-clip 0: "),
         (["score", "part0.jsonl", "--rank-clip", "many"], "'--rank-clip'"),
-        (["score", "part0.jsonl", "--unit-rows", "0"], "unit_rows=0"),
-        (["score", "part0.jsonl", "--heartbeat-timeout", "0"], "heartbeat_timeout=0"),
+        (["score", "part0.jsonl", "--unit-rows", "0"], "--unit-rows 0: "),
+        (["score", "part0.jsonl", "--heartbeat-timeout", "0"], "--heartbeat-timeout 0.0: "),
         (["score", "part0.jsonl", "--turns", "first"], "first"),
         (["score", "part0.jsonl", "--model-kwargs", "{"], "is not JSON"),
         (["score", "part0.jsonl", "--model-kwargs", "[]"], "is not a JSON object"),
@@ -510,7 +537,7 @@ def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
         (["score", "part0.jsonl", "--config", "notes.txt"], "must hold a mapping"),
         (["score", "part0.jsonl", "--config", "odd.yaml"], "no option 'colour'"),
         (["teachers", "SCORES", "--teacher-column", "author"], "no column 'author'"),
-        (["teachers", "SCORES", "--sample", "0"], "sample=0"),
+        (["teachers", "SCORES", "--sample", "0"], "--sample 0: "),
         (["teachers", "part0.jsonl"], "no column"),
         (["teachers", "splits"], "name one with --split"),
         (["teachers", "splits", "--split", "dev"], "no split 'dev'; there are ['train', 'test']"),
@@ -532,7 +559,6 @@ def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
         (["report", "SCORES", "--output", "r.html", "--teacher-column", "author"], "no column 'author'"),
         (["report", "SCORES", "--output", "r.html", "--selected", "nowhere.parquet"], "no file 'nowhere.parquet'"),
         (["report", "part0.jsonl", "--output", "r.html"], "no column 'rsr'"),
-        (["push", "SCORES", "me/x"], "provenance"),
         (["push", "nowhere", "me/x"], "nowhere"),
         (["scores"], "No such command 'scores'"),
     ],
@@ -545,6 +571,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (traces / "notes.txt").write_text("mine")
     (traces / "broken.jsonl").write_text('{"messages": [\n')
     (traces / "odd.yaml").write_text("colour: red\n")
+    (traces / "other.jsonl").write_text('{"id": true}')
+    Dataset.from_list([{f"a_column_of_many_{i}": 0 for i in range(100)}]).to_parquet(traces / "wide.parquet")
     scores = Dataset.from_parquet(str(SCORES)).select(range(9))
     DatasetDict(train=scores, test=scores).save_to_disk(traces / "splits")
     Dataset.from_list(scores.to_list()).save_to_disk(traces / "unsplit")
@@ -556,7 +584,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     done = command(*given, cwd=traces)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("rsr-datasets: ")]
-    assert len(said) == 1 and message in said[0]
+    assert len(said) == 1 and message in said[0] and len(said[0]) <= 400
     assert "Traceback" not in done.stderr
     assert files_of(traces) - before <= {"out", "out/lock"}
 
