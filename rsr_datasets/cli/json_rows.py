@@ -24,6 +24,7 @@ from .merging import as_json, merge
 _BATCH_SIZE = 8 << 20
 _BLOCK_SIZE = 1 << 20
 _BETWEEN_ITEMS = re.compile(r"\s*[\[,]?\s*")
+_SPACE = re.compile(r"\s*")
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -129,8 +130,11 @@ def _rows(file: Path) -> Iterator[tuple[dict[str, Any], int]]:
         with io.BufferedReader(pa.input_stream(str(file), compression="detect"), _BLOCK_SIZE) as stream:
             if stream.peek(3).startswith(codecs.BOM_UTF8):
                 stream.read(3)
-            is_list = stream.peek().lstrip().startswith(b"[")
-            for line, row, text in _items(stream) if is_list else _lines(stream):
+            opening = stream.peek().lstrip()
+            is_list = opening.startswith(b"[")
+            is_spread = opening.partition(b"\n")[0].rstrip().endswith((b"{", b"[", b",", b":"))
+            items = _items(stream, is_list) if is_list or is_spread else _lines(stream)
+            for line, row, text in items:
                 if isinstance(row, str) and is_list:
                     row = {"text": row}
                 if not isinstance(row, dict):
@@ -156,13 +160,13 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[int, Any, str]]:
                 raise ValueError(f"line {number} is nested too deeply") from error
 
 
-def _items(stream: BinaryIO) -> Iterator[tuple[int, Any, str]]:
-    """Line, value and text of each item of one list; a few megabytes of it are in memory."""
+def _items(stream: BinaryIO, is_list: bool) -> Iterator[tuple[int, Any, str]]:
+    """Line, value and text of each item of one list, or of objects over several lines; some megabytes at a time."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
     text, start, line = "", 0, 1
     while True:
-        begin = _BETWEEN_ITEMS.match(text, start).end()  # type: ignore[union-attr]
-        if text.startswith("]", begin):
+        begin = (_BETWEEN_ITEMS if is_list else _SPACE).match(text, start).end()  # type: ignore[union-attr]
+        if is_list and text.startswith("]", begin):
             break
         try:
             value, end = _DECODER.raw_decode(text, begin)
@@ -170,6 +174,8 @@ def _items(stream: BinaryIO) -> Iterator[tuple[int, Any, str]]:
             may_go_on = error.pos > len(text) - 16 or error.msg.startswith("Unterminated string")
             more = stream.read(max(_BLOCK_SIZE, len(text) - start)) if may_go_on else b""
             if not more:
+                if begin == len(text) and not is_list:
+                    return
                 line += text.count("\n", start, error.pos)
                 raise ValueError(f"line {line} is no whole JSON ({error.msg})") from error
             text, start = text[start:] + decode(more), 0
