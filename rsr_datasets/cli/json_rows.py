@@ -73,7 +73,7 @@ class JsonRows(ArrowBasedBuilder):
     def _generate_tables(self, files: list[Path]) -> Iterator[tuple[Key, pa.Table]]:
         features = self.info.features
         for number, rows in enumerate(_batches(files[0])):
-            columns = {name: _array([row.get(name) for row in rows], kind, name) for name, kind in features.items()}
+            columns = {name: _array([row.get(name) for row in rows], kind) for name, kind in features.items()}
             yield Key(0, number), pa.table(columns, schema=features.arrow_schema)
 
 
@@ -94,10 +94,10 @@ def _feature(values: list[Any], is_column: bool = False) -> Any:
     return Value("string") if is_column and kinds <= {str, int, float} else Json()
 
 
-def _array(values: list[Any], feature: Any, column: str | None = None) -> pa.Array:
-    """Values as an Arrow array of their feature; ``column`` is the name of a column, none for what is in it."""
+def _array(values: list[Any], feature: Any) -> pa.Array:
+    """Values as an Arrow array of their feature."""
     if isinstance(feature, Json):
-        return pa.array([as_json(value, column) for value in values], pa.json_())
+        return pa.array([as_json(value) for value in values], pa.json_())
     kind, missing = get_nested_type(feature), pa.array([value is None for value in values])
     if isinstance(feature, dict):
         children = [_array([value and value[name] for value in values], part) for name, part in feature.items()]

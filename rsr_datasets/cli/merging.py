@@ -15,8 +15,9 @@ from datasets.features.features import get_nested_type
 from datasets.fingerprint import Hasher
 from filelock import FileLock
 
-from ..tables.arrays import JSON_TEXT_COLUMNS, ROWS_PER_BATCH
+from ..tables.arrays import ROWS_PER_BATCH
 
+_MAY_BE_TEXT = ("messages", "conversations", "tools", "chat_template_kwargs")  # text is read as JSON there
 _NULL = Value("null")
 
 
@@ -64,22 +65,14 @@ def merge(one: Any, other: Any, column: str | None = None, one_file: bool = Fals
         is_exact = column is not None or one_file or ("float" in one.dtype) == ("float" in other.dtype)
         if is_exact and (wider := _wider(one.pa_type, other.pa_type, column)):
             return Features.from_arrow_schema(pa.schema([("", wider)]))[""]
-    if column is None or one_file or (column in JSON_TEXT_COLUMNS and (_is_text(one) or _is_text(other))):
+    if column is None or one_file or (column in _MAY_BE_TEXT and (_is_text(one) or _is_text(other))):
         return Json()
     raise TypeError(f"{one} and {other}")
 
 
-def as_json(value: Any, column: str | None = None) -> str | None:
-    """A value as the text that a ``Json`` column holds; text that is JSON already stays in ``JSON_TEXT_COLUMNS``."""
-    if value is None:
-        return None
-    if isinstance(value, str) and column in JSON_TEXT_COLUMNS:
-        try:
-            json.loads(value)
-            return value
-        except ValueError:
-            pass
-    return json.dumps(value, ensure_ascii=False, default=str)
+def as_json(value: Any) -> str | None:
+    """A value as the text that a ``Json`` column holds."""
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _wider(one: pa.DataType, other: pa.DataType, column: str | None) -> pa.DataType | None:
@@ -133,13 +126,13 @@ def _convert_rows(table: pa.Table, old: Features, new: Features) -> pa.Table:
     columns = []
     for name, feature in new.items():
         if name in old:
-            columns.append(_convert(table[name].combine_chunks(), old[name], feature, name))
+            columns.append(_convert(table[name].combine_chunks(), old[name], feature))
         else:
             columns.append(pa.nulls(len(table), get_nested_type(feature)))
     return pa.table(columns, schema=new.arrow_schema)
 
 
-def _convert(array: pa.Array, old: Any, new: Any, column: str | None = None) -> pa.Array:
+def _convert(array: pa.Array, old: Any, new: Any) -> pa.Array:
     """An array of one feature as an array of another one that :func:`merge` gave."""
     kind, missing = get_nested_type(new), array.is_null()
     if old == new:
@@ -147,7 +140,7 @@ def _convert(array: pa.Array, old: Any, new: Any, column: str | None = None) -> 
     if old == _NULL:
         return pa.nulls(len(array), kind)
     if isinstance(new, Json):
-        return pa.array([as_json(_plain(value, old), column) for value in array.to_pylist()], pa.json_())
+        return pa.array([as_json(_plain(value, old)) for value in array.to_pylist()], pa.json_())
     if isinstance(new, dict):
         nothing = pa.nulls(len(array))
         children = [

@@ -91,7 +91,10 @@ def test_tools_as_text_beside_tools_as_lists() -> None:
     tools = [{"type": "function", "function": {"name": "f", "default": None}}]
     write("a.jsonl", {"text": "x", "tools": json.dumps(tools)})
     write("b.jsonl", {"text": "y", "tools": [{"type": "function", "function": {"name": "g"}}]})
-    assert open_dataset(["a.jsonl", "b.jsonl"])["tools"][0] == tools
+    assert open_dataset(["a.jsonl", "b.jsonl"])["tools"][:] == [
+        json.dumps(tools),
+        [{**tools[0], "function": {"name": "g"}}],
+    ]
 
 
 @pytest.mark.parametrize(
