@@ -28,7 +28,7 @@ def find_pitfall(
     context = [columns[name] for name in ("system", "history", "tools") if values.get(name) and name in columns]
     if isinstance(read, Conversation):
         system = values.get("system")
-        if isinstance(system, str) and system.strip() and system != read.messages[0].get("content"):
+        if isinstance(system, str) and system.strip() and system != read.messages[0]["content"]:
             return "system", f"column {columns['system']!r} is not read where the messages have a system turn"
     elif row_format.kind == "text" and (found := _RENDERED.search(read[1])):
         return "rendered", (

@@ -16,6 +16,8 @@ _ANSWER = (
     *("attempt", "deepseek_attempt", "gemini_attempt", "deepseek_solution", "response", "generation", "output"),
     *("completion", "assistant", "solution", "answer", "target", "generations", "responses", "answers", "message_2"),
 )
+_MESSAGES = ("chat", "dialog", "dialogue", "turns", "trajectory", "trajectories")
+_PAIRS = (("prompt", "completion"), ("instruction", "output"), ("query", "response"))
 _HISTORY = ("history", "chat_history", "conversation_history")
 _TOOLS = ("tools", "functions")
 _PREFERENCE = ("chosen", "rejected", "rejected_response")
@@ -45,6 +47,8 @@ def advice(column_names: Collection[str]) -> str:
     columns = {standard: name for standard, name in columns.items() if name}
     if {"user", "assistant"} <= columns.keys():
         return f"; name what they are, perhaps {columns_argument(columns)}"
+    if messages := _found(_MESSAGES, column_names):
+        return f"; name what they are, perhaps {columns_argument({'messages': messages[0]})}"
     example = columns_argument({"user": "question", "assistant": "answer"})
     return (
         "; accepted are messages, conversations, prompt + completion, instruction + output, query + response, text "
@@ -63,16 +67,19 @@ def unread_columns(column_names: Collection[str], read: Mapping[str, str], optio
     unread = [*_found(known, left), *preference]
     if not unread:
         return None
-    usual = {standard: _found(_USUAL[standard], left) for standard in ("system", "history", "tools")}
-    names = {standard: found[0] for standard, found in usual.items() if found}
-    ways = {k: v for k, v in names.items() if k in optional and k not in read}
     message = f"columns {shorten_list(unread)} seem to belong to the conversation and are not read"
     if "chosen" in preference:
         return f"{message}; {_each_side(column_names)}"
-    if reasoning := _found(_REASONING, left):
-        parts = {"user": "QUESTION", "assistant": "ANSWER", "reasoning": reasoning[0], **names}
-        return f"{message}; a set with one column a part is read with {columns_argument(parts)}"
-    return f"{message}; to read them: {columns_argument(ways)}" if ways else message
+    found = {name: _found(_USUAL[name], left) for name in ("reasoning", "system", "history", "tools")}
+    more = {name: names[0] for name, names in found.items() if names and name not in read}
+    pair = next((pair for pair in _PAIRS if {*pair} <= read.keys()), None)
+    if pair and "reasoning" in more and "reasoning" not in optional:
+        renamed = {"user": read[pair[0]], "assistant": read[pair[1]]}
+        kept = {name: read[name] for name in ("system", "history", "tools") if name in read}
+        return f"{message}; to read them: {columns_argument(renamed | kept | more)}"
+    ways = {name: column for name, column in more.items() if name in optional}
+    renamed = {name: column for name, column in read.items() if name != column}
+    return f"{message}; to read them: {columns_argument(renamed | ways)}" if ways else message
 
 
 def _each_side(column_names: Collection[str]) -> str:

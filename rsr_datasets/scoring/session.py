@@ -23,6 +23,8 @@ from .settings import Settings, refuse_unfit_metrics
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_REASON = 350
+
 Encoded = EncodedRow | UnscorableRowError
 Value = TypeVar("Value")
 
@@ -214,10 +216,11 @@ class Session:
 
     def _unscorable(self, status: str, reason: str, place: str) -> UnscorableRowError:
         """Says why a row has no score, once for each status; raises ``ValueError`` if the scorer is strict."""
+        said = f"{place}: {status}: {reason}"
+        said = said if len(said) <= _LONGEST_REASON else f"{said[: _LONGEST_REASON - 1]}…"
         if self._settings.strict:
-            raise ValueError(f"{place}: {status}: {reason}")
-        message = "%s: %s: %s (said once; the status column has them all)"
-        self.warn_once(f"status {status}", message, place, status, reason)
+            raise ValueError(said)
+        self.warn_once(f"status {status}", "%s (said once; the status column has them all)", said)
         return UnscorableRowError(status, reason)
 
 

@@ -65,6 +65,8 @@ def test_a_format_is_a_conversation_after_its_system_prompt_and_history(tokenize
     assert texts(tokenizer, row, columns) == (TURN, "four")
     assert texts(tokenizer, row | CONTEXT, columns) == (SYSTEM + EARLIER + TURN, "four")
     assert texts(tokenizer, row | {"system": None, "history": []}, columns) == (TURN, "four")
+    blocks = [{"type": "text", "text": "Be brief"}]
+    assert texts(tokenizer, row | {"system": blocks}, columns) == (SYSTEM + TURN, "four")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,7 @@ def test_a_part_that_cannot_be_read_is_named(tokenizer, row: Row, reason: str) -
         (["INSTRUCTION", "RESPONSE"], 'columns={"user": "INSTRUCTION", "assistant": "RESPONSE"}'),
         (["prompt", "chosen", "rejected"], 'else by columns={"user": "prompt", "assistant": "chosen"}'),
         (["instruction", "input", "chosen", "rejected"], 'else by columns={"output": "chosen"}'),
+        (["id", "trajectory"], 'columns={"messages": "trajectory"}'),
         (["id", "score"], "accepted are messages, conversations, prompt [+] completion"),
     ],
 )
@@ -152,7 +155,7 @@ def test_errors_fit_into_a_line() -> None:
         ({"system_prompt": "Be brief"}, 'to read them: columns={"system": "system_prompt"}'),
         ({"chat_history": []}, 'to read them: columns={"history": "chat_history"}'),
         ({"functions": []}, 'to read them: columns={"tools": "functions"}'),
-        ({"thinking": "hm"}, 'columns={"user": "QUESTION", "assistant": "ANSWER", "reasoning": "thinking"}'),
+        ({"thinking": "hm"}, r"\['thinking'\] seem to belong to the conversation and are not read"),
         ({"chosen": "x", "rejected": "y"}, r"\['chosen', 'rejected'\].*score each side"),
         ({"images": ["x.png"]}, r"\['images'\] seem to belong to the conversation and are not read"),
         ({"history": PAIRS, "system": "Be brief", "id": 3, "source": "web"}, None),
@@ -168,6 +171,17 @@ def test_a_column_of_the_conversation_that_is_not_read_is_named_once(
     assert len(caplog.records) == (said is not None)
     if said:
         assert re.search(said, caplog.records[0].getMessage()) and len(caplog.records[0].getMessage()) <= 400
+
+
+def test_the_named_columns_stay_in_what_is_to_be_typed(tokenizer, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"q": "two plus two", "completion": "four", "thinking": "hm", "system": "Be brief"}
+    RSRScorer("student", tokenizer=tokenizer, columns={"prompt": "q"}).find_format(row)
+    named = {"user": "q", "assistant": "completion", "system": "system", "reasoning": "thinking"}
+    assert f"to read them: columns={json.dumps(named)}" in caplog.text
+    del row["system"], row["thinking"]
+    parts = {"user": "q", "assistant": "completion"}
+    RSRScorer("student", tokenizer=tokenizer, columns=parts).find_format(row | {"cot": "hm"})
+    assert f"to read them: columns={json.dumps(parts | {'reasoning': 'cot'})}" in caplog.text
 
 
 def said_by(tokenizer: PreTrainedTokenizerFast, rows: list[Row], caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..content import read_content
 from ..messages import Conversation, read_messages, read_text
 from ..rows import bad
 from ..templates import Messages
@@ -58,13 +59,19 @@ class Row:
         lead = [*messages[:1]] if has_system else []
         lead += self._history()
         if self.values.get("system") is not None:
-            system = self.text("system")
+            system = self._system()
             if system.strip() and (not lead or lead[0]["role"] != "system"):
                 lead.insert(0, {"role": "system", "content": system})
         own = messages[1:] if has_system else messages
         shift = len(lead) - has_system
         first = max(first_counted + shift, len(lead))
         return Conversation([*lead, *own], first, frozenset(i + shift for i in masked))
+
+    def _system(self) -> str:
+        value, column = self.values["system"], self.columns["system"]
+        if not isinstance(value, list):
+            return read_text(value, column)
+        return "".join(part["content"] for part in read_content(value, "system", f"column {column!r}"))
 
     def _single(self, name: str) -> Any:
         value = self.values.get(name)
