@@ -134,25 +134,42 @@ def teachers(
 
 
 @app.command(
+    epilog="Example: rsr-datasets diagnose runs/qwen/scored --group-by problem_id --correct is_correct",
+)
+@with_options(SOURCE_OPTIONS, options_of("rsr_datasets.diagnose", skip=["scored"]))
+def diagnose(dataset: Names, as_json: Json = False, config: Config = None, **options: Any) -> None:
+    """Say what the scores go along with: length, surprisal, correctness, teachers, and rows without a score."""
+    found = call(rsr.diagnose, options, one_split(call(open_dataset, options, dataset)))
+    _show(found.to_dict(), str(found), as_json)
+
+
+@app.command(
     epilog="Examples: rsr-datasets select runs/qwen/scored --group-by problem_id --output best. "
+    "With arms to compare with: "
+    "rsr-datasets select runs/qwen/scored --group-by problem_id --output best --controls arms --match tokens. "
     "rsr-datasets select runs/qwen/scored --fraction 0.5 --balance-by teacher --output half.parquet"
 )
 @with_options(
     SOURCE_OPTIONS,
     options_of("rsr_datasets.select_subset", skip=["return_report"]),
     options_of("rsr_datasets.select_trajectories", skip=["return_report"]),
+    options_of("rsr_datasets.control_subsets", skip=["scored", "selected", "return_report"]),
 )
 def select(
     dataset: Names,
     output: Annotated[Path, typer.Option(help="A folder (save_to_disk), or a .parquet or .jsonl file.")],
     group_by: Annotated[list[str] | None, typer.Option(help=GROUP_BY_HELP)] = None,
+    controls: Annotated[
+        Path | None, typer.Option(help="Folder for control arms: as many rows of each problem.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     config: Config = None,
     **options: Any,
 ) -> None:
     """Keep the best trajectories of each problem (--group-by), or the best of all (--fraction, --n or --max-rsr)."""
-    check_output(output, overwrite)
+    for place in (output, *([controls] if controls else [])):
+        check_output(place, overwrite)
     given = [name for name in ("fraction", "n", "max_rsr", "balance_by") if options[name] is not None]
     if group_by and given:
         flag = given[0].replace("_", "-")
@@ -162,7 +179,13 @@ def select(
     for name, default in (("keep", 1), ("correct", None), ("turns", "all"), ("columns", None)):
         if not group_by and options[name] != default:
             raise ValueError(f"--{name} needs --group-by")
+    if controls and not group_by:
+        raise ValueError("--controls needs --group-by: arms have as many rows of each problem")
+    if options["match"] and not controls:
+        raise ValueError("--match needs --controls")
     source = call(open_dataset, options, dataset)
+    if controls:
+        source = one_split(source)
     if group_by:
         keys = group_by[0] if len(group_by) == 1 else group_by
         kept, reports = call(rsr.select_trajectories, options, source, keys, return_report=True)
@@ -173,9 +196,17 @@ def select(
     if empty := [name for name, part in splits_of(kept).items() if not len(part)]:
         _show({}, text)
         _fail(f"no row is kept{f' of split {empty[0]}' if empty[0] else ''}: nothing is written", 1)
+    arms, accounts = {}, {}
+    if controls:
+        arms, accounts = call(rsr.control_subsets, options, source, kept, keys, return_report=True)
     save_dataset(kept, output, overwrite)
     content = {"output": str(output), "splits": {name: report.to_dict() for name, report in by_split.items()}}
-    _show(content, f"{text}\nwritten to {output}", as_json)
+    text += f"\nwritten to {output}"
+    if controls:
+        save_dataset(arms, controls, overwrite)
+        content["controls"] = {"output": str(controls), "arms": {arm: vars(each) for arm, each in accounts.items()}}
+        text += "".join(f"\narm {arm}: {each}" for arm, each in accounts.items()) + f"\nwritten to {controls}"
+    _show(content, text, as_json)
 
 
 @app.command(epilog="Example: rsr-datasets report runs/qwen/scored --selected best --output report.html")
@@ -208,6 +239,10 @@ def push(
     dataset: Annotated[str, typer.Argument(help="A save_to_disk folder or a file, as select wrote it.")],
     repo_id: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
     student: Annotated[str | None, typer.Option(help="Who gave the scores, where the data does not say it.")] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option(help="The folder of control arms, as select wrote it: each becomes a configuration."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card, and send nothing.")] = False,
     as_json: Json = False,
     config: Config = None,
@@ -216,12 +251,13 @@ def push(
     """Push a curated dataset to the Hub, with a card that says how it was made."""
     find_files([dataset])
     scorer = _scorer(student, options, revision=None) if student else None
+    arms = splits_of(open_dataset([controls])) if controls else None
     source = call(open_dataset, options, [dataset])
     if not dry_run:
-        published = call(rsr.push_curated, options, source, repo_id, scorer=scorer)
+        published = call(rsr.push_curated, options, source, repo_id, scorer=scorer, controls=arms)
         _show(vars(published), str(published), as_json)
         return
-    card = str(call(rsr.preview_card, options, source, repo_id, scorer=scorer))
+    card = str(call(rsr.preview_card, options, source, repo_id, scorer=scorer, controls=arms))
     if not as_json:
         rows = sum(len(part) for part in splits_of(source).values())
         visibility = {None: "as the Hub has it by default", True: "private", False: "public"}[options["private"]]

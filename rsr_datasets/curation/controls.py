@@ -16,7 +16,7 @@ from ..reading.formats import find_format
 from ..reading.messages import Turns
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN
-from ..tables.groups import digest, order_within, runs
+from ..tables.groups import Groups, digest, order_within, runs
 from ..tables.records import append_record
 from ..tables.splits import require_dataset
 from .pool import BoolArray, Pool, SelectionOptions
@@ -61,8 +61,11 @@ def control_subsets(
     group_by: str | Sequence[str],
     seed: int = 0,
     *,
-    match: Sequence[str] = (),
-    metric: str = "rsr",
+    match: Sequence[str] | None = None,
+    correct: str | None = None,
+    max_tokens: int | None = None,
+    min_tokens: int | None = None,
+    metric: str | None = None,
     teacher_column: str | None = None,
     column_prefix: str = "rsr",
     turns: Turns = "all",
@@ -73,8 +76,8 @@ def control_subsets(
 
     ``lowest``, ``middle`` and ``highest`` take the rows at the lower end, in the middle and at the upper end of a
     problem's metric; ``random`` draws at random, ``shortest`` takes the fewest scored tokens. Candidates are rows with
-    a complete score, the selected ones among them. Equal rows are decided by content: the arms depend on the seed and
-    on what the rows hold, not on their order.
+    a complete score, the selected ones among them; give the limits of the selection here too. Equal rows are decided
+    by content: the arms depend on the seed and on what the rows hold, not on their order.
 
     Args:
         scored: The scored rows that the selection was made from.
@@ -84,7 +87,11 @@ def control_subsets(
         match: ``"tokens"`` also brings each arm's scored tokens to within 5% of the selection's, except those of
             ``shortest``; ``"teacher"`` gives each arm the selection's shares of teachers to within 1% of the rows. An
             arm then takes the nearest rows to its rule with which the whole arm matches.
-        metric: The name of a metric whose column the scorer added, or any numeric column.
+        correct: Boolean column with each candidate's correctness, as in :func:`select_trajectories`: of a problem with
+            a correct candidate only correct ones are taken.
+        max_tokens: Longest candidate, in scored tokens.
+        min_tokens: Shortest candidate, in scored tokens.
+        metric: The name of a metric whose column the scorer added, or any numeric column; ``None`` for the ratio.
         teacher_column: Column with the teacher; ``None`` for ``"teacher"`` where there is one.
         column_prefix: The scorer's ``column_prefix``.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
@@ -102,25 +109,29 @@ def control_subsets(
     """
     require_dataset(scored, "scored")
     require_dataset(selected, "selected")
-    match = [match] if isinstance(match, str) else list(match)
+    match = [match] if isinstance(match, str) else list(match or ())
     if unknown := [name for name in match if name not in _MATCHES]:
         raise ValueError(f"match={unknown[0]!r}: must be among {list(_MATCHES)}")
-    options = SelectionOptions(metric=None if metric == "rsr" else metric, column_prefix=column_prefix)
+    compared = None if metric == "rsr" else metric
+    options = SelectionOptions(max_tokens, min_tokens, metric=compared, column_prefix=column_prefix)
     teacher = teacher_column or (DEFAULT_TEACHER_COLUMN if DEFAULT_TEACHER_COLUMN in scored.column_names else None)
     if teacher is None and "teacher" in match:
         raise ValueError(f"match=['teacher']: no column {DEFAULT_TEACHER_COLUMN!r}; name the column: teacher_column=")
-    pool = Pool(scored, options, [name for name in [teacher] if name])
+    pool = Pool(scored, options, [name for name in (teacher, correct) if name])
     arrays.require_columns(scored, [pool.columns.num_tokens], pool.columns)
     for_match = [pool.columns.num_tokens] * ("tokens" in match) + [str(teacher)] * ("teacher" in match)
     arrays.require_columns(selected, for_match, pool.columns)
     codes, of_selected = _shared_groups(scored, selected, group_by, turns, columns)
     pool.drop(codes < 0, "no_group")
+    if correct:
+        pool.drop_incorrect(correct, Groups(codes, int(codes.max(initial=-1)) + 1))
     pool.drop_by_score()
     candidates = _Candidates(pool, codes, of_selected, teacher, seed)
     target = _Target(selected, pool.columns.num_tokens, teacher, candidates)
     rule = {
         "group_by": group_by if isinstance(group_by, str) else list(group_by),
-        **{"seed": seed, "match": match, "metric": pool.metric, "teacher_column": teacher},
+        **{"seed": seed, "match": match, "metric": pool.metric, "teacher_column": teacher, "correct": correct},
+        **{"max_tokens": max_tokens, "min_tokens": min_tokens},
         **{"column_prefix": pool.columns.prefix, "turns": turns, "columns": dict(columns) if columns else None},
     }
     arms, reports = {}, {}

@@ -45,7 +45,7 @@ def diagnose(
     correct: str | None = None,
     teacher_column: str | None = None,
     *,
-    also: Sequence[str] = (),
+    also: Sequence[str] | None = None,
     seed: int = 0,
     column_prefix: str = "rsr",
     turns: Turns = "all",
@@ -83,10 +83,11 @@ def diagnose(
         TypeError: If ``scored`` is not a ``Dataset``.
     """
     require_dataset(scored, "scored")
+    asked = also or ()
     names = scored.column_names
     teacher = teacher_column or (DEFAULT_TEACHER_COLUMN if DEFAULT_TEACHER_COLUMN in names else None)
     options = SelectionOptions(metric=None if metric == "rsr" else metric, column_prefix=column_prefix)
-    pool = Pool(scored, options, [name for name in (correct, teacher, *also) if name is not None])
+    pool = Pool(scored, options, [name for name in (correct, teacher, *asked) if name is not None])
     pool.drop_by_score()
     rows = np.flatnonzero(pool.open)
     keys = "" if group_by is None else ", ".join([group_by] if isinstance(group_by, str) else group_by)
@@ -99,7 +100,7 @@ def diagnose(
         _SURPRISAL: pool.columns.avg_surprisal,
         _RANK: pool.columns.avg_rank,
         **({CORRECTNESS: correct} if correct else {}),
-        **{name: name for name in also},
+        **{name: name for name in asked},
     }
     present = {name: column for name, column in own.items() if column in names and column != pool.metric}
     values = {name: read_trait(scored, column) for name, column in present.items()}

@@ -81,7 +81,7 @@ class Outcomes:
         with_ratio = sum(math.isfinite(each.rsr) for each in self.arms)
         found = self.correlation
         if found is None:
-            first = f"RSR cannot be compared with scores: {with_ratio} arms with different ratios and scores."
+            first = "RSR cannot be compared with scores: that needs three arms of different ratios and scores."
         elif not found.is_conclusive:
             first = f"RSR against score over {with_ratio} arms is {_INCONCLUSIVE}: Spearman {found}."
         else:

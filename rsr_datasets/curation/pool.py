@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from ..metrics import available_metrics
 from ..tables import arrays
 from ..tables.columns import ScoreColumns, score_prefixes
-from ..tables.groups import runs
+from ..tables.groups import Groups, runs
 from ..tables.splits import map_splits
 
 BoolArray = npt.NDArray[np.bool_]
@@ -134,6 +134,12 @@ class Pool:
         if count := int((rows & self.open).sum()):
             self.dropped[reason] = count
             self.open &= ~rows
+
+    def drop_incorrect(self, correct: str, groups: Groups) -> None:
+        """Excludes the rows that are not correct, of each group that has a correct row (paper, section E.3.1)."""
+        is_correct = arrays.read_flags(self.dataset, correct)
+        has_correct = groups.present(np.flatnonzero(is_correct))
+        self.drop(~is_correct & np.append(has_correct, False)[groups.codes], "incorrect")
 
     def drop_by_score(self) -> None:
         """Excludes the rows that the options exclude, and refuses to compare scores of different settings."""

@@ -8,7 +8,6 @@ import numpy as np
 from datasets import Dataset
 
 from ..reading.messages import Turns
-from ..tables.arrays import read_flags
 from ..tables.groups import group_by_columns
 from ..utils.deprecation import renamed_arguments
 from .pool import Pool, SelectionOptions, positive_int, selection_rule
@@ -68,9 +67,7 @@ def select_trajectories(
         logger.warning("%d rows have no %s: they belong to no group and are not kept", without_group, keys or "prompt")
     pool.drop(groups.codes < 0, "no_group")
     if correct:
-        is_correct = read_flags(dataset, correct)
-        has_correct = groups.present(np.flatnonzero(is_correct))
-        pool.drop(~is_correct & np.append(has_correct, False)[groups.codes], "incorrect")
+        pool.drop_incorrect(correct, groups)
     pool.drop_by_score()
     order, place = pool.order(groups.codes)
     return finish(pool, order[place < keep], "select_trajectories", own, groups, keys)

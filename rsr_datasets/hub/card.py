@@ -17,9 +17,9 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..scoring.scorer import RSRScorer
-from ..tables.records import package_versions
+from ..tables.records import package_versions, read_records
 from ..tables.splits import require_dataset
-from .markdown import HUB_ID, code, fenced_json, listed, number, percent, python, ratio, text
+from .markdown import HUB_ID, code, fenced_json, finite, listed, number, percent, python, ratio, text
 from .provenance import Splits, as_mapping, load_records, read_facts, read_rule, score_record
 from .sections import SECTIONS
 
@@ -34,6 +34,7 @@ _SECTION = re.compile(re.escape(_BEGIN) + r".*?" + re.escape(_END), re.DOTALL)
 _HIDDEN = "(hidden)"
 _TOKEN = re.compile(r"\bhf_\w{8,}|\bapi_org_\w{8,}")
 _SECRETS = re.compile(r"(?:\w*_)?(?:token|password|secret|api_key)", re.IGNORECASE)
+CONFIG_NAME = re.compile(r"[\w-]+", re.ASCII)
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
@@ -91,6 +92,7 @@ def preview_card(
     provenance: Any = None,
     card: Mapping[str, Any] | DatasetCardData | None = None,
     embed_report: str | Path | None = None,
+    controls: Mapping[str, Dataset] | None = None,
 ) -> DatasetCard:
     """The card that :func:`rsr_datasets.push_curated` would write to a new repository; nothing is sent.
 
@@ -101,6 +103,7 @@ def preview_card(
         provenance: As there.
         card: As there, but not checked by the Hub.
         embed_report: As there.
+        controls: As there.
 
     Returns:
         The card; ``str(card)`` is the README. The fields ``configs`` and ``dataset_info``, which
@@ -110,7 +113,7 @@ def preview_card(
         ValueError: As :func:`rsr_datasets.push_curated` before it sends anything.
         TypeError: If ``dataset`` is neither a ``Dataset`` nor a ``DatasetDict``.
     """
-    return build_card(dataset, repo_id, scorer, provenance, card, embed_report).merged_into(None)
+    return build_card(dataset, repo_id, scorer, provenance, card, embed_report, controls).merged_into(None)
 
 
 def build_card(
@@ -120,6 +123,7 @@ def build_card(
     provenance: Any = None,
     card: Mapping[str, Any] | DatasetCardData | None = None,
     embed_report: str | Path | None = None,
+    controls: Mapping[str, Dataset] | None = None,
     secrets: Sequence[str] = (),
 ) -> CuratedCard:
     """Makes the card's section and the files beside it, from the arguments of :func:`rsr_datasets.push_curated`.
@@ -156,6 +160,7 @@ def build_card(
         license_text=None if fields["license"] else licenses,
         hub_id=HUB_ID,
         beside=files,
+        controls=_describe_controls(controls or {}),
         **values,
     )
     section = f"{_BEGIN}\n\n{hide(section).strip()}\n\n{_END}"
@@ -168,6 +173,21 @@ def _as_splits(dataset: Dataset | DatasetDict) -> Splits:
     if not any(map(len, splits.values())):
         raise ValueError("the dataset has no rows: there is nothing to publish")
     return splits
+
+
+def _describe_controls(controls: Mapping[str, Dataset]) -> list[dict[str, Any]]:
+    """Name, rows, and the account in the provenance record of each arm."""
+    arms = []
+    for name, rows in controls.items():
+        if not CONFIG_NAME.fullmatch(name) or name == "default":
+            raise ValueError(f"controls: {name!r} is no name for a configuration: take letters, digits, - and _")
+        if not len(rows):
+            raise ValueError(f"controls: the arm {name!r} has no rows: there is nothing to publish")
+        account = next((as_mapping(r.get("report")) for r in reversed(read_records(rows)) if "report" in r), {})
+        ratio_of_tokens = finite(account.get("tokens_ratio"))
+        unmatched = listed(account.get("unmatched"))
+        arms.append({"name": name, "rows": len(rows), "tokens_ratio": ratio_of_tokens, "unmatched": unmatched})
+    return arms
 
 
 def _read_report(file: Path, secrets: Sequence[str]) -> bytes:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +61,7 @@ def push_curated(
     card: Mapping[str, Any] | DatasetCardData | None = None,
     max_shard_size: int | str | None = None,
     embed_report: str | Path | None = None,
+    controls: Mapping[str, Dataset] | None = None,
 ) -> Published:
     """Pushes a curated dataset to the Hub, with a card that says how it was made.
 
@@ -85,6 +87,8 @@ def push_curated(
             ["me/traces"]}``; they win over those of an existing card.
         max_shard_size: As in ``Dataset.push_to_hub``.
         embed_report: An HTML report to upload beside the card, which links to it.
+        controls: Control arms by name, as :func:`control_subsets` gives them: each becomes a configuration of the
+            repository, with its rows as the split ``train``. The selection is the configuration ``default``.
 
     Returns:
         Where it is.
@@ -103,15 +107,15 @@ def push_curated(
     token = token if isinstance(token, str) else None if token is False else get_token()
     api = HfApi(token=token, library_name="rsr_datasets")
     if not token:
-        build_card(dataset, repo_id, scorer, provenance, card, embed_report)
+        build_card(dataset, repo_id, scorer, provenance, card, embed_report, controls)
         raise HubError(
             "no access token: run `hf auth login`, set HF_TOKEN, or pass token= (make one with the right to write at "
             f"{api.endpoint}/settings/tokens)"
         )
     push = _Push(api, token, repo_id)
-    made = build_card(dataset, push.repo_id, scorer, provenance, card, embed_report, secrets=[token])
+    made = build_card(dataset, push.repo_id, scorer, provenance, card, embed_report, controls, secrets=[token])
     push.prepare(made, private, revision, create_pr)
-    return push.send(dataset, made, max_shard_size)
+    return push.send(dataset, controls or {}, made, max_shard_size)
 
 
 class _Push:
@@ -148,11 +152,20 @@ class _Push:
             self.revision = revision
             self._try(lambda: api.create_branch(**repo, branch=revision, exist_ok=True))
 
-    def send(self, dataset: Dataset | DatasetDict, made: CuratedCard, max_shard_size: int | str | None) -> Published:
-        """Pushes the rows, then card, figure and records in one commit."""
+    def send(
+        self,
+        dataset: Dataset | DatasetDict,
+        controls: Mapping[str, Dataset],
+        made: CuratedCard,
+        max_shard_size: int | str | None,
+    ) -> Published:
+        """Pushes the rows, those of each control arm, then card, figure and records in one commit."""
         to: dict[str, Any] = {"token": self.token, "revision": self.revision, "max_shard_size": max_shard_size}
         self._try(lambda: dataset.push_to_hub(self.repo_id, commit_message=f"{_MESSAGE}: data", **to))
         self.so_far = f"the data is in {self.repo_id}, but its card could not be written"
+        for name, rows in controls.items():
+            arm = {"config_name": name, "split": "train", "commit_message": f"{_MESSAGE}: arm {name}", **to}
+            self._try(partial(rows.push_to_hub, self.repo_id, **arm))
 
         def commit() -> str:  # begins with what is there now: somebody else may have committed meanwhile
             head = self.api.repo_info(**self.repo, revision=self.revision).sha

@@ -23,7 +23,8 @@ from .samples import draw_samples
 from .summary import ReportRows, json_for_html, summarize
 
 _MOST_BYTES = 4_800_000
-_SCRIPTS = ("dom.js", "teachers.js", "plots.js", "trajectories.js", "page.js")  # each part uses those before it
+# Each part uses those before it.
+_SCRIPTS = ("dom.js", "teachers.js", "diagnosis.js", "plots.js", "trajectories.js", "page.js")
 
 
 def build_report(

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..curation.associations import Estimate
+from ..curation.diagnosis import diagnose
+from ..curation.findings import RANDOM
 from ..curation.prompts import group_problems
 from ..figures.plotting import FloatArray, IntArray, Limits, iso_levels, log_limits, read_scored_rows, series_style
 from ..reading.formats import RowFormat, find_format
@@ -34,6 +37,7 @@ class ReportRows:
         seed: int,
     ) -> None:
         self.dataset, self.columns, self.turns, self.seed = dataset, columns, turns, seed
+        self.text_columns = text_columns
         self.scores = read_scored_rows(dataset, columns, "scored")
         names = dataset.column_names
         self.teacher_column = teacher_column or (DEFAULT_TEACHER_COLUMN if DEFAULT_TEACHER_COLUMN in names else None)
@@ -103,6 +107,7 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
         rsr, tokens = _interval(_rsr(rows, selected)[None]), int(found.num_tokens.sum())
         kept = {"rows": len(selected), "rsr": rsr, "tokens": tokens}
     return {
+        "diagnosis": _diagnosis(rows),
         "rankClip": scores.rank_clip,
         # Where colours of a token's ratio saturate. A token of rank r has a surprisal of at least ln r, which bounds
         # its ratio from below; the ratio of a sure guess goes to infinity.
@@ -129,6 +134,35 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
         "plane": {**plane, "levels": iso_levels(scores.rsr[has_score])},
         "axes": axes,
         "trend": _trend(scores.num_tokens[has_score], scores.rsr[has_score], axes["tokens"]),
+    }
+
+
+def _diagnosis(rows: ReportRows) -> dict[str, Any]:
+    found = diagnose(
+        rows.dataset,
+        rows.problem_column,
+        teacher_column=rows.teacher_column,
+        seed=rows.seed,
+        column_prefix=rows.columns.prefix,
+        turns=rows.turns,
+        columns=rows.text_columns,
+    )
+
+    def ends(estimate: Estimate) -> list[float | None]:
+        return [rounded(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
+
+    return {
+        "metric": found.metric,
+        "sentences": [shown(sentence, 400) for sentence in found.sentences],
+        "associations": [
+            {"trait": each.trait, **{name: ends(getattr(each, name)) for name in ("overall", "within", "between")}}
+            for each in found.associations
+        ],
+        "overlaps": [
+            {"rule": each.rule, "share": ends(each.share), "chance": rounded(each.chance, 4)}
+            for each in found.overlaps
+            if each.rule != RANDOM
+        ],
     }
 
 

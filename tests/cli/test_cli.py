@@ -23,10 +23,19 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from hub_server import Hub
 from transformers import AutoModelForCausalLM
 
-from rsr_datasets import RSRScorer, push_curated, rank_teachers, score_dataset, select_subset, select_trajectories
+from rsr_datasets import (
+    RSRScorer,
+    control_subsets,
+    diagnose,
+    push_curated,
+    rank_teachers,
+    score_dataset,
+    select_subset,
+    select_trajectories,
+)
 from rsr_datasets.cli.options import options_of
 from rsr_datasets.report import build_report
-from rsr_datasets.tables.records import read_records
+from rsr_datasets.tables.records import append_record, read_records, settings_hash
 
 SCORES = ROOT / "tests" / "data" / "champ_smollm2_scores.parquet"
 TOKEN = "hf_MeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMe"
@@ -171,7 +180,7 @@ def test_score_under_accelerate_launch(traces: Path, student_folder: str) -> Non
     assert by_file.stdout == done.stdout
 
 
-COMMANDS_WITH_HELP = [[], *([name] for name in ("score", "teachers", "select", "report", "push"))]
+COMMANDS_WITH_HELP = [[], *([name] for name in ("score", "teachers", "diagnose", "select", "report", "push"))]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +345,9 @@ EVERY_FLAG = {
     "select": "--group-by problem_id --group-by category --keep 2 --correct right --seed 1 --max-tokens 2000 "
     "--min-tokens 3 --metric rsr_avg_surprisal --largest --keep-unscored --keep-truncated --sort "
     "--allow-mixed-settings --column-prefix rsr --teacher-column category --turns last "
-    '--columns {"messages":"messages"} --output kept --json --overwrite --split train',
+    '--columns {"messages":"messages"} --output kept --json --overwrite --split train --controls arms --match tokens',
+    "diagnose": "--group-by problem_id --metric avg_surprisal --correct right --teacher-column teacher --also rsr "
+    '--seed 1 --column-prefix rsr --turns last --columns {"messages":"messages"} --split train --json',
     "report": "--output r.html --selected data --teacher-column category --problem-column problem_id "
     "--tokenizer STUDENT --max-points 7 --seed 2 --column-prefix rsr --title Mine --turns last "
     '--columns {"messages":"messages"} --split train --overwrite --json',
@@ -344,6 +355,7 @@ EVERY_FLAG = {
 FROM_OTHER_TESTS = {
     "teachers": {"--student"},
     "select": {"--fraction", "--n", "--max-rsr", "--balance-by"},
+    "diagnose": set(),
     "report": set(),
 }
 
@@ -368,6 +380,9 @@ def test_every_flag_is_taken(
         chosen |= {"keep_truncated": True, "keep_unscored": True, "max_tokens": 2000, "min_tokens": 3}
         expected = select_trajectories(part, group_by=["problem_id", "category"], **chosen)
         assert load_from_disk(tmp_path / "kept")["rsr"][:] == expected["rsr"][:]
+    if name == "diagnose":
+        found = diagnose(part, ["problem_id"], "avg_surprisal", "right", also=["rsr"], seed=1, turns="last")
+        assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
     if name == "teachers":
         chosen = {"problem_column": "problem_id", "sample": 2, "seed": 3, "adaptive": True, "confidence": 0.9}
         expected = rank_teachers(part, **chosen, tolerance=0.02, resamples=100, metric="avg_surprisal")
@@ -383,6 +398,27 @@ def test_a_subset_balanced_by_teacher(command: Callable[..., Done], tmp_path: Pa
     low = command("select", SCORES, "--max-rsr", 2.5, "--output", "low.parquet", cwd=tmp_path)
     assert low.returncode == 0
     assert max(Dataset.from_parquet(str(tmp_path / "low.parquet"))["rsr"]) <= 2.5
+
+
+def test_a_selection_is_diagnosed_and_gets_its_control_arms(command: Callable[..., Done], tmp_path: Path) -> None:
+    said = command("diagnose", SCORES, "--group-by", "problem_id", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    rows = Dataset.from_parquet(str(SCORES))
+    assert said.stdout == f"{diagnose(rows, 'problem_id')}\n"
+    arguments = ("select", SCORES, "--group-by", "problem_id", "--output", "best", "--controls", "arms")
+    done = command(*arguments, "--match", "tokens", "--match", "teacher", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "arm random: 270 rows, " in done.stdout and "written to arms" in done.stdout
+    expected = control_subsets(rows, load_from_disk(tmp_path / "best"), "problem_id", match=["tokens", "teacher"])
+    assert {k: v.to_list() for k, v in load_from_disk(tmp_path / "arms").items()} == {
+        k: v.to_list() for k, v in expected.items()
+    }
+    score = {"step": "score", "student": "x", "settings": {"rank_clip": 100}}
+    renamed = rows.map(lambda _: {"rsr_settings": settings_hash(score["settings"])})
+    append_record(renamed, score).select(range(300)).save_to_disk(tmp_path / "scored")
+    card = command("push", "scored", "me/curated", "--controls", "arms", "--dry-run", cwd=tmp_path)
+    assert card.returncode == 0, card.stderr
+    assert "## Control arms" in card.stdout and "| `shortest` | 270 | 74.9% |" in card.stdout
 
 
 def test_a_selection_that_keeps_nothing_writes_nothing(command: Callable[..., Done], tmp_path: Path) -> None:
@@ -547,6 +583,13 @@ def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
         (["select", "SCORES", "--output", "x"], "give --group-by, or one of"),
         (["select", "SCORES", "--output", "x", "--n", "2", "--group-by", "problem_id"], "exclude each other"),
         (["select", "SCORES", "--output", "x", "--n", "2", "--keep", "2"], "--keep needs --group-by"),
+        (["select", "SCORES", "--output", "x", "--n", "2", "--controls", "y"], "--controls needs --group-by"),
+        (
+            ["select", "SCORES", "--output", "x", "--group-by", "a", "--match", "tokens"],
+            "--match needs --controls",
+        ),
+        (["diagnose", "SCORES", "--group-by", "task"], "no column 'task'"),
+        (["diagnose", "SCORES", "--also", "teacher"], "not numeric"),
         (["select", "SCORES", "--output", "x", "--n", "2", "--fraction", "0.1"], "exactly one of fraction, n"),
         (["select", "SCORES", "--output", "x", "--group-by", "task"], "no column 'task'"),
         (["select", "SCORES", "--output", "x.csv", "--n", "2"], "give a .parquet or .jsonl file"),

@@ -73,6 +73,13 @@ class TestRules:
             row for found in kept(control_subsets(changed, rows, "problem_id")).values() for row in found
         }
 
+    def test_limits_of_the_selection_hold_for_the_arms(self, rows: Dataset) -> None:
+        right = rows.add_column("ok", [True, False, True, True, False, False, False, False])
+        best = select_trajectories(right, "problem_id", correct="ok", max_tokens=45)
+        arms = kept(control_subsets(right, best, "problem_id", correct="ok", max_tokens=45))
+        assert arms["lowest"] == best["row"][:] == [0, 5]
+        assert arms["highest"] == [2, 6] and not {1, 3, 4} & {found[0] for found in arms.values()}
+
     def test_a_metric_of_which_more_is_better_has_its_selection_at_the_upper_end(self, rows: Dataset) -> None:
         rows = rows.add_column("rsr_top1_share", [row / 10 for row in range(8)])
         best = select_trajectories(rows, "problem_id", metric="rsr_top1_share")

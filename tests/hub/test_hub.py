@@ -17,7 +17,16 @@ from datasets import Dataset, DatasetDict, NamedSplit, concatenate_datasets, loa
 from hub_server import Blob, Hub
 from PIL import Image
 
-from rsr_datasets import HubError, Published, RSRScorer, preview_card, score_dataset, select_trajectories
+from rsr_datasets import (
+    HubError,
+    Published,
+    RSRScorer,
+    control_subsets,
+    preview_card,
+    score_dataset,
+    select_trajectories,
+)
+from rsr_datasets.curation.controls import ARMS
 from rsr_datasets.hub.card import FIGURE_FILE, RECORDS_FILE, REPORT_FILE
 
 TOKEN = "hf_MeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMe"
@@ -154,6 +163,29 @@ class TestRoundTrip:
         loaded = run(hub_client.load, "me/splits", token=TOKEN)
         assert {name: rows for name, (rows, _) in loaded.items()} == {n: part.to_list() for n, part in splits.items()}
         assert "| `test` | `rsr` | 6 |" in readme(hub, "me/splits")
+
+    def test_control_arms_become_configurations(
+        self, hub: Hub, run: Any, curated: str, scored: Dataset, best: Dataset
+    ) -> None:
+        arms = control_subsets(scored, best, "problem_id", match=["tokens"])
+        run(hub_client.push, curated, "me/arms", token=TOKEN, controls=arms)
+        text, header = run(hub_client.checked_card, "me/arms", TOKEN)
+        assert {each["config_name"] for each in header["configs"]} == {"default", *ARMS}
+        for name, rows in [("default", best), *arms.items()]:
+            assert run(hub_client.load, "me/arms", name=name, split="train", token=TOKEN)[0] == rows.to_list()
+        assert "| `random` | 16 |" in text and "not within 5" in text
+        assert hub.dataset("me/arms").messages()[-1] == CARD
+
+    def test_an_arm_alone_says_its_rule(self, scored: Dataset, best: Dataset) -> None:
+        arms = control_subsets(scored, best, "problem_id")
+        assert "The control arm `random`: as many rows for each `problem_id`" in preview_card(arms["random"]).text
+
+    @pytest.mark.parametrize("name", ["default", "a b"])
+    def test_arms_need_names_for_configurations(self, best: Dataset, name: str) -> None:
+        with pytest.raises(ValueError, match="is no name for a configuration"):
+            preview_card(best, controls={name: best})
+        with pytest.raises(ValueError, match="the arm 'x' has no rows"):
+            preview_card(best, controls={"x": best.select([])})
 
     def test_a_test_split_is_pushed_as_one(self, hub: Hub, run: Any, best: Dataset, tmp_path: Path) -> None:
         test = best.select(range(6))

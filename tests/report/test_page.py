@@ -15,7 +15,7 @@ from champ import load_champ
 from datasets import Dataset
 from report_pages import NOT_TESTED, Rows, embedded, scored_row
 
-from rsr_datasets import dataset_rsr, select_trajectories
+from rsr_datasets import dataset_rsr, diagnose, select_trajectories
 from rsr_datasets.reading.steps import split_text
 from rsr_datasets.report import build_report
 from rsr_datasets.report.page import load_tokenizer
@@ -62,6 +62,28 @@ def test_it_shows_teachers_in_the_order_of_their_rsr(champ: Dataset, tmp_path: P
     assert tiles[:4] == ["1,350\nrows", "1,350\nwith a score", "270\nproblems (problem_id)", "5\nteachers"]
     assert "Every trajectory with a score is drawn." in page.locator("#plane-lead").inner_text()
     assert "nothing to read here" in page.locator("#trajectories").inner_text()
+
+
+def test_it_begins_with_the_diagnosis(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+    page = open_page(build_report(champ, tmp_path / "report.html"))
+    found = diagnose(champ, "problem_id")
+    assert page.locator("main section").first.get_attribute("id") == "diagnosis"
+    assert page.locator("#diagnosis-sentences li").all_inner_texts() == [*found.sentences]
+    rows = page.locator("#diagnosis-charts .row:not(.axis)")
+    assert rows.locator(".name").all_inner_texts() == [
+        *(each.trait for each in found.associations),
+        *(each.rule for each in found.overlaps if each.rule != "random"),
+    ]
+    assert rows.locator(".numbers").first.inner_text() == "−0.03 [−0.08, 0.03] · 0.10"
+    dots = rows.first.locator(".dot").evaluate_all("(all) => all.map((dot) => parseFloat(dot.style.left))")
+    within, between = found.associations[0].within.value, found.associations[0].between.value
+    assert dots == pytest.approx([2 + 48 * (1 + value) for value in (within, between)], abs=0.05)
+
+
+def test_a_diagnosis_without_problems_is_over_all_rows(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+    page = open_page(build_report(champ.remove_columns("problem_id"), tmp_path / "report.html"))
+    assert "not grouped" in page.locator("#diagnosis-sentences li").first.inner_text()
+    assert "over all rows" in page.locator("#diagnosis-charts .lead").inner_text()
 
 
 def test_it_shows_shares_before_and_after_a_selection(champ: Dataset, tmp_path: Path, open_page: Any) -> None:

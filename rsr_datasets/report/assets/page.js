@@ -54,6 +54,7 @@ function setUpTheme() {
   });
 }
 
+drawDiagnosis();
 drawOverview();
 drawTeachers();
 drawDistributions();
