@@ -16,7 +16,7 @@ from datasets import Dataset
 from hub_server import Hub
 from transformers import PreTrainedTokenizerFast
 
-from rsr_datasets import available_metrics
+from rsr_datasets import available_metrics, diagnose
 from rsr_datasets.tables.columns import STATUSES_WITH_SCORE, STATUSES_WITHOUT_SCORE, ScoreColumns
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def trajectories(tmp_path: Path) -> Path:
 
 def test_the_examples_run_in_order(trajectories: Path, student_folder: str) -> None:
     first, *others = python_blocks()
-    assert len(others) == 11
+    assert len(others) == 13
     assert HUB_STUDENT in first
     # One script, guarded as the examples that start processes ask for; a local Hub stands for the real one.
     body = [re.sub(r"^(?=.)", "    ", block, flags=re.MULTILINE) for block in others]
@@ -105,6 +105,12 @@ def test_the_table_of_metrics_is_complete() -> None:
     table = README.split("### Other signals of the same pass")[1].split("### Select")[0]
     listed = dict(re.findall(r"^\| `(\w+)`(?: \(always\))? \| .*? \| (lower|higher) \|", table, re.MULTILINE))
     assert listed == {name: metric.direction for name, metric in available_metrics().items()}
+
+
+def test_the_diagnosis_is_what_is_printed() -> None:
+    printed = str(diagnose(Dataset.from_parquet(str(ROOT / "tests/data/champ_smollm2_scores.parquet")), "problem_id"))
+    shown = README.split("```text\n")[1].split("```")[0].strip()
+    assert printed.startswith(shown)
 
 
 def test_the_two_commands_are_there() -> None:
