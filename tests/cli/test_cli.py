@@ -372,6 +372,7 @@ def test_every_flag_is_taken(
     assert done.returncode == 0, done.stderr
     shown = set(re.findall(r"^  (--[\w-]+)", command(name, "--help", cwd=tmp_path).stdout, re.MULTILINE)) - {"--help"}
     scorer_flags = {f"--{argument.replace('_', '-')}" for argument in inspect.signature(RSRScorer).parameters}
+    scorer_flags |= {"--base-url"}  # an entry of model_kwargs in Python
     of_all = {"--config", "--config-name", "--teacher-from-file"}
     missing = shown - {value for value in given if value.startswith("--")} - FROM_OTHER_TESTS[name] - of_all
     assert missing == (scorer_flags - set(given) - {"--student"} if name == "teachers" else set())
@@ -554,7 +555,7 @@ def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
         (["score", "notes.txt"], "'notes.txt' is no file of rows"),
         (["score", "part0.jsonl", "other.jsonl"], "column 'id' is bool in other.jsonl and string in part0.jsonl"),
         (["score", "part0.jsonl", "./part0.jsonl", "--teacher-from-file"], "would both be the teacher 'part0'"),
-        (["score", "wide.parquet"], "name others with --columns"),
+        (["score", "wide.parquet"], "name others, e.g. --columns '{"),
         (["score", "."], ". is no folder of save_to_disk; name its files, './*.jsonl'"),
         (["push", "SCORES", "me/x"], "pass --student and what else score was given, or --provenance"),
         (["score", "nobody/nothing"], "'nobody/nothing' is no file or folder here"),
