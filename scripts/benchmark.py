@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                    # SmolLM2 on CHAMP, float32 and bfloat16
     python scripts/benchmark.py --gsm8k solutions.jsonl            # on GSM8K's five solutions a problem
     python scripts/benchmark.py --shapes qwen2.5-7b --dtypes bfloat16 --besides   # random weights, for a GPU
+    python scripts/benchmark.py --each --dtypes float32            # each turn of a conversation against one reading
 
 The candidates take turns on one slice of the rows after the other, because a shared machine is not equally fast for
 long; a ratio is the median of the slices' own, with the quartiles. Each has a process of its own: what one does to its
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -194,6 +196,24 @@ def paper_rows(count: int, vocabulary: int, seed: int = 0) -> Rows:
     return rows
 
 
+def conversation_rows(
+    vocabulary: int, turns: int = 30, prompt: int = 100, thinking: int = 150, command: int = 60, result: int = 300
+) -> tuple[EncodedRow, EncodedRow]:
+    """A conversation of random tokens under ``turns="each"``, and as one rendering; earlier thinking is dropped."""
+    generator = np.random.default_rng(0)
+    history = generator.integers(0, vocabulary, prompt)
+    each: list[EncodedRow] = []
+    commands = []
+    for _ in range(turns):
+        thought, told, found = (generator.integers(0, vocabulary, size) for size in (thinking, command, result))
+        ids = np.concatenate([history, thought, told])
+        each.append(EncodedRow(ids, np.arange(history.size, ids.size)))
+        commands.append(np.arange(history.size, history.size + command))
+        history = np.concatenate([history, told, found])
+    counted = np.concatenate([*commands[:-1], each[-1].positions])
+    return dataclasses.replace(each[0], more=tuple(each[1:])), EncodedRow(each[-1].input_ids, counted)
+
+
 def random_model(shape: str, dtype: torch.dtype, device: torch.device) -> transformers.PreTrainedModel:
     kind, sizes = SHAPES[shape]
     config = kind(max_position_embeddings=MAX_LENGTH, **sizes)
@@ -359,6 +379,46 @@ def scaling(dtype: str, shape: str) -> None:
         print_row(str(count), str(length), f"{best:.2f}", *(f"{cell:.3g}" for cell in cells))
 
 
+def each_turn(arguments: argparse.Namespace, workload: str, dtype: str) -> None:
+    """Each turn of a thinking conversation against its one rendering: tokens, time and memory, in alternation."""
+    keep_freed_memory()
+    student = TransformersEngine(workload_of(arguments, workload, dtype)[0])
+    row, whole = conversation_rows(student.vocab_size)
+    candidates: dict[str, Rows] = {"one reading": [whole], "each turn": row.sequences}
+    on_gpu = student.device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time  # a shared CPU is not equally fast for long
+    seconds: Seconds = {name: [] for name in candidates}
+    peaks = dict.fromkeys(candidates, 0.0)
+    accounts: dict[str, list[BatchAccount]] = {}
+    for i in range(arguments.turns + on_gpu):
+        for name in [*candidates][:: 1 - 2 * (i % 2)]:
+            forget_peak(student.device)
+            accounts[name] = []
+            before, started = peak(student.device), clock()
+            student.score(candidates[name], on_batch=accounts[name].append)
+            synchronize(student.device)
+            seconds[name].append(clock() - started)
+            peaks[name] = max(peaks[name], peak(student.device) - before)
+    print_row(workload, "tokens read", "tokens / one reading", "seconds", "time / one reading", "peak MiB")
+    print_row("---", *["--:"] * 5)
+    for name in candidates:
+        tokens = sum(batch.tokens for batch in accounts[name])
+        times = [
+            each[on_gpu:] for each in (seconds[name], seconds["one reading"])
+        ]  # a GPU's first run chooses kernels
+        shown = "{:.2f} ({:.2f} to {:.2f})".format(*ratios(*times))
+        print_row(
+            f"{name}, {dtype}",
+            str(tokens),
+            f"{tokens / whole.num_read:.2f}",
+            f"{np.median(times[0]):.3g}",
+            shown,
+            f"{peaks[name]:.0f}",
+        )
+    naive = sum(part.input_ids.size - 1 for part in row.sequences)
+    print(f"turns read one by one: {naive} tokens, {naive / whole.num_read:.1f} readings")
+
+
 class Worker:
     """A candidate in a process of its own, which loads the student and waits for slices of rows."""
 
@@ -411,7 +471,7 @@ def only(arguments: argparse.Namespace) -> None:
     print(len(rows), flush=True)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    forget_peak(torch.device("cpu"))  # of loading
     for line in sys.stdin:
         start, end = (int(word) for word in line.split())
         print(timed(candidate, student, rows[start:end]), flush=True)
@@ -421,6 +481,17 @@ def only(arguments: argparse.Namespace) -> None:
     if on_gpu:
         peaks["device_mib"] = (torch.cuda.max_memory_allocated() - device_before) / 2**20
     print(json.dumps(peaks))
+
+
+def forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> float:
+    """The most memory of the device since it was forgotten, MiB."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident("VmHWM") / 1024
 
 
 def resident(what: str = "VmRSS") -> int:
@@ -509,6 +580,9 @@ def main() -> None:
         help="instead: time against rows and length, of the first shape or a small student",
     )
     parser.add_argument(
+        "--each", action="store_true", help="instead: each turn of a conversation of 30 against one reading of it"
+    )
+    parser.add_argument(
         "--profile", type=Path, help="instead: write a torch profiler trace of ours on the first workload"
     )
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -524,10 +598,15 @@ def main() -> None:
     workloads = arguments.shapes or ["gsm8k" if arguments.gsm8k else "champ"]
     slice_rows = arguments.slice_rows or (250 if arguments.gsm8k else 15)
     results: dict[str, Any] = {"machine": machine(), "results": {}}
-    print_row("workload", "dtype", "candidate", "tokens/s", "published / it", "it / forward", "padding", "utilisation")
-    print_row("---", "---", "---", *["--:"] * 5)
+    if not arguments.each:
+        columns = ("tokens/s", "published / it", "it / forward", "padding", "utilisation")
+        print_row("workload", "dtype", "candidate", *columns)
+        print_row("---", "---", "---", *["--:"] * 5)
     for workload in workloads:
         for dtype in arguments.dtypes:
+            if arguments.each:
+                each_turn(arguments, workload, dtype)
+                continue
             if arguments.profile:
                 profile(arguments, workload, dtype)
                 return

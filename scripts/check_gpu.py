@@ -7,12 +7,15 @@ Everything is drawn at random, so that no model is needed. Prints one line a che
 
 from __future__ import annotations
 
+import copy
 import sys
 
 import numpy as np
 import torch
 import transformers
+from benchmark import conversation_rows
 
+from rsr_datasets.engines.base import BatchAccount
 from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.engines.transformers.reduction import rank_and_surprisal
 from rsr_datasets.reading.rows import EncodedRow
@@ -90,6 +93,28 @@ def check_engine(name: str) -> bool:
     return far < NEAR and moved == 0
 
 
+def check_conversation(name: str) -> bool:
+    """Turns of a conversation in bfloat16: read once they are as near to float32 as each alone."""
+    kind, sizes = FAMILIES[name]
+    torch.manual_seed(0)
+    exact = transformers.AutoModelForCausalLM.from_config(kind(**sizes)).eval().cuda().bfloat16().float()
+    engine = TransformersEngine(copy.deepcopy(exact).bfloat16())
+    turns, whole = conversation_rows(4096, turns=9)
+    batches: list[BatchAccount] = []
+    once = engine.score(turns.sequences, on_batch=batches.append)
+    engine.share_prefixes = False
+    alone, right = ([each.score([row])[0] for row in turns.sequences] for each in (engine, TransformersEngine(exact)))
+    errors = [
+        np.concatenate([np.abs(a.surprisals - b.surprisals) for a, b in zip(found, right, strict=True)])
+        for found in (once, alone)
+    ]
+    readings = sum(batch.tokens for batch in batches) / whole.num_read
+    together, by_itself = (float(each.mean()) for each in errors)
+    shared = f"turns share: {engine.decoder.can_branch}, {readings:.2f} readings"
+    print(f"conversation, {name}: off by {together:.1e} on average, each turn alone {by_itself:.1e}; {shared}")
+    return together < 1.2 * by_itself and (readings < 1.6 or not engine.decoder.can_branch)
+
+
 def main() -> None:
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "transformers", transformers.__version__)
     right = [
@@ -98,6 +123,7 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16, torch.float16)
     ]
     right += [check_engine(name) for name in FAMILIES]
+    right += [check_conversation(name) for name in FAMILIES]
     sys.exit(not all(right))
 
 

@@ -30,7 +30,7 @@ class TokenScores:
 class BatchAccount:
     """The cost of one forward pass in tokens. A prefix that several rows share is read once."""
 
-    row_tokens: int  # of the rows, each counted by itself
+    row_tokens: int  # of the rows, each counted by itself, and once what sequences of one row share
     tokens: int  # that were read
     padded_tokens: int  # with padding
     split: bool = False  # whether the batch is a part of one that did not fit into memory
@@ -52,8 +52,9 @@ class Engine(Protocol):
     ) -> Sequence[TokenScores | None]:
         """Scores the tokens of each row at ``row.positions``; gives one result a row, in the order of ``rows``.
 
-        ``None`` stands for a row that alone is more than the engine's memory holds. ``on_batch`` is called after each
-        forward pass, where the engine can tell.
+        A row with ``more`` stands before these sequences, which an engine may read together. ``None`` stands for a
+        row that alone is more than the engine's memory holds. ``on_batch`` is called after each forward pass, where
+        the engine can tell.
         """
 
 

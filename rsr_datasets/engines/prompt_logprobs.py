@@ -72,10 +72,10 @@ class VllmSource:
         return int(self.load_config().get_text_config().vocab_size)
 
 
-def account_of(row: EncodedRow) -> BatchAccount:
+def account_of(row: EncodedRow, row_tokens: int) -> BatchAccount:
     """The cost of a row that is read alone; vLLM reads its last token too."""
     size = row.input_ids.size
-    return BatchAccount(size - 1, size, size)
+    return BatchAccount(row_tokens, size, size)
 
 
 def to_scores(row: EncodedRow, ids: Sequence[int], logprobs: Sequence[float], ranks: Sequence[int]) -> TokenScores:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from ..reading.rows import EncodedRow
+from ..reading.rows import EncodedRow, tokens_read
 from .base import OnBatch, TokenScores
 from .prompt_logprobs import VllmSource, account_of, to_scores
 
@@ -236,6 +236,7 @@ class ServerEngine:
         self, rows: Sequence[EncodedRow], on_batch: OnBatch | None, client: "AsyncOpenAI"
     ) -> list[TokenScores | None]:
         scored: list[TokenScores | None] = [None] * len(rows)
+        row_tokens = tokens_read(rows)
         in_flight: dict[asyncio.Task[None], int] = {}
 
         async def score(i: int) -> None:
@@ -243,7 +244,7 @@ class ServerEngine:
             with contextlib.suppress(_TooMuchError):
                 scored[i] = to_scores(row, *(await self.ask(row, client))[:3])
             if on_batch:
-                on_batch(account_of(row))
+                on_batch(account_of(row, row_tokens[i]))
 
         async def wait(most: int) -> None:
             while in_flight and sum(in_flight.values()) > most:

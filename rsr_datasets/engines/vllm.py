@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..reading.rows import EncodedRow
+from ..reading.rows import EncodedRow, tokens_read
 from .base import OnBatch, TokenScores
 from .prompt_logprobs import VllmSource, account_of, to_scores
 from .transformers.probes import refusing
@@ -88,6 +88,7 @@ class VllmEngine:
 
         asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, flat_logprobs=True)
         scored: list[TokenScores | None] = []
+        row_tokens = iter(tokens_read(rows))
         for part in _parts(rows):
             prompts = [TokensPrompt(prompt_token_ids=row.input_ids.tolist()) for row in part]
             answers = self.llm.generate(prompts, asked, use_tqdm=False)
@@ -95,7 +96,7 @@ class VllmEngine:
                 found = answer.prompt_logprobs  # flat, and nothing for the first token
                 scored.append(to_scores(row, found.token_ids, found.logprobs, found.ranks))
                 if on_batch:
-                    on_batch(account_of(row))
+                    on_batch(account_of(row, next(row_tokens)))
         return scored
 
 

@@ -1,6 +1,7 @@
 """An encoded row: token ids and the positions to score, or why a row cannot be scored."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
@@ -46,11 +47,53 @@ class EncodedRow:
 
     @property
     def num_read(self) -> int:
-        """Tokens that the student reads: the last token of a sequence is only ever a target."""
-        return sum(sequence.input_ids.size - 1 for sequence in self.sequences)
+        """Tokens that the student reads, those that several sequences begin with once."""
+        return sum(tokens_read(self.sequences))
+
+    @property
+    def read_ids(self) -> IntArray:
+        """The tokens of the first sequence that are read: all but the last, which is only predicted."""
+        return self.input_ids[:-1]
 
 
 Outcome = EncodedRow | UnscorableRowError
+
+
+def in_order(sequences: Sequence[IntArray]) -> list[int]:
+    """Numbers of sequences in the order of their ids: none shares more first tokens than its neighbours."""
+    return sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">i8").tobytes())
+
+
+def common_length(first: IntArray, second: IntArray) -> int:
+    """How many first tokens two sequences share."""
+    shorter = min(first.size, second.size)
+    same = first[:shorter] == second[:shorter]
+    return shorter if same.all() else int(np.argmin(same))
+
+
+def conversations(rows: Sequence["EncodedRow"]) -> Iterator[slice]:
+    """Numbers of the rows that are the sequences of one row: the first of them has the others in ``more``."""
+    for i, row in enumerate(rows):
+        numbers = slice(i, i + len(row.sequences))
+        if row.more and all(a is b for a, b in zip(row.sequences, rows[numbers], strict=False)):
+            yield numbers
+
+
+def tokens_read(rows: Sequence["EncodedRow"]) -> list[int]:
+    """Tokens of each row that are read; those that sequences of one row begin with count for one of these."""
+    ids = [row.read_ids for row in rows]
+    tokens = [each.size for each in ids]
+    for numbers in conversations(rows):
+        tokens[numbers] = unshared(ids[numbers])
+    return tokens
+
+
+def unshared(sequences: Sequence[IntArray]) -> list[int]:
+    """How many tokens each sequence adds, if tokens that sequences begin with are counted once."""
+    added = [sequence.size for sequence in sequences]
+    for before, i in itertools.pairwise(in_order(sequences)):
+        added[i] -= common_length(sequences[before], sequences[i])
+    return added
 
 
 def bad(reason: str) -> NoReturn:

@@ -11,8 +11,10 @@ import transformers
 from datasets import Dataset
 
 from ..engines.transformers.batches import bytes_per_token, default_chunk_bytes, default_tokens_per_batch
+from ..engines.transformers.decoder import decoder_name
+from ..engines.transformers.packing import packed_decoder
 from ..engines.transformers.speedups import SPEEDUPS
-from ..reading.rows import UnscorableRowError
+from ..reading.rows import EncodedRow
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
 from .folder import RunFolder
@@ -31,7 +33,8 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_row
     chosen = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(200, len(dataset))).astype(int))
     table = dataset.select(chosen).select_columns(row_format.names).with_format("arrow")[: len(chosen)]
     encoded = scorer.encode(read_rows(table, dataset.features), row_format, chosen.tolist()) if len(chosen) else []
-    sampled = sum(row.num_read for row in encoded if not isinstance(row, UnscorableRowError))
+    rows = [row for row in encoded if isinstance(row, EncodedRow)]
+    sampled = sum(row.num_read for row in rows)
     tokens = round(sampled / table.nbytes * sum(unit.cost for unit in units)) if sampled else 0
 
     source: Any = scorer.source
@@ -55,8 +58,20 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_row
     dtype = wanted if isinstance(wanted, torch.dtype) else getattr(config, "dtype", None) or torch.float32
     batch = scorer._options["tokens_per_batch"] or default_tokens_per_batch(device)
     memory = parameters * dtype.itemsize + batch * bytes_per_token(config, dtype) + default_chunk_bytes(device)
-    seconds = 2 * parameters * tokens / (0.5 * _matrix_rate(device, dtype)) if tokens else 0.0
+    read_once = getattr(source, "engine", "transformers") == "transformers" and _shares_beginnings(model)
+    one_by_one = sum(part.read_ids.size for row in rows for part in row.sequences)
+    read = tokens if read_once or not sampled else tokens * one_by_one / sampled
+    seconds = 2 * parameters * read / (0.5 * _matrix_rate(device, dtype)) if tokens else 0.0
     return found | {"memory_gib": round(memory / 2**30, 2), "hours": round(seconds / 3600, 3)}
+
+
+def _shares_beginnings(model: transformers.PreTrainedModel) -> bool:
+    """Whether the student's attention is of the kind that reads what turns of a conversation begin with once."""
+    try:
+        packed_decoder(model._modules[decoder_name(model) or ""])
+    except Exception:  # model families may raise any error
+        return False
+    return True
 
 
 @torch.inference_mode()

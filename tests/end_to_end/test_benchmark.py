@@ -104,6 +104,16 @@ def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
     assert "whole" not in found["by_forward"]
 
 
+@pytest.mark.slow
+def test_each_turn_against_one_reading() -> None:
+    command = [sys.executable, str(SCRIPT), "--each", "--shapes", "small", "--dtypes", "float32"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    one, each = ([cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()[2:4])
+    assert one[1] == "one reading, float32" and one[3] == "1.00"
+    assert each[1] == "each turn, float32" and float(each[3]) < 1.6 and float(each[5].split()[0]) < 2
+
+
 def test_a_device_is_idle_where_no_operation_runs(benchmark: ModuleType) -> None:
     def event(start: float, end: float, kind: str = "CPU", parent: object = None) -> SimpleNamespace:
         time_range = SimpleNamespace(start=start, end=end)

@@ -1,5 +1,6 @@
 """The student's decoder: token ids to hidden states, of rows side by side or in one sequence."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -49,15 +50,18 @@ class Decoder:
     @cached_property
     def can_pack(self) -> bool:
         """Whether rows in one sequence have the hidden states that each row has by itself."""
-        try:
-            return self.agrees(self._packed_and_whole)
-        except Exception as error:  # the attention of model families may raise any error
-            logger.debug("student %r: its rows are not packed: %s", self.model.config.name_or_path, error)
-            return False
+        return self._can_pack(of_conversations=False)
 
-    def read(self, rows: Sequence[EncodedRow], least_shared: float | None) -> tuple[torch.Tensor, BatchAccount]:
+    @cached_property
+    def can_branch(self) -> bool:
+        """Whether turns of conversations in one sequence have the hidden states that each turn has by itself."""
+        return self.can_pack and self._can_pack(of_conversations=True)
+
+    def read(
+        self, rows: Sequence[EncodedRow], least_shared: float | None, of_conversations: bool = False
+    ) -> tuple[torch.Tensor, BatchAccount]:
         """Hidden states of shape ``(scored tokens, hidden size)``; rows are padded without ``least_shared``."""
-        ids = [read_ids(row) for row in rows]
+        ids = [row.read_ids for row in rows]
         if least_shared is None:
             padded = pad_right(ids)
             module = self._packed if self.can_pack and not self.attends_by_row else self.module
@@ -66,7 +70,7 @@ class Decoder:
             places = np.concatenate([start + row.positions - 1 for start, row in zip(starts, rows, strict=True)])
             tokens, padded_tokens = sum(each.size for each in ids), padded.numel()
         else:
-            pack = self._pack(ids, least_shared)
+            pack = self._pack(ids, least_shared, of_conversations)
             hidden = read_pack(self._packed, pack)
             places = np.concatenate([path[row.positions - 1] for path, row in zip(pack.paths, rows, strict=True)])
             tokens = padded_tokens = pack.input_ids.numel()
@@ -92,17 +96,25 @@ class Decoder:
                 return False
         return True
 
-    def _pack(self, ids: Sequence[Ids], least_shared: float) -> Pack:
-        return Pack(ids, least_shared, self.device, self.model.dtype, self.pack_size)
+    def _pack(self, ids: Sequence[Ids], least_shared: float, of_conversations: bool) -> Pack:
+        return Pack(ids, least_shared, self.device, self.model.dtype, self.pack_size, of_conversations)
+
+    def _can_pack(self, of_conversations: bool) -> bool:
+        try:
+            return self.agrees(functools.partial(self._packed_and_whole, of_conversations))
+        except Exception as error:  # the attention of model families may raise any error
+            what = "turns" if of_conversations else "rows"
+            logger.debug("student %r: its %s are not packed: %s", self.model.config.name_or_path, what, error)
+            return False
 
     @cached_property
     def _packed(self) -> torch.nn.Module:
         return packed_decoder(self.module)
 
-    def _packed_and_whole(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _packed_and_whole(self, of_conversations: bool, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         length = rows.shape[1]
         rows[1, : length * 5 // 6] = rows[0, : length * 5 // 6]
-        pack = self._pack(list(rows.numpy()), least_shared=0.0)
+        pack = self._pack(list(rows.numpy()), least_shared=0.0, of_conversations=of_conversations)
         found = read_pack(self._packed, pack)
         config: Any = self.module.config
         layers = config.get_text_config().num_hidden_layers
@@ -116,11 +128,6 @@ class Decoder:
 def largest(numbers: torch.Tensor) -> float:
     """The largest finite magnitude."""
     return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
-
-
-def read_ids(row: EncodedRow) -> Ids:
-    """The tokens of a row that are read: all but the last, which is only predicted."""
-    return row.input_ids[:-1]
 
 
 def decoder_name(model: PreTrainedModel) -> str | None:

@@ -13,10 +13,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from ...reading.rows import EncodedRow
+from ...reading.rows import EncodedRow, conversations, tokens_read
 from ..base import ENTROPIES, BatchAccount, OnBatch, TokenScores
 from .batches import Ids, bytes_per_token, choose_tokens_per_batch, plan_batches
-from .decoder import Decoder, decoder_name, read_ids
+from .decoder import Decoder, decoder_name
 from .head import LogitsDtype, OutputHead
 from .packing import plan_packs, sharing_runs
 from .probes import check, refusing
@@ -40,6 +40,7 @@ class _Batch:
 
     rows: list[int]
     least_shared: float | None = None
+    of_conversations: bool = False
     split: bool = False
 
 
@@ -127,18 +128,22 @@ class TransformersEngine:
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
     ) -> list[TokenScores]:
         """Scores rows, batches beyond the memory in halves; a single row beyond it raises ``OutOfMemoryError``."""
-        ids = [read_ids(row) for row in rows]
-        packed = self._packed_rows(ids)
-        others = sorted(set(range(len(rows))).difference(packed))
+        ids = [row.read_ids for row in rows]
+        row_tokens = tokens_read(rows)
+        turns = [i for numbers in conversations(rows) for i in range(len(rows))[numbers]]
+        turns = self._sharing(turns, ids, None) if self.share_prefixes and turns and self.decoder.can_branch else []
+        packed = self._packed_rows(sorted(set(range(len(rows))).difference(turns)), ids)
+        others = sorted(set(range(len(rows))).difference(turns, packed))
         least_shared = _LEAST_SHARED if self.share_prefixes else _NOTHING_SHARED
-        parts = (self._plan(packed, ids, least_shared) + self._plan(others, ids, None))[::-1]
+        parts = self._plan(turns, ids, least_shared, of_conversations=True)
+        parts = (parts + self._plan(packed, ids, least_shared) + self._plan(others, ids, None))[::-1]
         results: list[Any] = [None] * len(rows)
         running: deque[tuple[_Batch, Callable[[], _Read]]] = deque()
         # A rotary embedding that a long row rescales has one scale at a time.
         apart = 0 if self.decoder.turning_lengths else len(parts)
         with side_by_side(self.device, apart) as (start, most):
             while parts or running:
-                while parts and (not running or (len(running) < most and self._fits(parts[-1], running, ids))):
+                while parts and (not running or (len(running) < most and self._fits(parts[-1], running, row_tokens))):
                     batch = parts.pop()
                     running.append((batch, start(functools.partial(self._read, batch, rows, entropies))))
                 batch, wait = running.popleft()
@@ -147,7 +152,7 @@ class TransformersEngine:
                     parts += self._halves(batch, ids)
                     continue
                 arrays = arrived()
-                if account.tokens < account.row_tokens and not np.isfinite(arrays[1]).all():
+                if account.tokens < sum(ids[i].size for i in batch.rows) and not np.isfinite(arrays[1]).all():
                     # A NaN gets through a mask, and must not get from one row into another.
                     alone = self._plan(batch.rows, ids, _NOTHING_SHARED)
                     parts += [replace(each, split=batch.split) for each in alone]
@@ -157,26 +162,32 @@ class TransformersEngine:
                 for i, *found in zip(batch.rows, *by_row, strict=True):
                     results[i] = TokenScores(*found)
                 if on_batch:
-                    on_batch(account)
+                    on_batch(replace(account, row_tokens=sum(row_tokens[i] for i in batch.rows)))
         return results
 
-    def _fits(self, batch: _Batch, running: Iterable[tuple[_Batch, Any]], ids: Sequence[Ids]) -> bool:
+    def _fits(self, batch: _Batch, running: Iterable[tuple[_Batch, Any]], row_tokens: Sequence[int]) -> bool:
         """Whether a CPU's memory has room for one more batch beside those that run; a GPU runs one at a time."""
         if self.device.type != "cpu":
             return True
-        tokens = sum(ids[row].size for some in (batch, *(each for each, _ in running)) for row in some.rows)
+        tokens = sum(row_tokens[row] for some in (batch, *(each for each, _ in running)) for row in some.rows)
         return tokens * bytes_per_token(self.model.config, self.model.dtype) < available_bytes() / 2
 
-    def _packed_rows(self, ids: Sequence[Ids]) -> list[int]:
-        """Numbers of the rows to read in one sequence: all where that pays without sharing, else those that share."""
+    def _packed_rows(self, rows: list[int], ids: Sequence[Ids]) -> list[int]:
+        """Rows to read in one sequence: all where that pays without sharing, else those that share."""
         if self.decoder.attends_by_row and self.decoder.can_pack:
-            return list(range(len(ids)))
+            return rows
         if not self.share_prefixes or not self.decoder.can_pack:
             return []
-        runs = sharing_runs(ids, _LEAST_SHARED, self.decoder.pack_size)
-        return sorted(row for run in runs if len(run) > 1 for row in run)
+        return self._sharing(rows, ids, self.decoder.pack_size)
 
-    def _plan(self, rows: Sequence[int], ids: Sequence[Ids], least_shared: float | None) -> list[_Batch]:
+    def _sharing(self, rows: list[int], ids: Sequence[Ids], hidden_size: int | None) -> list[int]:
+        """Those of some rows that share first tokens."""
+        runs = sharing_runs([ids[row] for row in rows], _LEAST_SHARED, hidden_size)
+        return sorted(rows[i] for run in runs if len(run) > 1 for i in run)
+
+    def _plan(
+        self, rows: Sequence[int], ids: Sequence[Ids], least_shared: float | None, of_conversations: bool = False
+    ) -> list[_Batch]:
         """Batches of rows that the student reads in the same way, whatever the longest of them."""
         groups: dict[int, list[int]] = {}
         for row in rows:
@@ -187,14 +198,15 @@ class TransformersEngine:
             if least_shared is None:
                 planned = plan_batches([each.size for each in some], self.tokens_per_batch)
             else:
-                planned = plan_packs(some, self.tokens_per_batch, least_shared, self.decoder.pack_size)
-            batches += [_Batch([group[i] for i in batch], least_shared) for batch in planned]
+                size = self.decoder.pack_size
+                planned = plan_packs(some, self.tokens_per_batch, least_shared, size, of_conversations)
+            batches += [_Batch([group[i] for i in batch], least_shared, of_conversations) for batch in planned]
         return batches
 
     def _read(self, batch: _Batch, rows: Sequence[EncodedRow], entropies: bool) -> _Read:
         """Queues the computation of a batch; without an account where the device has no memory for several rows."""
         try:
-            found, account = self._score_batch([rows[i] for i in batch.rows], batch.least_shared, entropies)
+            found, account = self._score_batch([rows[i] for i in batch.rows], batch, entropies)
             return _leaving(found), replace(account, split=batch.split)
         except torch.OutOfMemoryError:
             if len(batch.rows) == 1:
@@ -212,11 +224,9 @@ class TransformersEngine:
         return [replace(batch, rows=each, split=True) for each in (batch.rows[half:], batch.rows[:half])]
 
     @torch.no_grad()
-    def _score_batch(
-        self, rows: Sequence[EncodedRow], least_shared: float | None, entropies: bool
-    ) -> tuple[Reduced, BatchAccount]:
+    def _score_batch(self, rows: Sequence[EncodedRow], batch: _Batch, entropies: bool) -> tuple[Reduced, BatchAccount]:
         """Queues the computation of a batch, without waiting for a GPU."""
-        hidden, account = self.decoder.read(rows, least_shared)
+        hidden, account = self.decoder.read(rows, batch.least_shared, batch.of_conversations)
         targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
         return self.head.reduce(hidden, targets, self.chunk_tokens, entropies), account
 

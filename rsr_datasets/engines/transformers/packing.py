@@ -13,7 +13,9 @@ import torch
 from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from ...reading.rows import common_length, in_order
 from .batches import Ids, cheapest_cut, to_device
+from .conversations import Branch, Branches, Start, branch, branches, taken
 
 _ATTENTION = "rsr_datasets_packed"
 # Arguments of attention functions that do not change the result.
@@ -46,13 +48,23 @@ class Block(NamedTuple):
     keys: slice | torch.Tensor
     calls: list[Call]
 
+    def attend(
+        self, found: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+    ) -> None:
+        """See :meth:`.conversations.Branch.attend`."""
+        keys, values = (taken(each, self.keys) for each in (key, value))
+        for call in self.calls:
+            given = (query[:, :, call.queries], keys[:, :, : call.visible], values[:, :, : call.visible])
+            found[:, call.queries] = _computed(*given, call.mask, scaling)
+
 
 class Pack:
     """Rows in one sequence; above 1, ``least_shared``, the least part of a row to share, shares nothing.
 
     ``hidden_size`` is for few large calls of attention, as suits a GPU: rows share where that saves more than the
-    calls cost. ``None`` gives each row calls of its own. Ids and positions have the shape ``(1, tokens)``; ``paths``
-    holds the places of each row's tokens; ``attended`` counts the layers that computed attention so.
+    calls cost. ``None`` gives each row calls of its own, as suits a CPU. Turns ``of_conversations`` share all they
+    can, and none is read under a mask. Ids and positions have the shape ``(1, tokens)``; ``paths`` holds the places of
+    each row's tokens; ``attended`` counts the layers that computed attention so.
     """
 
     def __init__(
@@ -62,18 +74,20 @@ class Pack:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         hidden_size: int | None = None,
+        of_conversations: bool = False,
     ) -> None:
         self._device = device
         self._dtype = dtype
         self._longest = max(row.size for row in rows)
         self.paths: list[Ids] = [np.empty(0, dtype=np.int64)] * len(rows)
-        self.blocks: list[Block] = []
+        self.blocks: list[Block | Branch | Branches] = []
         self.attended = 0
         ids, positions, size = [], [], 0
-        for run in sharing_runs(rows, least_shared, hidden_size):
-            starts = []
+        turns: list[Start] = []
+        for run in sharing_runs(rows, least_shared, None if of_conversations else hidden_size):
+            starts: list[Start] = []
             for row, neighbour in _longest_first(rows, run):
-                shared = 0 if neighbour is None else _common_length(rows[neighbour], rows[row])
+                shared = 0 if neighbour is None else common_length(rows[neighbour], rows[row])
                 own = np.arange(size, size + rows[row].size - shared)
                 self.paths[row] = own if neighbour is None else np.concatenate([self.paths[neighbour][:shared], own])
                 ids.append(rows[row][shared:])
@@ -81,16 +95,21 @@ class Pack:
                 if own.size:  # a row that another row begins with has no tokens of its own
                     starts.append((row, shared, size))
                 size += own.size
-            if hidden_size is None:
-                self.blocks += [self._row_block(*start) for start in starts]
+            if of_conversations and hidden_size is not None:
+                turns += starts
+            elif hidden_size is None:
+                self.blocks += [self._row_block(*start, of_conversations) for start in starts]
             else:
                 self.blocks.append(self._run_block(starts, size))
+        self.blocks += branches(self.paths, turns, size, device)
         self.input_ids = to_device(torch.from_numpy(np.concatenate(ids))[None], device)
         self.position_ids = to_device(torch.from_numpy(np.concatenate(positions))[None], device)
 
-    def _row_block(self, row: int, shared: int, start: int) -> Block:
+    def _row_block(self, row: int, shared: int, start: int, of_conversation: bool) -> Block | Branch:
         """Calls for the tokens that a row does not share."""
         path = self.paths[row]
+        if shared and of_conversation:
+            return branch(path, shared, start, self._device)
         whole = slice(start, start + path.size)
         if not shared and not (self._dtype == torch.float32 and path.size in _LENGTHS_IN_BLOCKS):
             return Block(whole, [Call(whole, path.size)])
@@ -109,7 +128,7 @@ class Pack:
         mask[:, -_QUERIES_A_CALL:].masked_fill_(hidden, -torch.inf)
         return to_device(mask, self._device)
 
-    def _run_block(self, starts: Sequence[tuple[int, int, int]], end: int) -> Block:
+    def _run_block(self, starts: Sequence[Start], end: int) -> Block:
         """One call for the first of some rows, and one for the tokens that the others do not share."""
         first, _, begin = starts[0]
         rest = begin + self.paths[first].size
@@ -129,9 +148,9 @@ def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | No
     """Divides rows, by number and in the order of their ids, into runs that share first tokens; see :class:`Pack`."""
     runs: list[list[int]] = []
     tokens = longest = previous = 0
-    for row in sorted(range(len(rows)), key=lambda row: rows[row].astype(">i8").tobytes()):
+    for row in in_order(rows):
         size = rows[row].size
-        shared = _common_length(rows[previous], rows[row]) if runs else 0
+        shared = common_length(rows[previous], rows[row]) if runs else 0
         saved = float(shared)
         if hidden_size is not None:
             together = max(longest, size)
@@ -148,23 +167,31 @@ def sharing_runs(rows: Sequence[Ids], least_shared: float, hidden_size: int | No
 
 
 def plan_packs(
-    rows: Sequence[Ids], tokens_per_batch: int, least_shared: float, hidden_size: int | None = None
+    rows: Sequence[Ids],
+    tokens_per_batch: int,
+    least_shared: float,
+    hidden_size: int | None = None,
+    of_conversations: bool = False,
 ) -> list[list[int]]:
     """Divides rows (by their numbers) into the sequences that cost least, that with the longest row first.
 
-    The tokens that a batch's first two rows share do not count; a row beyond the budget has a batch of its own.
+    The tokens that a batch's first two rows share do not count; a row beyond the budget has a batch of its own. Turns
+    ``of_conversations`` may be twice as many tokens as the longest turn: of these at most half are read again.
     """
     order: list[int] = []
     shares: list[int] = []
-    for run in sharing_runs(rows, least_shared, hidden_size):
+    least_budgets: list[int] = []
+    for run in sharing_runs(rows, least_shared, None if of_conversations else hidden_size):
         order += run
-        shares += [0] + [_common_length(rows[a], rows[b]) for a, b in itertools.pairwise(run)]
+        shares += [0] + [common_length(rows[a], rows[b]) for a, b in itertools.pairwise(run)]
+        least_budgets += [2 * max(rows[row].size for row in run) * of_conversations] * len(run)
     sizes = np.array([rows[row].size for row in order], dtype=np.int64)
     read = np.cumsum(sizes - shares)
 
     def tokens_from(begin: int) -> Ids:
         tokens = read[begin:] - read[begin] + sizes[begin]
         most = tokens_per_batch + (shares[begin + 1] if begin + 1 < len(order) else 0)
+        most = max(most, least_budgets[begin])
         return tokens[: max(1, int(np.searchsorted(tokens, most, side="right")))]
 
     batches = [order[cut] for cut in cheapest_cut(len(order), tokens_from, tokens_per_batch)]
@@ -179,13 +206,6 @@ def _longest_first(rows: Sequence[Ids], run: Sequence[int]) -> Iterator[tuple[in
         yield run[i], run[i - 1]
     for i in range(longest - 1, -1, -1):
         yield run[i], run[i + 1]
-
-
-def _common_length(first: Ids, second: Ids) -> int:
-    """How many first tokens two rows share."""
-    shorter = min(first.size, second.size)
-    same = first[:shorter] == second[:shorter]
-    return shorter if same.all() else int(np.argmin(same))
 
 
 _PACK: contextvars.ContextVar[Pack | None] = contextvars.ContextVar("pack", default=None)
@@ -216,16 +236,13 @@ def _attend(
     others = {name for name, asked in kwargs.items() if asked is not None and name not in _NO_EFFECT}
     if others or attention_mask is not None or dropout:
         raise ValueError(f"attention is not merely causal: {sorted(others)}")
-    blocks = [Block(slice(None), [Call(slice(None), query.shape[2])])]
+    blocks: list[Block | Branch | Branches] = [Block(slice(None), [Call(slice(None), query.shape[2])])]
     if (pack := _PACK.get()) is not None:
         pack.attended += 1
         blocks = pack.blocks
     found = query.new_empty((query.shape[0], query.shape[2], query.shape[1], value.shape[3]))
     for block in blocks:
-        keys, values = (_taken(each, block.keys) for each in (key, value))
-        for call in block.calls:
-            given = (query[:, :, call.queries], keys[:, :, : call.visible], values[:, :, : call.visible])
-            found[:, call.queries] = _computed(*given, call.mask, scaling)
+        block.attend(found, query, key, value, scaling)
     return found, None
 
 
@@ -241,13 +258,6 @@ def _computed(
     return torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
     ).transpose(1, 2)
-
-
-def _taken(part: torch.Tensor, places: slice | torch.Tensor) -> torch.Tensor:
-    """Keys or values of some tokens. They lie token by token in memory, and are copied so."""
-    if isinstance(places, slice):
-        return part[:, :, places]
-    return part.transpose(1, 2).index_select(1, places.to(part.device)).transpose(1, 2)
 
 
 AttentionInterface.register(_ATTENTION, _attend)

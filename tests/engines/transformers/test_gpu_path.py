@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, masking_utils
 
+from rsr_datasets.engines.base import BatchAccount
 from rsr_datasets.engines.transformers import decoder, engine
 from rsr_datasets.engines.transformers import reduction as kernels
 from rsr_datasets.engines.transformers.engine import TransformersEngine
@@ -172,13 +173,15 @@ def test_nothing_waits_for_the_gpu_but_results_whose_successors_are_queued(
     prompt = np.arange(40) % VOCABULARY
     alike = [EncodedRow(np.append(prompt, np.arange(n)), np.arange(40, 40 + n)) for n in (10, 20, 30)]
     others = [EncodedRow(np.arange(n)[::-1].copy(), np.arange(3, n)) for n in (8, 9, 20, 30)]
+    turns, _ = benchmark.conversation_rows(VOCABULARY, 4, 20, 9, 5, 10)
+    rows = [*alike, *others, *turns.sequences]
     student = on_the_gpu(make_model(family, VOCABULARY), 70)
     with Copies() as copies:
-        found = student.score(alike + others, entropies=True)
+        found = student.score(rows, entropies=True)
         monkeypatch.setattr(kernels, "_fused", lambda: None)
         student.share_prefixes = False
-        student.score(alike + others)
-    assert [tokens.ranks.size for tokens in found] == [row.positions.size for row in alike + others]
+        student.score(rows)
+    assert [tokens.ranks.size for tokens in found] == [row.positions.size for row in rows]
     assert set(copies.noted) == {("to cuda", "goes on"), ("to cpu", "goes on")}
     assert len(pinned) == copies.noted.count(("to cuda", "goes on"))
     assert Event.log[:3] == ["queued", "queued", "waited for"] and Event.log[-1] == "waited for"
@@ -204,6 +207,24 @@ def test_a_row_of_32768_tokens_takes_at_most_3_gib_beside_the_weights(
         student.score([row])
         assert memory.now == weights == 2 * sum(p.numel() for p in student.model.parameters()) + buffers(student)
     assert most / 2 * GIB < memory.peak - weights < most * GIB
+
+
+def test_thirty_turns_take_at_most_twice_the_memory_of_one_reading(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one reading is longer than a batch; no mask is made, and keys are copied a part at a time."""
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query)
+    )
+    turns, whole = benchmark.conversation_rows(32_000)
+    peaks = []
+    for rows in ([whole], turns.sequences):
+        with Memory() as memory:
+            student = on_the_gpu(benchmark.random_model("qwen2.5-0.5b", torch.bfloat16, torch.device("meta")), 4096)
+            batches: list[BatchAccount] = []
+            weights = memory.now
+            student.score(rows, on_batch=batches.append)
+            peaks.append(memory.peak - weights)
+    assert sum(batch.tokens for batch in batches) == turns.num_read
+    assert peaks[0] < peaks[1] < 2 * peaks[0]
 
 
 def buffers(student: TransformersEngine) -> int:
