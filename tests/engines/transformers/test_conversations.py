@@ -132,14 +132,13 @@ def test_turns_are_scored_as_if_each_were_alone(
         assert sum(batch.tokens for batch in batches) == sum(part.input_ids.size - 1 for part in sequences)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_rows_beside_a_conversation_keep_their_bits(family: str) -> None:
     student = TransformersEngine(model_of(family, VOCABULARY), tokens_per_batch=100)
     plain = [EncodedRow(np.arange(n) % VOCABULARY, np.arange(1, n)) for n in (9, 30, 31, 80)]
     turns, _ = benchmark.conversation_rows(VOCABULARY, 5, 8, 9, 4, 7)
-    if student.decoder.can_branch:
-        alone, beside = student.score(plain), student.score([*turns.sequences, *plain])[-len(plain) :]
-        assert [row.surprisals.tolist() for row in alone] == [row.surprisals.tolist() for row in beside]
+    alone, beside = student.score(plain), student.score([*turns.sequences, *plain])[-len(plain) :]
+    assert [row.surprisals.tolist() for row in alone] == [row.surprisals.tolist() for row in beside]
 
 
 @pytest.mark.parametrize("hidden_size", [None, 576])
