@@ -165,7 +165,9 @@ def train(
     draw, end = random.Random(seed), tokenizer.eos_token_id
     encoded = [(tokenizer.encode(prompt), [*tokenizer.encode(completion), end]) for prompt, completion in rows]
     optimizer = torch.optim.AdamW(student.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 2), pct_start=0.1)
+    warm = max(1, steps // 10)
+    rates = [min((step + 1) / warm, (steps - step) / steps) for step in range(steps)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*rates, 0.0].__getitem__)
     queue: list[int] = []
     student.train()
     for _ in range(steps):
