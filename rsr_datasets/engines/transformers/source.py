@@ -96,7 +96,10 @@ class TransformersStudent:
         device = torch.device(self.device) if self.device else default_device()
         if self.is_loaded or device.type != "cpu" or self.model_kwargs.keys() & {"device_map", "quantization_config"}:
             return None
-        dtype = self.given_dtype if self.dtype != "auto" else getattr(self.load_config(), "dtype", None)
+        dtype: Any = self.given_dtype
+        if dtype == "auto":
+            with contextlib.suppress(ValueError):  # loading says why there is no config
+                dtype = getattr(self.load_config(), "dtype", None)
         name = str(dtype).removeprefix("torch.")
         factor = slowdown(getattr(torch, name, None))
         return (name, factor) if factor else None
