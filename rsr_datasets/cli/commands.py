@@ -147,13 +147,16 @@ def diagnose(dataset: Names, as_json: Json = False, config: Config = None, **opt
     epilog="Examples: rsr-datasets select runs/qwen/scored --group-by problem_id --output best. "
     "With arms to compare with: "
     "rsr-datasets select runs/qwen/scored --group-by problem_id --output best --controls arms --match tokens. "
-    "rsr-datasets select runs/qwen/scored --fraction 0.5 --balance-by teacher --output half.parquet"
+    "rsr-datasets select runs/qwen/scored --fraction 0.5 --balance-by teacher --output half.parquet. "
+    "Without scoring everything first: rsr-datasets select 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --prune "
+    "--group-by problem_id --output-dir runs/qwen --output best"
 )
 @with_options(
     SOURCE_OPTIONS,
     options_of("rsr_datasets.select_subset", skip=["return_report"]),
     options_of("rsr_datasets.select_trajectories", skip=["return_report"]),
     options_of("rsr_datasets.control_subsets", skip=["scored", "selected", "return_report"]),
+    SCORER_OPTIONS,
 )
 def select(
     dataset: Names,
@@ -162,6 +165,7 @@ def select(
     controls: Annotated[
         Path | None, typer.Option(help="Folder for control arms: as many rows of each problem.")
     ] = None,
+    student: Annotated[str | None, typer.Option(help=f"With --prune: read the rows for it. {STUDENT_HELP}")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     config: Config = None,
@@ -176,19 +180,24 @@ def select(
         raise ValueError(f"--group-by and --{flag} exclude each other: select twice, one after the other")
     if not group_by and not given:
         raise ValueError("give --group-by, or one of --fraction, --n and --max-rsr")
-    for name, default in (("keep", 1), ("correct", None), ("turns", "all"), ("columns", None)):
+    for name, default in (("keep", 1), ("correct", None), ("turns", "all"), ("columns", None), ("prune", False)):
         if not group_by and options[name] != default:
             raise ValueError(f"--{name} needs --group-by")
     if controls and not group_by:
         raise ValueError("--controls needs --group-by: arms have as many rows of each problem")
     if options["match"] and not controls:
         raise ValueError("--match needs --controls")
+    if (student is not None) != options["prune"]:
+        raise ValueError("--student and --prune go together: rows that are scored need neither")
+    if controls and student:
+        raise ValueError("--controls and --prune exclude each other: arms are drawn from rows with scores")
+    scorer = call(rsr.RSRScorer, options, student) if student else None
     source = call(open_dataset, options, dataset)
     if controls:
         source = one_split(source)
     if group_by:
         keys = group_by[0] if len(group_by) == 1 else group_by
-        kept, reports = call(rsr.select_trajectories, options, source, keys, return_report=True)
+        kept, reports = call(rsr.select_trajectories, options, source, keys, scorer=scorer, return_report=True)
     else:
         kept, reports = call(rsr.select_subset, options, source, return_report=True)
     by_split = reports if isinstance(reports, dict) else {"": reports}
@@ -196,6 +205,11 @@ def select(
     if empty := [name for name, part in splits_of(kept).items() if not len(part)]:
         _show({}, text)
         _fail(f"no row is kept{f' of split {empty[0]}' if empty[0] else ''}: nothing is written", 1)
+    if scorer is not None:
+        from ..runs.score import process_state
+
+        if not process_state().is_main_process:
+            return
     arms, accounts = {}, {}
     if controls:
         arms, accounts = call(rsr.control_subsets, options, source, kept, keys, return_report=True)

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 
 from ..metrics import available_metrics
 from ..tables import arrays
-from ..tables.columns import ScoreColumns, score_prefixes
+from ..tables.columns import PRUNED, ScoreColumns, score_prefixes
 from ..tables.groups import Groups, runs
 from ..tables.splits import map_splits
 
@@ -70,7 +70,7 @@ class SelectionOptions:
 
 def selection_rule(select: Callable[..., tuple[Dataset, Any]]) -> Callable[..., Any]:
     """Makes a public selection of a rule for one ``Dataset``; fields of the options become arguments."""
-    own = inspect.signature(select, eval_str=True).parameters
+    own = inspect.signature(select).parameters
     fields = inspect.signature(SelectionOptions, eval_str=True).parameters
     given = {**own, "dataset": own["dataset"].replace(annotation=Dataset | DatasetDict), **fields}
     del given["options"]
@@ -132,18 +132,17 @@ class Pool:
     def drop(self, rows: BoolArray, reason: str) -> None:
         """Excludes rows, given as bool of shape ``(rows,)``; the report names the reason."""
         if count := int((rows & self.open).sum()):
-            self.dropped[reason] = count
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
             self.open &= ~rows
 
     def drop_incorrect(self, correct: str, groups: Groups) -> None:
         """Excludes the rows that are not correct, of each group that has a correct row (paper, section E.3.1)."""
-        is_correct = arrays.read_flags(self.dataset, correct)
-        has_correct = groups.present(np.flatnonzero(is_correct))
-        self.drop(~is_correct & np.append(has_correct, False)[groups.codes], "incorrect")
+        self.drop(incorrect_rows(self.dataset, correct, groups), "incorrect")
 
     def drop_by_score(self) -> None:
         """Excludes the rows that the options exclude, and refuses to compare scores of different settings."""
         options, scored = self.options, self.status.scored
+        self.drop(self.status.pruned, PRUNED)
         if not options.keep_unscored:
             self.drop(~scored, "unscored")
         if not options.keep_truncated:
@@ -160,6 +159,14 @@ class Pool:
         rows = np.flatnonzero(self.open)
         order = rows[np.lexsort((self.scores[rows], codes[rows]))]
         return order, np.arange(order.size) - runs(codes[order])[0]
+
+
+def incorrect_rows(dataset: Dataset, correct: str, groups: Groups) -> BoolArray:
+    """Whether a row is not correct and its group has a correct row."""
+    is_correct = arrays.read_flags(dataset, correct)
+    has_correct = groups.present(np.flatnonzero(is_correct))
+    found: BoolArray = ~is_correct & np.append(has_correct, False)[groups.codes]
+    return found
 
 
 def positive_int(name: str, value: Any) -> int:

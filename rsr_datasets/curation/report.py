@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ class SelectionReport:
         groups_out, groups_without_score: Groups of which at least one row was kept; groups in which no row is scored.
         lost_groups: A few of the groups of which no row was kept, as text.
         dropped: Rows not kept by reason: ``no_group`` (the key is null or the prompt cannot be read), ``incorrect``,
-            ``unscored``, ``truncated``, ``outside_token_limits``, ``worse`` (others had better scores).
+            ``pruned`` (not read to the end), ``unscored``, ``truncated``, ``outside_token_limits``, ``worse`` (others
+            had better scores).
         unscored: Rows that came in without a score, kept or not, by status; ``no_value`` for those whose status says
             scored and whose value is null, NaN or infinite.
         teacher_share: Share of each teacher among the kept rows (the paper's Table 17), the greatest first.
@@ -40,6 +41,11 @@ class SelectionReport:
         teacher_share_before: Share of each teacher among the rows that came in, the greatest first. This and the next
             two hold only the hundred teachers with the most rows.
         teacher_rsr_before, teacher_rsr_after: As ``rsr_before`` and ``rsr_after`` of each teacher, where defined.
+        pruning: Where candidates were read in stages: the promise (``regret``, ``confidence``), ``problems`` and how
+            many of them were read whole (``calibration``), the stages' ``lengths`` (as shares of the mean length of a
+            problem's candidates) and the ``shares`` of candidates that went on, none where everything was read;
+            ``tokens`` of the candidates and ``tokens_read``, those that were read twice counted twice. Means and
+            ratios before the selection are then not known.
     """
 
     rows_in: int
@@ -58,10 +64,12 @@ class SelectionReport:
     teacher_share_before: dict[str, float] = field(default_factory=dict)
     teacher_rsr_before: dict[str, float] = field(default_factory=dict)
     teacher_rsr_after: dict[str, float] = field(default_factory=dict)
+    pruning: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON object."""
-        return asdict(self) | {"lost_groups": list(self.lost_groups)}
+        found = asdict(self) | {"lost_groups": list(self.lost_groups)}
+        return found if self.pruning else {name: value for name, value in found.items() if name != "pruning"}
 
     def __str__(self) -> str:
         lines = [f"rows    {self.rows_in:,} -> {self.rows_out:,}"]
@@ -71,6 +79,10 @@ class SelectionReport:
                 lines.append(f"  {self.groups_without_score:,} without a scored row")
             if self.lost_groups:
                 lines.append(f"  lost, for example: {'; '.join(self.lost_groups)}")
+        if (found := self.pruning) is not None:
+            share = found["tokens_read"] / max(found["tokens"], 1)
+            promise = f"RSR within {found['regret']:.1%} at confidence {found['confidence']:.0%}"
+            lines.append(f"read    {found['tokens_read']:,} of {found['tokens']:,} tokens ({share:.0%}): {promise}")
         for title, counts in (("not kept", self.dropped), ("came in without a score", self.unscored)):
             if counts:
                 lines += [title, *(f"  {reason:<22}{count:>12,}" for reason, count in counts.items())]
@@ -89,10 +101,14 @@ def finish(
     rule: Mapping[str, Any],
     groups: Groups | None = None,
     keys: Sequence[str] = (),
+    pruning: Mapping[str, Any] | None = None,
 ) -> tuple[Dataset, SelectionReport]:
     """Takes the chosen rows, by number in any order; adds the provenance record with the ``rule``, and reports."""
     rows = kept[np.lexsort((kept, pool.scores[kept]))] if pool.options.sort else np.sort(kept)
     report = _make_report(pool, rows, groups, keys)
+    if pruning:  # the rows that were read to their end say nothing of all rows
+        unknown: dict[str, Any] = {"mean_tokens_before": None, "rsr_before": None, "teacher_rsr_before": {}}
+        report = replace(report, pruning=dict(pruning), **unknown)
     if report.lost_groups and groups:
         counts = groups.count - (report.groups_out or 0), groups.count, report.groups_without_score
         message = "%d of %d groups keep no row (%d groups have no scored row), for example: %s"

@@ -2,17 +2,25 @@
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
 
 from ..reading.messages import Turns
+from ..tables.arrays import require_columns
+from ..tables.columns import ScoreColumns
 from ..tables.groups import group_by_columns
 from ..utils.deprecation import renamed_arguments
-from .pool import Pool, SelectionOptions, positive_int, selection_rule
+from .pool import BoolArray, Pool, SelectionOptions, incorrect_rows, positive_int, selection_rule
 from .prompts import group_problems
 from .report import SelectionReport, finish
+
+if TYPE_CHECKING:
+    from ..scoring.scorer import RSRScorer
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +35,12 @@ def select_trajectories(
     *,
     turns: Turns = "all",
     columns: Mapping[str, str] | None = None,
+    scorer: "RSRScorer | None" = None,
+    prune: bool = False,
+    regret: float = 0.01,
+    confidence: float = 0.9,
+    calibration: int = 50,
+    output_dir: str | os.PathLike[str] | None = None,
     options: SelectionOptions,
 ) -> tuple[Dataset, SelectionReport]:
     """Keeps the best trajectories of each problem: those with the lowest RSR (paper, section 5.1).
@@ -34,8 +48,13 @@ def select_trajectories(
     Equal scores are decided by row order. Rows whose key is null belong to no problem and are not kept. A problem of
     which nothing can be kept is counted in the report, named there by example, and logged as a warning.
 
+    With ``scorer`` and ``prune`` the rows need no scores: a sample of the problems is read whole; of the others the
+    student first reads the beginnings of all candidates, then longer beginnings of the better ones, and only
+    survivors to their end. Rows that it did not read to their end have the status ``pruned`` and no ratio;
+    ``<prefix>_tokens_read`` says how many of their tokens it read. Rows that cannot be kept are not read.
+
     Args:
-        dataset: Scored rows; each split of a ``DatasetDict`` is selected by itself.
+        dataset: Scored rows, or rows to prune; each split of a ``DatasetDict`` is selected by itself.
         group_by: The column that tells problems apart, or several. ``"prompt"`` is the column of that name, or,
             where there is none, the conversation before the first scored turn; both are compared by content.
         keep: Rows to keep per problem; a problem with fewer keeps them all.
@@ -44,6 +63,14 @@ def select_trajectories(
             (paper, section E.3.1). Null is unverified: it counts as not correct, no better and no worse than false.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
         columns: For the same: standard column name to actual name, as given to the scorer.
+        scorer: With ``prune``: the scorer that reads the candidates.
+        prune: Read candidates in stages instead of scoring all of them first.
+        regret: With ``prune``: the mean ratio of what is kept lies at most this share above choosing from everything.
+            0 keeps the same rows, and reads every candidate.
+        confidence: With ``prune``: the probability of that over samples of problems, at least 0.5.
+        calibration: With ``prune``: how many problems are read whole, to find the boldest rule that keeps the promise.
+        output_dir: With ``prune``: a folder for run folders of :func:`rsr_datasets.score_dataset`, one a stage, from
+            which the same call resumes, and for all rows with their columns (``scored``). ``None`` is a temporary one.
         options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.
 
     Returns:
@@ -61,16 +88,34 @@ def select_trajectories(
         "turns": turns,
         "columns": dict(columns) if columns else None,
     }
-    pool = Pool(dataset, options, [correct] if correct else [])
+    if (scorer is not None) != prune:
+        raise ValueError(f"prune={prune} {'without' if prune else 'with'} scorer=: give both, or score the rows first")
+    if scorer is None:
+        pool = Pool(dataset, options, [correct] if correct else [])
+    elif options.metric not in (None, scorer.score_columns.rsr) or options.largest or options.keep_unscored:
+        raise ValueError("prune=True keeps the lowest ratios: give no metric, largest or keep_unscored")
     groups, keys = group_problems(dataset, group_by, turns, columns)
     if without_group := int((groups.codes < 0).sum()):
         logger.warning("%d rows have no %s: they belong to no group and are not kept", without_group, keys or "prompt")
-    pool.drop(groups.codes < 0, "no_group")
+    incorrect = np.zeros(len(dataset), dtype=bool)
     if correct:
-        pool.drop_incorrect(correct, groups)
+        require_columns(dataset, [correct], ScoreColumns(options.column_prefix))
+        incorrect = incorrect_rows(dataset, correct, groups)
+    not_kept: dict[str, BoolArray] = {"no_group": groups.codes < 0, "incorrect": incorrect}
+    pruning = None
+    if scorer is not None:
+        from .stages import Stages  # loads torch
+
+        stages = Stages(scorer, output_dir, regret, confidence, calibration)
+        competing = (groups.codes >= 0) & ~incorrect
+        dataset, unread, pruning = stages.read(dataset, groups.codes, competing, keep, options)
+        pool = Pool(dataset, replace(options, column_prefix=scorer.score_columns.prefix))
+        not_kept |= unread
+    for reason, rows in not_kept.items():
+        pool.drop(rows, reason)
     pool.drop_by_score()
     order, place = pool.order(groups.codes)
-    return finish(pool, order[place < keep], "select_trajectories", own, groups, keys)
+    return finish(pool, order[place < keep], "select_trajectories", own, groups, keys, pruning)
 
 
 @renamed_arguments(by="metric")

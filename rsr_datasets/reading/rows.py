@@ -143,3 +143,14 @@ def fit(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> Enc
     if not kept:
         raise UnscorableRowError(SKIPPED_TOO_LONG, found)
     return replace(kept[0], status=TRUNCATED, more=tuple(kept[1:])) if found else row
+
+
+def first_tokens(row: EncodedRow, count: int) -> EncodedRow:
+    """The beginning of a row up to its ``count``-th token to score, at least the first one; its status stays."""
+    kept, left = [], max(count, 1)
+    for sequence in row.sequences:
+        positions = sequence.positions[:left]
+        left -= positions.size
+        if positions.size:
+            kept.append(EncodedRow(sequence.input_ids[: positions[-1] + 1], positions))
+    return replace(kept[0], status=row.status, more=tuple(kept[1:]))

@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -271,7 +271,7 @@ class RSRScorer:
     ) -> list[ScoredRow]:
         """Runs the student, put on ``device`` if not loaded yet, over rows of :meth:`encode`; one outcome a row."""
         places = _places(len(encoded), indices)
-        return self._session.score(encoded, places, self._options, device or self.placement, on_batch)
+        return self._session.score(encoded, places, self._options, device or self.placement, on_batch, self.metrics)
 
     def read_tokens(self, rows: Sequence[EncodedRow]) -> list[TokenScores | None]:
         """Token scores of rows that are no trajectories; ``None`` for a row that the student cannot read."""
@@ -299,6 +299,14 @@ class RSRScorer:
         arguments = {name: value for name, value in options.items() if name in self._arguments}
         other.__dict__ |= self.__dict__ | {"_arguments": self._arguments | arguments}
         other._options = self._options | dict(options)
+        return other
+
+    def with_token_columns(self) -> "RSRScorer":
+        """The same scorer with the per-token lists among its columns; the two load one student between them."""
+        other = self.with_options({})
+        other._arguments = self._arguments | {"token_columns": True}
+        other._settings = replace(self._settings, token_columns=True)
+        other.output = other._settings.output
         return other
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..engines.base import ENTROPIES, Engine, OnBatch, TokenScores
+from ..metrics import Metric
 from ..reading.encoder import ConversationEncoder
 from ..reading.formats import TOKENIZED, RowFormat
 from ..reading.formats.tokenized import encode_tokenized
@@ -38,7 +39,6 @@ class Session:
         self._settings = settings
         self._chosen: dict[str, Any] = {}
         self._identity: dict[str, Any] | None = None
-        self._needs = {need for metric in settings.metrics for need in metric.needs}
         self._warned: set[str] = set()
 
     @property
@@ -106,19 +106,21 @@ class Session:
         options: Mapping[str, Any],
         device: torch.device,
         on_batch: OnBatch | None,
+        metrics: Sequence[Metric],
     ) -> list[ScoredRow]:
-        """Runs the student over encoded rows; ``places`` name the rows in messages."""
+        """Runs the student over encoded rows; ``places`` name the rows in messages, ``metrics`` say what to add."""
+        needs: set[str] = {need for metric in metrics for need in metric.needs}
         if not any(isinstance(row, EncodedRow) for row in encoded):
             return [ScoredRow(row.status) for row in encoded]
         engine, _ = self.load_engine(options, device)
         checked = [self._check(row, engine, place) for row, place in zip(encoded, places, strict=True)]
         wanted = [part for row in checked if isinstance(row, EncodedRow) for part in row.sequences]
-        found = iter(engine.score(wanted, entropies=ENTROPIES in self._needs, on_batch=on_batch) if wanted else ())
+        found = iter(engine.score(wanted, entropies=ENTROPIES in needs, on_batch=on_batch) if wanted else ())
         outcomes = [self._outcome(row, found, place) for row, place in zip(checked, places, strict=True)]
-        if self._needs <= {ENTROPIES}:
+        if needs <= {ENTROPIES}:
             return outcomes
         _set_options(engine, {"share_prefixes": False})  # sharing would round these scores otherwise than before
-        return self._read_again(outcomes, checked, places, engine, on_batch)
+        return self._read_again(outcomes, checked, places, engine, on_batch, needs)
 
     def _read_again(
         self,
@@ -127,6 +129,7 @@ class Session:
         places: Sequence[str],
         engine: Engine,
         on_batch: OnBatch | None,
+        needs: set[str],
     ) -> list[ScoredRow]:
         """Adds the surprisals for which the student reads a trajectory again, with less before its tokens."""
         tokenizer = self.load_encoder().tokenizer
@@ -137,7 +140,7 @@ class Session:
         # The first pass has counted the rows.
         count_no_rows = on_batch and (lambda batch: on_batch(replace(batch, row_tokens=0)))
         again = list(outcomes)
-        for need in sorted(parts.keys() & self._needs):
+        for need in sorted(parts.keys() & needs):
             rows = {
                 i: [part for sequence in row.sequences for part in parts[need](sequence)]
                 for i, row in enumerate(encoded)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, LargeList, List
 from datasets.utils import tqdm
 
-from .columns import STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
+from .columns import PRUNED, STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
 
 NUMBERS_PER_BATCH = 1_000_000
 ROWS_PER_BATCH = 1_000
@@ -123,6 +123,7 @@ class RowStatus:
 
     scored: npt.NDArray[np.bool_]  # on the whole response or, where truncated, on a part
     truncated: npt.NDArray[np.bool_]
+    pruned: npt.NDArray[np.bool_]  # not read to the end by a selection
     unscored: dict[str, int]  # how many rows have no score, by status; NO_VALUE where the status promises a score
 
 
@@ -131,14 +132,15 @@ def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.
     scored = np.ones(len(dataset), dtype=bool) if values is None else np.isfinite(values)
     if columns.status not in dataset.column_names:
         missing = int((~scored).sum())
-        return RowStatus(scored, np.zeros(len(dataset), dtype=bool), {NO_VALUE: missing} if missing else {})
+        no_rows = np.zeros(len(dataset), dtype=bool)
+        return RowStatus(scored, no_rows, no_rows, {NO_VALUE: missing} if missing else {})
     status = read_categories(dataset, columns.status)
     scored = scored & status.among(STATUSES_WITH_SCORE)
     unscored: dict[str, int] = {}
     for value, count in status.counts(~scored).items():
         name = NO_VALUE if value is None or value in STATUSES_WITH_SCORE else str(value)
         unscored[name] = unscored.get(name, 0) + count
-    return RowStatus(scored, status.among([TRUNCATED]), unscored)
+    return RowStatus(scored, status.among([TRUNCATED]), status.among([PRUNED]), unscored)
 
 
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:

@@ -13,11 +13,12 @@ NO_RESPONSE = "no_response"
 BAD_ROW = "bad_row"
 TEMPLATE_DROPPED_TEXT = "template_dropped_text"
 NONFINITE = "nonfinite"
+PRUNED = "pruned"
 
 DEFAULT_TEACHER_COLUMN = "teacher"
 
 STATUSES_WITH_SCORE = (SCORED, TRUNCATED)
-STATUSES_WITHOUT_SCORE = (SKIPPED_TOO_LONG, NO_RESPONSE, BAD_ROW, TEMPLATE_DROPPED_TEXT, NONFINITE)
+STATUSES_WITHOUT_SCORE = (SKIPPED_TOO_LONG, NO_RESPONSE, BAD_ROW, TEMPLATE_DROPPED_TEXT, NONFINITE, PRUNED)
 
 
 class ScoreColumns:
@@ -32,6 +33,7 @@ class ScoreColumns:
         self.num_tokens = f"{prefix}_num_tokens"  # how many tokens were scored
         self.settings = f"{prefix}_settings"  # short hash of the student and the settings that gave the score
         self.status = f"{prefix}_status"  # how the scoring of the row ended
+        self.tokens_read = f"{prefix}_tokens_read"  # of its tokens to score, by a selection that reads in stages
         self.row_types: dict[str, pa.DataType] = {
             **dict.fromkeys((self.rsr, self.avg_rank, self.avg_surprisal), pa.float64()),
             self.num_tokens: pa.int32(),
@@ -52,7 +54,8 @@ class ScoreColumns:
 
     def is_score(self, column: str) -> bool:
         """Whether a column holds one value a row that belongs to the scores: a default one, or a known metric's."""
-        return column in self.row_types or column in map(self.metric, available_metrics())
+        own = (*self.row_types, self.tokens_read)
+        return column in own or column in map(self.metric, available_metrics())
 
     def is_any(self, column: str) -> bool:
         """Whether a column belongs to the scores: one of :meth:`is_score`, or a list with one value a token."""

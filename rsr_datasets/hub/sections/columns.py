@@ -18,7 +18,7 @@ def columns(facts: Facts) -> dict[str, Any]:
         names = ScoreColumns(prefix)
         for name, metric in available_metrics().items():
             meanings[names.metric(name)] = f"{code(metric.formula)}; {metric.direction} is better"
-        own = (*names.row_types, *names.token_types, names.token_entropies)
+        own = (*names.row_types, names.tokens_read, *names.token_types, names.token_entropies)
         meanings |= {name: name.removeprefix(f"{prefix}_") for name in own} | {names.rsr: "rsr"}
     rows = [
         (name, re.sub(r"Value\('(\w+)'\)", r"\1", str(feature)), meanings.get(name, "source"))
