@@ -8,12 +8,20 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
 TEACHERS = ("GPT-3.5", "GPT-4", "GPT-4 Turbo", "PaLM 2 Medium")
 HUMAN = "human"
 PROBLEMS = 270
+
+
+def chosen_problems(problems: int) -> list[dict[str, Any]]:
+    """So many of the problems, evenly spread over the file."""
+    file = resources.files("champ_dataset") / "dataset_files" / "v0.json"
+    known = list(json.loads(file.read_text(encoding="utf-8"))["problems"].values())
+    return [known[i * len(known) // problems] for i in range(problems)]
 
 
 def load_champ(problems: int = PROBLEMS) -> Dataset:
@@ -26,9 +34,7 @@ def load_champ(problems: int = PROBLEMS) -> Dataset:
         Rows of ``problem_id``, ``category``, ``teacher`` and ``messages``, one teacher after the other. A teacher's
         row ends with its solution; the follow-up that asks for the answer alone is left out.
     """
-    file = resources.files("champ_dataset") / "dataset_files" / "v0.json"
-    known = list(json.loads(file.read_text(encoding="utf-8"))["problems"].values())
-    chosen = [known[i * len(known) // problems] for i in range(problems)]
+    chosen = chosen_problems(problems)
     rows = []
     for teacher in (*TEACHERS, HUMAN):
         for problem in chosen:
@@ -51,6 +57,33 @@ def load_champ(problems: int = PROBLEMS) -> Dataset:
                 }
             )
     return Dataset.from_list(rows)
+
+
+def load_champ_candidates(problems: int = PROBLEMS) -> Dataset:
+    """Loads the solutions that all teachers wrote under all 18 prompts, each as an answer to the problem alone.
+
+    Args:
+        problems: How many of the 270 problems, evenly spread over the file, which is ordered by category.
+
+    Returns:
+        Rows of ``problem_id``, ``teacher``, ``prompt_style`` and ``messages``, 72 a problem; of equal solutions only
+        the first one, and in ``copies`` how many there were.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for problem in chosen_problems(problems):
+        for name, conversation in problem["conversations"].items():
+            teacher, style = name.split("|")
+            system, question = problem["conversations"][f"{teacher}|0-Shot"]["messages"][:2]
+            answer = conversation["messages"][-3]["text"]  # before the follow-up, which asks for the answer alone
+            messages = [
+                {"role": "system", "content": system["text"]},
+                {"role": "user", "content": question["text"]},
+                {"role": "assistant", "content": answer},
+            ]
+            ids = {"problem_id": problem["identifier"], "teacher": teacher, "prompt_style": style}
+            row = rows.setdefault((problem["identifier"], answer), {**ids, "messages": messages, "copies": 0})
+            row["copies"] += 1
+    return Dataset.from_list(list(rows.values()))
 
 
 def smollm2_path() -> Path:

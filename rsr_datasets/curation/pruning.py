@@ -20,10 +20,12 @@ FloatArray = npt.NDArray[np.float64]
 LENGTHS = (0.05, 0.2)
 """The stages' lengths, as shares of the mean length of a problem's candidates."""
 
-RULES = tuple(
-    (min(1.0, 4 * share), share) for share in (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.07, 0.05)
-)
+LAST_SHARES = (0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.22, 0.2, 0.18, 0.16, 0.14, 0.12, 0.1, 0.07, 0.05)
+RULES = tuple((min(1.0, 4 * share), share) for share in LAST_SHARES)
 """The shares of a problem's candidates that go on after each stage, the most careful rule first."""
+
+LEAST_PROBLEMS = 20
+"""Problems from which a rule is found; the bound of a mean over fewer ones does not hold at its confidence."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,9 @@ def choose_rule(
     """The boldest rule that keeps the promise for a dataset of which ``rest`` problems are not in the sample.
 
     Rules are tested from the most careful one on, until one fails: so the confidence holds for all tests together.
-    ``None`` where reading everything at once is cheaper than any rule that keeps the promise.
+    ``None`` where the sample is too small, or reading everything at once is cheaper than any rule that keeps it.
     """
-    if np.unique(sample.problems).size < 2:
+    if np.unique(sample.problems).size < LEAST_PROBLEMS:
         return None
     best = sample.best
     blind = random.random(sample.prefix_rsr.shape)
@@ -110,7 +112,8 @@ def keeps_promise(
     """Whether the mean ratio of what is chosen surely lies within ``regret`` of choosing from everything.
 
     A one-sided t bound for the ``rest`` of a finite population; in the sample itself nothing is lost. Losses are rare
-    and large, so a small sample may show none: one more problem counts, in which the rule chooses by chance.
+    and large, so a small sample may show none: one more problem counts in the mean, in which the rule chooses by
+    chance.
 
     Args:
         chosen: Summed ratios of what the rule chooses, shape ``(problems,)``.
@@ -120,7 +123,9 @@ def keeps_promise(
         regret: Share of the mean ratio that may be lost.
         confidence: Probability, over samples, with which the promise must hold.
     """
-    excess = np.append(chosen, by_chance.mean()) - (1 + regret) * np.append(best, best.mean())
-    error = float(excess.std(ddof=1)) * math.sqrt(1 / excess.size + 1 / rest)
-    bound = float(excess.mean()) + float(stats.t.isf(1 - confidence, excess.size - 1)) * error
+    excess = chosen - (1 + regret) * best
+    by_chance_excess = by_chance.mean() - (1 + regret) * best.mean()
+    mean = float(excess.sum() + by_chance_excess) / (best.size + 1)
+    error = float(excess.std(ddof=1)) * math.sqrt(1 / (best.size + 1) + 1 / rest)
+    bound = mean + float(stats.t.isf(1 - confidence, best.size)) * error
     return rest * bound <= regret * float(best.sum())

@@ -69,6 +69,7 @@ def select_trajectories(
             0 keeps the same rows, and reads every candidate.
         confidence: With ``prune``: the probability of that over samples of problems, at least 0.5.
         calibration: With ``prune``: how many problems are read whole, to find the boldest rule that keeps the promise.
+            With fewer than 20 everything is read.
         output_dir: With ``prune``: a folder for run folders of :func:`rsr_datasets.score_dataset`, one a stage, from
             which the same call resumes, and for all rows with their columns (``scored``). ``None`` is a temporary one.
         options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.

@@ -81,8 +81,8 @@ class Stages:
             if alive.any():
                 rule = choose_rule(sample, problems.size - drawn.size, self.regret, self.confidence, random)
                 if rule is None:
-                    message = "no rule keeps regret=%g at confidence=%g for less than reading everything: all is read"
-                    logger.warning(message, self.regret, self.confidence)
+                    message = "no rule is known to keep regret=%g at confidence=%g after %d problems: all is read"
+                    logger.warning(message, self.regret, self.confidence, drawn.size)
             for stage, share in enumerate(rule or ()):
                 alive = rows.read_beginnings(alive, stage, share)
             if alive.any():

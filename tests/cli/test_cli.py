@@ -354,7 +354,8 @@ EVERY_FLAG = {
 }
 FROM_OTHER_TESTS = {
     "teachers": {"--student"},
-    "select": {"--fraction", "--n", "--max-rsr", "--balance-by"},
+    "select": {"--fraction", "--n", "--max-rsr", "--balance-by", "--student", "--prune", "--output-dir"}
+    | {"--regret", "--confidence", "--calibration"},
     "diagnose": set(),
     "report": set(),
 }
@@ -375,7 +376,8 @@ def test_every_flag_is_taken(
     scorer_flags |= {"--base-url"}  # an entry of model_kwargs in Python
     of_all = {"--config", "--config-name", "--teacher-from-file"}
     missing = shown - {value for value in given if value.startswith("--")} - FROM_OTHER_TESTS[name] - of_all
-    assert missing == (scorer_flags - set(given) - {"--student"} if name == "teachers" else set())
+    reads = name in ("teachers", "select")
+    assert missing == (scorer_flags - set(given) - {"--student"} if reads else set())
     if name == "select":
         chosen = {"keep": 2, "correct": "right", "metric": "rsr_avg_surprisal", "largest": True, "sort": True}
         chosen |= {"keep_truncated": True, "keep_unscored": True, "max_tokens": 2000, "min_tokens": 3}
@@ -434,6 +436,26 @@ def test_teachers_are_ranked_from_a_sample_that_is_scored_for_it(champ: Path, st
     assert done.returncode == 0, done.stderr
     expected = rank_teachers(load_from_disk(champ / "run" / "scored"), problem_column="problem_id")
     assert [t["teacher"] for t in json.loads(done.stdout)["teachers"]] == [t.teacher for t in expected.teachers]
+
+
+def test_candidates_are_pruned_for_a_student(champ: Path, student_folder: str, tmp_path: Path) -> None:
+    arguments = ("select", "traces/*.jsonl", "--teacher-from-file", "--student", student_folder, "--prune")
+    promise = ("--regret", 0.02, "--confidence", 0.8, "--calibration", 2, "--max-length", 9000)
+    paths = ("--output-dir", tmp_path / "run", "--output", tmp_path / "best", "--json")
+    done = run(*arguments, "--group-by", "problem_id", *promise, *paths, cwd=champ)
+    assert done.returncode == 0, done.stderr
+    pruning = json.loads(done.stdout)["splits"][""]["pruning"]
+    assert (pruning["regret"], pruning["confidence"], pruning["calibration"], pruning["problems"]) == (0.02, 0.8, 2, 3)
+    best, scored = load_from_disk(tmp_path / "best"), load_from_disk(champ / "run" / "scored")
+    # So few problems prove nothing: everything is read.
+    assert best["rsr"][:] == pytest.approx(select_trajectories(scored, "problem_id")["rsr"][:], rel=1e-5)
+    assert len(load_from_disk(tmp_path / "run" / "scored")) == len(scored)
+
+
+@pytest.mark.parametrize("flags", [["--prune"], ["--student", "x"]])
+def test_a_student_and_pruning_go_together(command: Callable[..., Done], flags: list[str], tmp_path: Path) -> None:
+    done = command("select", SCORES, "--group-by", "problem_id", *flags, "--output", "best", cwd=tmp_path)
+    assert done.returncode == 2 and "--student and --prune go together" in done.stderr
 
 
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(

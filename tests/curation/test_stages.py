@@ -20,7 +20,7 @@ from rsr_datasets.runs.prefixes import PrefixScorer
 from rsr_datasets.tables.records import read_records
 
 WORDS = "to solve the problem let x be the number of strings then f(n) = 2 f(n-1) + 3 so the answer is 42".split()  # noqa: SIM905
-PROBLEMS, CANDIDATES = 30, 8
+PROBLEMS, CANDIDATES = 35, 8
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def scored(source: Dataset, scorer: RSRScorer, tmp_path_factory: pytest.TempPath
     return score_dataset(source, scorer, tmp_path_factory.mktemp("scored") / "run")
 
 
-ARGUMENTS = {"group_by": "problem", "prune": True, "regret": 0.1, "calibration": 15}
+ARGUMENTS = {"group_by": "problem", "prune": True, "regret": 0.1, "calibration": 20}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_survivors_are_chosen_from_and_the_promise_holds(run, scored):
     assert len(best) == len(expected) == PROBLEMS
     assert set(best["rsr_status"]) == {"scored"}
     assert np.mean(expected["rsr"]) <= np.mean(best["rsr"]) <= 1.1 * np.mean(expected["rsr"])
-    assert report.pruning["calibration"] == 15 and len(report.pruning["shares"]) == 2
+    assert report.pruning["calibration"] == 20 and len(report.pruning["shares"]) == 2
 
 
 def test_every_row_is_in_the_report(run, source):
@@ -123,7 +123,7 @@ def test_the_pruned_rows_can_be_selected_from_later(run):
 
 def test_the_card_says_that_candidates_were_pruned(run):
     card = str(preview_card(run[1]))
-    assert "Candidates were read in stages" in card and "of 30 problems 15, drawn at random, were read whole" in card
+    assert "Candidates were read in stages" in card and "of 35 problems 20, drawn at random, were read whole" in card
     assert "within 10.0% of choosing from everything, with confidence 90.0%" in card
 
 
@@ -166,12 +166,12 @@ def test_turns_that_are_read_apart_are_begun_too(student_folder):
     def told(turns: int) -> list[dict[str, str]]:
         return [message for i in range(turns) for message in conversation(f"{i}?", "the answer is 42. " * 4)]
 
-    rows = Dataset.from_list([{"problem": i // 6, "messages": told(1 + i % 6)} for i in range(60)])
+    rows = Dataset.from_list([{"problem": i // 4, "messages": told(1 + i % 4)} for i in range(100)])
     scorer = RSRScorer(student_folder, turns="each")
     found, report = select_trajectories(
-        rows, "problem", scorer=scorer, prune=True, regret=0.5, calibration=5, return_report=True
+        rows, "problem", scorer=scorer, prune=True, regret=0.5, calibration=20, return_report=True
     )
-    assert len(found) == 10 and report.dropped["pruned"] > 0
+    assert len(found) == 25 and report.dropped["pruned"] > 0
 
 
 def test_an_empty_dataset_and_one_without_problems_are_selected_from(source, scorer):
