@@ -124,7 +124,7 @@ def test_the_pruned_rows_can_be_selected_from_later(run):
 def test_the_card_says_that_candidates_were_pruned(run):
     card = str(preview_card(run[1]))
     assert "Candidates were read in stages" in card and "of 35 problems 20, drawn at random, were read whole" in card
-    assert "within 10.0% of choosing from everything, with confidence 90.0%" in card
+    assert "at most a share of `0.1` above choosing from everything, with confidence `0.9`" in card
 
 
 def test_it_resumes_from_its_folder(run, source, scorer, tmp_path):
