@@ -43,7 +43,7 @@ def trajectories(tmp_path: Path) -> Path:
 
 def test_the_examples_run_in_order(trajectories: Path, student_folder: str) -> None:
     first, *others = python_blocks()
-    assert len(others) == 13
+    assert len(others) == 14
     assert HUB_STUDENT in first
     # One script, guarded as the examples that start processes ask for; a local Hub stands for the real one.
     body = [re.sub(r"^(?=.)", "    ", block, flags=re.MULTILINE) for block in others]
