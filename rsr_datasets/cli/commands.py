@@ -191,7 +191,7 @@ def select(
         raise ValueError("--student and --prune go together: rows that are scored need neither")
     if controls and student:
         raise ValueError("--controls and --prune exclude each other: arms are drawn from rows with scores")
-    scorer = call(rsr.RSRScorer, options, student) if student else None
+    scorer = _scorer(student, options) if student else None
     source = call(open_dataset, options, dataset)
     if controls:
         source = one_split(source)
