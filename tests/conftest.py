@@ -141,13 +141,15 @@ def dataset(rows: list[dict[str, object]], tmp_path: Path) -> Dataset:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take longest too, as CI does")
+    parser.addoption("--vllm", action="store_true", help="run the tests that ask a real vLLM, which must be installed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="takes long; runs with --slow"))
+    reasons = {"slow": "takes long; runs with --slow", "vllm": "asks a real vLLM; runs with scripts/test_vllm.sh"}
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker) and not config.getoption(f"--{marker}"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(params=["MKL", "oneDNN"])

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import operator
 import os
 import re
 import textwrap
@@ -24,10 +26,13 @@ from .prompt_logprobs import VllmSource, account_of, to_scores
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_URL = "http://localhost:8000/v1"
 KEY_VARIABLE = "VLLM_API_KEY"
 TOKENS_IN_FLIGHT = 65_536
 PROBE_TOKENS = 512
+TIE_TOKENS, TIES, TOP = 32, 5, 20  # a vLLM server gives at most 20 entries a token if it was not told otherwise
 _ARGUMENTS = {"base_url", "api_key", "model", "timeout", "max_retries", "hf_token"}
 _TOO_MUCH = re.compile(r"out of memory|OutOfMemory|maximum (model|context) length", re.IGNORECASE)
 
@@ -89,14 +94,37 @@ class _Server:
         answer = await self._ask(client.get(f"{self.url.removesuffix('/v1')}/version", cast_to=object))
         return f"vllm-{answer['version']}" if isinstance(answer, dict) and "version" in answer else "unknown"
 
-    async def complete(self, client: "AsyncOpenAI", model: str, ids: Sequence[int]) -> dict[str, Any]:
+    async def complete(
+        self, client: "AsyncOpenAI", model: str, ids: Sequence[int], entries: int = 0
+    ) -> dict[str, Any]:
         """The answer to a prompt of token ids; another one's cached prefix is never taken."""
-        body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": entries}
         body |= {"cache_salt": uuid.uuid4().hex}
         answer = await self._ask(client.post("/completions", body=body, cast_to=object))
         if not isinstance(answer, dict) or not answer.get("choices"):
             raise ValueError(f"server {self.url}: its answer to a completion has no choices")
         return answer
+
+    async def counts_ties(self, client: "AsyncOpenAI", model: str, entries: Sequence[Any]) -> bool:
+        """Whether a rank counts the entries that tie with a token, too: asks for tokens that tie near the top.
+
+        ``entries`` are the most probable ones after each of the tokens from 0 on.
+        """
+        found = []
+        for i, entry in enumerate(entries):
+            logprobs = sorted((said["logprob"] for said in (entry or {}).values()), reverse=True)
+            # The last entry may tie with one that is not among them.
+            for token, said in (entry or {}).items():
+                above, among = (sum(test(p, said["logprob"]) for p in logprobs) for test in (operator.gt, operator.ge))
+                if among > above + 1 and said["logprob"] > logprobs[-1]:
+                    found.append(([*range(i), int(token)], above + 1, among))
+                    break
+        votes = 0
+        for prompt, strict, loose in found[-TIES:]:
+            answer = await self.complete(client, model, prompt)
+            rank = next(iter(answer["choices"][0]["prompt_logprobs"][-1].values()))["rank"]
+            votes += (rank == loose) - (rank == strict)
+        return votes > 0
 
     async def _ask(self, request: Awaitable[Any]) -> Any:
         """The answer to a request that ``openai`` has sent, again and again where that may help."""
@@ -154,26 +182,35 @@ class ServerStudent(VllmSource):
 
     def identity(self) -> dict[str, Any]:
         """The student's files here, and what the server says of itself: version, parallelism, configuration."""
-        card, runs = self._served
+        card, runs, ties = self._served
         other = {} if self._is_student(card) else {"served": PurePath(card.root).name}
-        return self.files.identity() | {"engine": f"server {runs}", **other}
+        return self.files.identity() | {"engine": f"server {runs}"} | other | ({"ranks": "ties count"} if ties else {})
 
     def load(self, device: torch.device, options: dict[str, Any]) -> "ServerEngine":
         """Checks that the server scores this student's tokens; ``ValueError`` names what is wrong with it."""
-        card, runs = self._served
+        card, runs, ties = self._served
+        if ties:
+            advice = "start vllm serve with --worker-extension-cls rsr_datasets.engines.vllm_worker.StrictRanks"
+            logger.warning("server %s: its ranks count ties, which makes RSR higher: %s", self._server.url, advice)
         engine = ServerEngine(self._server, self.name, card, runs, self.vocab_size)
         options["tokens_per_batch"] = options.get("tokens_per_batch") or engine.tokens_per_batch
         self._probe(engine)
         return engine
 
     @cached_property
-    def _served(self) -> tuple[_Card, str]:
-        """The student among the served models, and what runs it."""
+    def _served(self) -> tuple[_Card, str, bool]:
+        """The student among the served models, what runs it, and whether its ranks count ties."""
+        ids = list(range(min(TIE_TOKENS, self.vocab_size)))
 
-        async def ask(client: "AsyncOpenAI") -> tuple[_Card, str]:
+        async def ask(client: "AsyncOpenAI") -> tuple[_Card, str, bool]:
             card = self._find(await self._server.models(client))
-            fingerprint = (await self._server.complete(client, card.id, [0, 0])).get("system_fingerprint")
-            return card, fingerprint or await self._server.version(client)
+            try:
+                answer = await self._server.complete(client, card.id, ids, TOP)
+            except ValueError:  # a server may be told to give fewer entries
+                answer = await self._server.complete(client, card.id, ids)
+            runs = answer.get("system_fingerprint") or await self._server.version(client)
+            entries = answer["choices"][0].get("prompt_logprobs") or []
+            return card, runs, await self._server.counts_ties(client, card.id, entries)
 
         return self._server.run(ask)
 

@@ -247,6 +247,28 @@ def test_the_identity_names_the_engine_and_what_the_server_runs(server: Stub) ->
     assert named == own | {"engine": "server vllm-0.10.1", "served": "student-fp8"}
 
 
+@pytest.mark.parametrize(("rank", "said"), [(2, {"ranks": "ties count"}), (1, {})])
+def test_a_server_whose_ranks_count_ties_is_told_apart(
+    server: Stub, rank: int, said: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a tie at the top a strict rank is 1, and a rank of vLLM's own is 2."""
+
+    def tie(answer: dict[str, Any], prompt: list[int]) -> None:
+        if prompt == list(range(32)):
+            top = {"5": {"logprob": -1.0, "rank": 1}, "6": {"logprob": -1.0, "rank": 2}, "7": {"logprob": -2.0}}
+            entries_of(answer)[1:] = [top] * 31
+        elif prompt[-1] == 5:
+            entries_of(answer)[-1] = {"5": {"logprob": -1.0, "rank": rank}}
+
+    server.change = tie
+    scorer = make_scorer(server)
+    assert scorer.source.identity() == RSRScorer(server.folder).source.identity() | said | {
+        "engine": f"server {FINGERPRINT}"
+    }
+    scorer({"text": "a b c"})
+    assert ("--worker-extension-cls" in caplog.text) == bool(said)
+
+
 def test_the_address_the_key_and_patience_are_not_part_of_the_scores(server: Stub) -> None:
     moved = server.kwargs["base_url"].replace("127.0.0.1", "localhost")
     other = make_scorer(server, model_kwargs={"base_url": moved, "timeout": 9.0, "max_retries": 1, "model": "student"})

