@@ -39,7 +39,7 @@ _TOO_MUCH = re.compile(r"out of memory|OutOfMemory|maximum (model|context) lengt
 Given = TypeVar("Given")
 
 
-class _TooMuchError(Exception):
+class _TooMuchError(ValueError):
     """The server has no room for one request."""
 
 
@@ -87,7 +87,8 @@ class _Server:
         cards = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(cards, list):
             raise ValueError(f"server {self.url}: its list of models is none: is it an OpenAI-compatible server?")
-        return [_Card(c["id"], c.get("root") or c["id"], c.get("max_model_len")) for c in cards]
+        known = [card for card in cards if isinstance(card, dict) and "id" in card]
+        return [_Card(card["id"], card.get("root") or card["id"], card.get("max_model_len")) for card in known]
 
     async def version(self, client: "AsyncOpenAI") -> str:
         """The server's vLLM version, where its answers do not tell what it runs."""
@@ -133,12 +134,14 @@ class _Server:
         try:
             return await request
         except openai.APIStatusError as error:
-            status, said = error.status_code, textwrap.shorten(error.message, 200, placeholder=" ...")
+            hidden = error.message.replace(self.key, "(key)") if self.key else error.message
+            status, said = error.status_code, textwrap.shorten(hidden, 200, placeholder=" ...")
         except openai.APIConnectionError as error:
             missing = "answer in time" if isinstance(error, openai.APITimeoutError) else "connection"
             advice = "finished units stay; start it and run again"
             raise ConnectionError(f"server {self.url}: no {missing}, also when tried again: {advice}") from None
-        said = said.replace(self.key, "(key)") if self.key else said
+        except openai.APIError:
+            raise ValueError(f"server {self.url}: its answer is no JSON: is it an OpenAI-compatible server?") from None
         if status in (401, 403):
             advice = f"give model_kwargs={{'api_key': ...}} or set {KEY_VARIABLE}"
             raise ValueError(f"server {self.url} refuses the key ({status}): {advice}")
@@ -240,7 +243,7 @@ class ServerStudent(VllmSource):
         try:
             *found, said = self._server.run(partial(engine.ask, row))
             to_scores(row, *found)
-        except (ValueError, _TooMuchError) as error:
+        except ValueError as error:
             raise ValueError(f"{refused}: {error}") from None
         tokenizer = self.load_tokenizer()
         texts = zip((tokenizer.decode([i]).strip() for i in ids[1:].tolist()), said, strict=True)

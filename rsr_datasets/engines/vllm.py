@@ -83,15 +83,20 @@ class VllmEngine:
     def score(
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
     ) -> list[TokenScores | None]:
-        """Scores rows, a bounded number of tokens a call; ``RuntimeError`` if vLLM died, as for want of memory."""
+        """Scores rows, a bounded number of tokens a call; ``ConnectionError`` if vLLM died, as for want of memory."""
         from vllm import SamplingParams, TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, flat_logprobs=True)
         scored: list[TokenScores | None] = []
         row_tokens = iter(tokens_read(rows))
         for part in _parts(rows):
             prompts = [TokensPrompt(prompt_token_ids=row.input_ids.tolist()) for row in part]
-            answers = self.llm.generate(prompts, asked, use_tqdm=False)
+            try:
+                answers = self.llm.generate(prompts, asked, use_tqdm=False)
+            except EngineDeadError as error:
+                advice = "finished units stay; run again, with a lower tokens_per_batch if it lacked memory"
+                raise ConnectionError(f"vLLM died, its log says why: student {self.name!r}: {advice}") from error
             for row, answer in zip(part, answers, strict=True):
                 found = answer.prompt_logprobs  # flat, and nothing for the first token
                 scored.append(to_scores(row, found.token_ids, found.logprobs, found.ranks))

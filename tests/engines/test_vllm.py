@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from champ import load_champ, save_smollm2
@@ -102,7 +103,7 @@ def in_process(smollm2: str) -> RSRScorer:
 def champ() -> Dataset:
     """Real trajectories, short and long ones."""
     rows = sorted(load_champ(problems=18), key=lambda row: len(row["messages"][-1]["content"]))
-    return Dataset.from_list([row for row in rows if len(row["messages"][-1]["content"]) < 1600][::8])
+    return Dataset.from_list([row for row in rows if len(row["messages"][-1]["content"]) < 1000][::8])
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +231,12 @@ def test_a_longer_row_than_vllm_reads_is_cut_there(in_bfloat16: RSRScorer) -> No
 def test_a_row_of_other_ids_is_bad(in_bfloat16: RSRScorer) -> None:
     size = in_bfloat16._session.load_engine({}, torch.device("cpu"))[0].vocab_size
     assert in_bfloat16({"input_ids": [1, size], "labels": [-100, size]})["rsr_status"] == "bad_row"
+
+
+def test_a_vllm_that_died_is_said_in_one_line(in_bfloat16: RSRScorer) -> None:
+    in_bfloat16.resolve_options()
+    for process in psutil.Process().children(recursive=True):
+        if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+            process.kill()
+    with pytest.raises(ConnectionError, match="vLLM died, its log says why"):
+        in_bfloat16({"text": "a b c"})
