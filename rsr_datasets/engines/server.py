@@ -143,7 +143,7 @@ class _Server:
         except openai.APIError:
             raise ValueError(f"server {self.url}: its answer is no JSON: is it an OpenAI-compatible server?") from None
         if status in (401, 403):
-            advice = f"give model_kwargs={{'api_key': ...}} or set {KEY_VARIABLE}"
+            advice = f"give model_kwargs={{'api_key': 'KEY'}} or set {KEY_VARIABLE}"
             raise ValueError(f"server {self.url} refuses the key ({status}): {advice}")
         if status == 413 or _TOO_MUCH.search(said):
             raise _TooMuchError(said)
@@ -224,7 +224,7 @@ class ServerStudent(VllmSource):
             return found[0]
         served = ", ".join(f"{card.id!r} (root {card.root!r})" for card in cards[:5]) or "nothing"
         looked = f"student {self.name!r}" if wanted is None else f"model_kwargs['model']={wanted!r}"
-        advice = "if one of them is the student, name it in model_kwargs={'model': ...}"
+        advice = "if one of them is the student, name it, model_kwargs={'model': 'NAME'}"
         raise ValueError(f"server {self._server.url} does not serve {looked}, but {served:.200}: {advice}")
 
     def _is_student(self, card: _Card) -> bool:

@@ -35,7 +35,7 @@ class VllmStudent(VllmSource):
         """Loads the student onto the devices that vLLM takes; ``ValueError`` if vLLM cannot load or score it."""
         vllm = _import_vllm()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 or (device.index or 0) > 0:
-            advice = "start one process and give model_kwargs={'tensor_parallel_size': ...}, or use engine='server'"
+            advice = "start one process and give model_kwargs={'tensor_parallel_size': 4}, or use engine='server'"
             raise ValueError(f"engine='vllm' divides the GPUs itself: {advice}")
         if self.files.base:
             raise ValueError(f"student {self.name!r} is a PEFT adapter: merge it into its model for engine='vllm'")

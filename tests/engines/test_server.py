@@ -358,8 +358,8 @@ def test_the_commands_take_an_engine_and_an_address(
     assert config["engine"] == "server" and config["base_url"] == server.url and KEY not in str(config)
 
 
-def test_an_estimate_leaves_out_the_servers_time(server: Stub) -> None:
-    estimate = estimate_run(long_dataset(4), make_scorer(server), 1000)
+def test_an_estimate_leaves_out_the_servers_time(server: Stub, tmp_path: Path) -> None:
+    estimate = estimate_run(long_dataset(4), make_scorer(server), tmp_path / "run", 1000)
     assert estimate["tokens"] > 100 and estimate["hours"] is estimate["memory_gib"] is None
 
 
