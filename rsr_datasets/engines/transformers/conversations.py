@@ -1,5 +1,6 @@
 """Attention of turns that share long beginnings: a turn's last tokens attend to what came before them, unmasked."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,10 @@ try:
     from torch.nn.attention import varlen
 except ImportError:  # before torch 2.10
     varlen = None  # type: ignore[assignment]
+
+# The kernel takes fewer keys than queries have heads. Later versions of torch want to be told.
+_IS_TOLD = varlen is not None and "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if _IS_TOLD else {}
 
 Start = tuple[int, int, int]
 """Number of a row, how many of its tokens stand elsewhere in the sequence, and where its other tokens begin."""
@@ -69,7 +74,7 @@ class Branches(NamedTuple):
         given: list[Any] = [part[0].transpose(0, 1) for part in parts]
         given += [*bounds, self.most_queries, self.most_keys]
         # Where a row has more keys than queries, the kernel's causal mask ends with the last of both.
-        output: Any = varlen.varlen_attn(*given, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+        output: Any = varlen.varlen_attn(*given, scale=scaling, window_size=(-1, 0), **_GROUPED)
         found[0, self.queries] = output
 
 
