@@ -221,11 +221,11 @@ LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
         ("x.json", json.dumps(ROWS, indent=2, ensure_ascii=False).encode()),
         ("x.json", b"\xef\xbb\xbf \n" + json.dumps(ROWS, indent="\t").encode() + b"\n"),
         ("x.json", "\n".join(json.dumps(row, indent=1) for row in ROWS).encode() + b"\n"),
-        ("x.jsonl.gz", gzip.compress(LINES)),
-        ("x.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("x.jsonl.gz", gzip.compress(LINES, mtime=0)),
+        ("x.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("x.jsonl.bz2", bz2.compress(LINES)),
         ("x.jsonl.zst", pa.compress(LINES, "zstd", asbytes=True)),
-        ("x.csv.gz", gzip.compress(b"text,n\n" + "".join(f"{r['text']},{r['n']}\n" for r in ROWS).encode())),
+        ("x.csv.gz", gzip.compress(b"text,n\n" + "".join(f"{r['text']},{r['n']}\n" for r in ROWS).encode(), mtime=0)),
     ],
 )
 def test_json_and_csv_however_they_are_written(name: str, content: bytes) -> None:
@@ -272,7 +272,7 @@ def test_a_list_longer_than_a_block_is_read_item_by_item() -> None:
         ("x.parquet", parquet_without_rows(), "x.parquet is empty"),
         ("x.parquet", b"PAR1 and no more", "cannot read x.parquet"),
         ("x.jsonl.gz", LINES, "cannot read x.jsonl.gz"),
-        ("x.jsonl.gz", gzip.compress(LINES)[:-20], "cannot read x.jsonl.gz"),
+        ("x.jsonl.gz", gzip.compress(LINES, mtime=0)[:-20], "cannot read x.jsonl.gz"),
         ("x.txt", LINES, "'x.txt' is no file of rows, which end in .jsonl"),
         ("x.gz", LINES, "'x.gz' is no file of rows"),
         ("x.parquet.gz", LINES, "decompress the file"),
