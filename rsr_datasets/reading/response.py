@@ -289,9 +289,21 @@ def _places_of(prompt: str, text: str, start: int, end: int) -> Iterator[tuple[i
         place = text.find(first, place + 1, end + len(first))
 
 
+def common_length(text: str, other: str) -> int:
+    """The length of what two texts begin with."""
+    equal, most = 0, min(len(text), len(other))
+    while equal < most:
+        middle = (equal + most + 1) // 2
+        if text.startswith(other[equal:middle], equal):
+            equal = middle
+        else:
+            most = middle - 1
+    return equal
+
+
 def _common_prefix(text: str, other: str) -> int:
     """The length of what two texts begin with, but never inside a tag of either text."""
-    length = next((k for k, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other)))
+    length = common_length(text, other)
     for each in (text, other):
         around = _TAG.finditer(each, max(0, length - _LONGEST_TAG), length + _LONGEST_TAG)
         length = next((tag.start() for tag in around if tag.start() < length < tag.end()), length)

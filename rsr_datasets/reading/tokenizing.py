@@ -5,13 +5,15 @@ prompt and response, the merged token is the first one that counts. A token coun
 that counts, or a part of one: all byte tokens of an emoji count if the emoji does.
 """
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from .response import RenderedText
+from .response import RenderedText, common_length
 from .rows import BoolArray, IntArray
 from .steps import decode
 
@@ -38,26 +40,81 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[RenderedText]) 
     tokens: list[Tokens | None] = [None] * len(texts)
     for add_special_tokens in (False, True):
         chosen = [i for i, text in enumerate(texts) if text.add_special_tokens == add_special_tokens]
-        if not chosen:
-            continue
-        batch = tokenizer(
-            [texts[i].text for i in chosen],
-            add_special_tokens=add_special_tokens,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            padding=False,
-            verbose=False,
-        )
-        parts = (batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"])
-        for i, ids, offsets, added in zip(chosen, *parts, strict=True):
-            counts = _count(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), texts[i].own)
-            if add_special_tokens:
-                counts &= np.asarray(added, dtype=np.int64) == 0
-            tokens[i] = Tokens(np.asarray(ids, dtype=np.int64), counts)
+        encoded = _encode(tokenizer, [texts[i].text for i in chosen], add_special_tokens)
+        for i, (ids, bounds, added) in zip(chosen, encoded, strict=True):
+            tokens[i] = Tokens(ids, _count(bounds, texts[i].own) & ~added)
     return tokens
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], add_special_tokens: bool
+) -> Iterator[tuple[IntArray, IntArray, BoolArray]]:
+    """Ids of tokens, their bounds, shape ``(tokens, 2)``, and which tokens the tokenizer added around each text.
+
+    A text that begins as the text before it is tokenized from the last border that both have; the tokens before the
+    border are those of the text before it.
+    """
+    starts = [0] * len(texts) if add_special_tokens else _common_borders(tokenizer, texts)
+    ids, bounds = np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64)
+    rests = [text[start:] for text, start in zip(texts, starts, strict=True)]
+    for text, start, rest in zip(texts, starts, _encode_each(tokenizer, rests, add_special_tokens), strict=True):
+        before = int(np.argmax((bounds[:, 0] == start) & (bounds[:, 1] > start))) if start else 0
+        if start and ids[before] != rest[0][0]:
+            start, before, rest = 0, 0, next(_encode_each(tokenizer, [text], add_special_tokens))
+        ids = np.concatenate((ids[:before], rest[0]))
+        bounds = np.concatenate((bounds[:before], rest[1] + start))
+        yield ids, bounds, np.pad(rest[2], (before, 0))
+
+
+def _encode_each(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool
+) -> Iterator[tuple[IntArray, IntArray, BoolArray]]:
+    if not texts:
+        return
+    batch = tokenizer(
+        texts,
+        add_special_tokens=add_special_tokens,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        truncation=False,
+        padding=False,
+        verbose=False,
+    )
+    for ids, offsets, added in zip(
+        batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
+    ):
+        bounds = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+        marked = np.asarray(added, dtype=bool) if add_special_tokens else np.zeros(len(ids), dtype=bool)
+        yield np.asarray(ids, dtype=np.int64), bounds, marked
+
+
+def _common_borders(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """For each text a position up to which its tokens are those of the text before it.
+
+    The position is a border: there begins a token that a tokenizer looks for before all else it does, so that it reads
+    the text on either side by itself. The longest such token beyond the border lies in what the texts have in common.
+    """
+    added = [] if tokenizer.split_special_tokens else tokenizer.added_tokens_decoder.values()
+    sought = sorted((token for token in added if not token.normalized), key=lambda token: -len(token.content))
+    borders = {
+        token.content
+        for token in sought
+        if not token.lstrip and not token.single_word and token.content == token.content.strip()
+    }
+    pattern = re.compile("|".join(re.escape(token.content) for token in sought) or r"(?!)")
+    longest = len(sought[0].content) if sought else 0
+    starts: list[int] = []
+    found: list[int] = []
+    for before, text in itertools.pairwise(["", *texts]):
+        common = common_length(before, text)
+        while found and found[-1] + longest > common:
+            found.pop()
+        starts.append(found[-1] if found else 0)
+        matches = pattern.finditer(text, starts[-1])
+        found += [match.start() for match in matches if match[0] in borders and match.start() > starts[-1]]
+    return starts
 
 
 def _count(bounds: IntArray, own: BoolArray) -> BoolArray:

@@ -10,7 +10,7 @@ import pytest
 from conftest import TRAINING_TEXT, conversation, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rsr_datasets.reading.encoder import ConversationEncoder
@@ -147,6 +147,74 @@ def test_tokens_that_spell_the_text_count_as_offsets_say(data: st.DataObject, ki
         return
     assert np.array_equal(spelled.ids, by_offsets.ids)
     assert np.array_equal(spelled.counts, by_offsets.counts)
+
+
+@cache
+def make_with_added(kind: str) -> PreTrainedTokenizerFast:
+    """Added tokens of each sort: plain, with the white space around, whole words, normalized, one in another."""
+    tokenizer = copy.deepcopy(make(kind))
+    tokenizer.add_tokens(
+        [
+            AddedToken("<|im_end|>", special=True, normalized=False),
+            AddedToken("<|im_end|>x", normalized=False),
+            AddedToken("<m>", special=True, lstrip=True, rstrip=True, normalized=False),
+            AddedToken("end", single_word=True, normalized=False),
+            AddedToken("\n\n", normalized=False),
+            AddedToken("<n>", normalized=True),
+        ]
+    )
+    return tokenizer
+
+
+BORDERS = [
+    "<|im_end|>",
+    "<|im_end|>x",
+    "<|im_end",
+    "|>",
+    "<m>",
+    "end",
+    "<n>",
+    "<s>",
+    "x",
+    " ",
+    "\n",
+    "\n\n",
+    "é🙂",
+    "the",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from([*KINDS, "lower case"]))
+def test_texts_that_begin_alike_are_tokenized_as_each_alone(data: st.DataObject, kind: str) -> None:
+    tokenizer = make_with_added("byte level" if kind == "lower case" else kind)
+    if kind == "lower case":
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    parts = st.lists(st.sampled_from(BORDERS), max_size=12)
+    texts = ["".join(data.draw(parts))]
+    for _ in range(3):
+        kept = data.draw(st.integers(0, len(texts[-1])))
+        texts.append(texts[-1][:kept] + "".join(data.draw(parts)))
+    rendered = [RenderedText(text, np.arange(len(text)) % 3 == 0, add_special_tokens=False) for text in texts]
+    together = tokenize(tokenizer, rendered)
+    for text, found in zip(rendered, together, strict=True):
+        alone = tokenize(tokenizer, [text])[0]
+        assert found is not None and alone is not None
+        assert np.array_equal(found.ids, alone.ids) and np.array_equal(found.counts, alone.counts)
+
+
+def test_what_texts_have_in_common_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, read, call = make_with_added("byte level"), [], PreTrainedTokenizerFast.__call__
+
+    def reads(self: PreTrainedTokenizerFast, texts: list[str], **more: object) -> object:
+        read.extend(texts)
+        return call(self, texts, **more)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", reads)
+    texts = ["the answer<|im_end|>" * n + "is 42." for n in range(1, 20)]
+    tokenize(tokenizer, [RenderedText(text, np.ones(len(text), dtype=bool), False) for text in texts])
+    assert sum(map(len, read)) < 2 * len(texts[-1]) + 19 * len("<|im_end|>is 42.")
 
 
 @pytest.mark.parametrize(
