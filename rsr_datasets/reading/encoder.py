@@ -1,7 +1,9 @@
 """A row to token ids and the positions to score: the chain that encodes rows of one format for one student."""
 
+import copy
+import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -15,11 +17,13 @@ from .pitfalls import find_pitfall
 from .reasoning import Reasoning, place_reasoning
 from .response import RenderedText, locate, locate_turn
 from .rows import Outcome, UnscorableRowError, bad, to_row
-from .templates import DEFAULT_DATE, ChatTemplate, Messages, TemplateRefusedError
+from .templates import DEFAULT_DATE, ChatTemplate, TemplateRefusedError
 from .tokenizing import Tokens, tokenize
 from .values import read_kwargs
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_REASON = 400
 
 
 class ConversationEncoder:
@@ -64,6 +68,9 @@ class ConversationEncoder:
             try:
                 outcomes.append(self._read(row, row_format))
             except UnscorableRowError as error:
+                if error.status == TEMPLATE_DROPPED_TEXT and not self._said_ways_out:
+                    self._said_ways_out = True
+                    error = UnscorableRowError(error.status, self._with_ways_out(str(error), row, row_format))
                 outcomes.append(error)
             except RecursionError:
                 outcomes.append(UnscorableRowError(BAD_ROW, "a value is nested too deeply"))
@@ -112,22 +119,39 @@ class ConversationEncoder:
         except TemplateRefusedError as error:
             raise UnscorableRowError(BAD_ROW, str(error)) from error
         except TextDroppedError as error:
-            reason = str(error)
-            if not self._said_ways_out:
-                self._said_ways_out = True
-                reason += self._ways_out(template, row.messages, counted)
-            raise UnscorableRowError(TEMPLATE_DROPPED_TEXT, reason) from error
+            raise UnscorableRowError(TEMPLATE_DROPPED_TEXT, str(error)) from error
 
-    def _ways_out(self, template: ChatTemplate, messages: Messages, counted: Sequence[int]) -> str:
-        """Names the template and the arguments under which this row keeps its text: each of them is tried."""
-        name = self.tokenizer.name_or_path or "the student"
-        name = "chat_template=" if self.chat_template else f"template of {name!r}"
-        ways = []
-        if self.turns != "each" and all(_keeps_text(locate_turn, template, messages, i) for i in counted):
-            ways.append('turns="each" (scores every turn as the student sees it)')
-        if len(counted) > 1 and _keeps_text(locate, template, messages, counted[-1:]):
-            ways.append('turns="last" (scores the last turn alone)')
-        return f" ({name}). To keep the text: {'; '.join([*ways, 'chat_template= with one of your own'])}"
+    def _with_ways_out(self, reason: str, row: Mapping[str, Any], row_format: RowFormat) -> str:
+        """Adds the template, and the arguments under which this row keeps its text: each of them is tried."""
+        student = self.tokenizer.name_or_path or "the student"
+        origin = "chat_template=" if self.chat_template else f"template of {student[-60:]!r}"
+        each: dict[str, Any] = {"turns": "each"}
+        places: list[dict[str, Any]] = [{"reasoning": "in_content"}, {"reasoning": "in_field"}]
+        switches = ChatTemplate(self.tokenizer, self.chat_template).switches
+        flips = [
+            {"chat_template_kwargs": {**self.chat_template_kwargs, k: v}} for k in switches for v in (True, False)
+        ]
+        pairs = [{**place, **other} for other in [each, *flips] for place in places]
+        keeps = functools.partial(self._keeps_text, row, row_format)
+        ways = list(filter(keeps, [each, *places, *flips])) or list(filter(keeps, pairs))
+        words = [
+            *map(_in_words, [*ways[:3], *filter(keeps, [{"turns": "last"}])]),
+            "chat_template= with one of your own",
+        ]
+        while (
+            len(text := f"{reason} ({origin}). To keep the text: {'; '.join(words)}") >= _LONGEST_REASON and words[1:]
+        ):
+            words.pop(-2)
+        return text
+
+    def _keeps_text(self, row: Mapping[str, Any], row_format: RowFormat, arguments: Mapping[str, Any]) -> bool:
+        other = copy.copy(self)
+        vars(other).update(arguments)
+        try:
+            other._read(row, row_format)
+        except (UnscorableRowError, RecursionError):
+            return False
+        return True
 
     def _to_encoded_row(self, sequences: Sequence[Tokens | None]) -> Outcome:
         found = [tokens for tokens in sequences if tokens is not None]
@@ -140,9 +164,10 @@ class ConversationEncoder:
         )
 
 
-def _keeps_text(read: Callable[..., RenderedText], *arguments: Any) -> bool:
-    try:
-        read(*arguments)
-    except (TextDroppedError, TemplateRefusedError):
-        return False
-    return True
+def _in_words(arguments: Mapping[str, Any]) -> str:
+    meaning = {"each": " (every turn as the student sees it)", "last": " (the last turn alone)"}
+    words = []
+    for name, value in arguments.items():
+        pairs = [f'"{k}": {v!r}' for k, v in value.items()] if isinstance(value, dict) else []
+        words.append(f"{name}={{{', '.join(pairs)}}}" if pairs else f'{name}="{value}"{meaning.get(value, "")}')
+    return " with ".join(words)

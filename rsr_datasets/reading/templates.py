@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils import chat_template_utils
 
 PRESETS = ("chatml", "llama3", "plain")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -89,11 +90,21 @@ class ChatTemplate:
                 '"trl:NAME")'
             ) from error
         special_tokens = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+        self._given = {*special_tokens, "messages", "tools", "documents", "add_generation_prompt"}
         self._tools = tools
         self._kwargs = {**special_tokens, **(kwargs or {})}
         self._source = _date_macro(date) + source if _TODAY in source else source
         self.literals = _constants(source, tuple(special_tokens.values()))
         self._wants_blocks = _wants_blocks(source, tuple(special_tokens.items()))
+
+    @property
+    def switches(self) -> list[str]:
+        """Names of the variables of its own that a template reads and a caller may set."""
+        environment = _environment(self._source)
+        if environment is None:
+            return []
+        read = jinja2.meta.find_undeclared_variables(environment.parse(self._source))
+        return sorted(read - self._given - {*environment.globals})
 
     def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
         """Renders one conversation whose contents are texts, with the prompt for the assistant's next turn if asked.
@@ -119,7 +130,8 @@ def _render(
     source: str, messages: Messages, tools: list[Any] | None, add_generation_prompt: bool, kwargs: Mapping[str, Any]
 ) -> str:
     try:
-        texts, _ = render_jinja_template(
+        _environment(source)
+        texts, _ = chat_template_utils.render_jinja_template(
             conversations=[messages],
             tools=tools,
             chat_template=source,
@@ -131,6 +143,30 @@ def _render(
     except Exception as error:  # a template is a program of its own: whatever it raises concerns this row
         raise TemplateRefusedError(f"the chat template refused the row: {error}") from error
     return str(texts[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _environment(source: str) -> Any | None:
+    """The sandbox in which transformers renders a template; ``None`` where transformers keeps it elsewhere.
+
+    The sandbox decides at each access to an attribute whether the access is safe, which takes most of the time of a
+    rendering. The decision depends on nothing but the type and the name, and is made once for each.
+    """
+    compiled = getattr(chat_template_utils, "_compile_jinja_template", None)
+    if compiled is None:
+        return None
+    environment = compiled(source).environment
+    decide = environment.is_safe_attribute
+    known: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(obj: Any, attribute: str, value: Any) -> bool:
+        key = type(obj), attribute
+        if key not in known:
+            known[key] = decide(obj, attribute, value)
+        return known[key]
+
+    environment.is_safe_attribute = is_safe_attribute
+    return environment
 
 
 @functools.lru_cache(maxsize=64)

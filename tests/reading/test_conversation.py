@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -264,14 +265,97 @@ def reason(tokenizer: PreTrainedTokenizerFast, row: dict, template: str | None =
 THINK = "<think>\nhm, 2+2\n</think>\n\nIt is 4."
 
 
-def test_a_template_that_strips_reasoning_is_named_with_what_keeps_it(family_tokenizer) -> None:
-    row = {"messages": [*conversation("What is 2+2?", THINK), *conversation("And 3+3?", "It is 6.")]}
-    stripped_before = reason(family_tokenizer, row, "trl:qwen3")
-    assert 'turns="last" (scores the last turn alone); chat_template= with' in stripped_before
+def ways_out(tokenizer: PreTrainedTokenizerFast, row: dict, template: str | None) -> str:
+    message = reason(tokenizer, row, template)
+    assert len(message) < 400
+    return message.partition("To keep the text: ")[2].removesuffix("; chat_template= with one of your own")
 
-    row = {"messages": [*conversation("And 3+3?", "It is 6."), *conversation("What is 2+2?", THINK)]}
-    stripped_last = reason(family_tokenizer, row, "trl:deepseek_r1_distill")
-    assert 'To keep the text: turns="each" (scores every turn as the student sees it); chat_template=' in stripped_last
+
+THINKING_FIRST = {"messages": [*conversation("What is 2+2?", THINK), *conversation("And 3+3?", "It is 6.")]}
+THINKING_LAST = {"messages": [*conversation("And 3+3?", "It is 6."), *conversation("What is 2+2?", THINK)]}
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "ways"),
+    [
+        (
+            "trl:qwen3",
+            THINKING_FIRST,
+            'turns="each" (every turn as the student sees it); turns="last" (the last turn alone)',
+        ),
+        ("trl:deepseek_r1_distill", THINKING_LAST, 'turns="each" (every turn as the student sees it)'),
+        (
+            "trl:qwen3_6",
+            THINKING_FIRST,
+            'turns="each" (every turn as the student sees it); chat_template_kwargs={"preserve_thinking": True}; '
+            'turns="last" (the last turn alone)',
+        ),
+        (
+            "trl:nemotron_3_nano",
+            THINKING_FIRST,
+            'turns="each" (every turn as the student sees it); '
+            'chat_template_kwargs={"truncate_history_thinking": False}; turns="last" (the last turn alone)',
+        ),
+    ],
+)
+def test_a_template_that_drops_reasoning_is_named_with_what_keeps_it(
+    family_tokenizer, template: str, row: dict, ways: str
+) -> None:
+    assert ways_out(family_tokenizer, row, template) == ways
+
+
+def test_every_way_out_keeps_the_text_of_the_row(family_tokenizer) -> None:
+    calls = [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}]
+    agent = [
+        TOOL_CONVERSATION[0],
+        {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": calls},
+        *TOOL_CONVERSATION[2:],
+    ]
+    for template in (
+        "qwen3",
+        "qwen3_5_think",
+        "glm4moe",
+        "gptoss",
+        "gemma4",
+        "llama3_1",
+        "deepseekv3",
+        "nemotron_3_nano",
+    ):
+        for row in (THINKING_FIRST, {"messages": agent}, {"messages": [*agent, *THINKING_FIRST["messages"]]}):
+            try:
+                ways = ways_out(family_tokenizer, row, f"trl:{template}")
+            except pytest.fail.Exception:
+                continue  # the row keeps its text
+            for way in re.sub(r" \([^()]*\)", "", ways).split("; ") if ways else ():
+                encode(family_tokenizer, row, f"trl:{template}", **eval(f"dict({way.replace(' with ', ', ')})"))
+
+
+OTHERS_CHANGED = [
+    *("upper", "trim", "capitalize", "title", "tojson", "truncate(20, true, '...')", "wordwrap(9)", "reverse"),
+    *("indent(4)", "center(40)", "list | join('-')"),
+]
+OTHER_TEXTS = ["It is 4.", "a", "aaaa aaaa", " ", "\n", '"', "größe 🙂", "</think>", "<|im_start|>assistant\n"]
+other_texts = st.lists(st.sampled_from(OTHER_TEXTS)).map("".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(OTHERS_CHANGED), other_texts, other_texts)
+def test_a_template_may_change_texts_that_are_not_the_assistants(change: str, question: str, result: str) -> None:
+    changed = f"(message['content'] if message['role'] == 'assistant' else message['content'] | {change})"
+    template = CHATML.replace("message['content']", changed)
+    answers = ["It is 4.", THINK, "aaaa"]
+    messages = [{"role": "system", "content": result}]
+    for answer in answers:
+        messages += [*conversation(question, answer), {"role": "tool", "content": result}]
+    row = {"messages": messages}
+    assert own_text(_hypothesis_tokenizer(), row, template) == "".join(answers)
+    assert scored_text(_hypothesis_tokenizer(), row, template, turns="last") == answers[-1]
+
+
+def test_text_that_a_template_changes_is_not_scored_where_the_assistant_wrote_it(tokenizer) -> None:
+    for change in ("upper", "truncate(4, true, '')", "replace('four', '4')"):
+        template = CHATML.replace("message['content']", f"message['content'] | {change}")
+        reason(tokenizer, {"messages": conversation("What?", "It is four.")}, template)
 
 
 def test_the_ways_out_are_said_once(family_tokenizer) -> None:
