@@ -1,19 +1,25 @@
 """A conversation whose texts are marked by private-use characters, which show where a template puts each text.
 
 Every text of an assistant message is replaced by a character of this message, length for length. The text of another
-message stands between two characters of that message. Text that a template may test for or split at (its own string
+message stands between two characters of that message. Where a template changes these texts, so that the characters
+around a text show, they replace the text in one rendering, and a second rendering has the text as it is.
+
+Text that a template may test for or split at (its own string
 constants, special tokens, white space at the edges) stays.
 """
 
+import bisect
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
 from .rows import IntArray
 from .templates import REASONING_KEYS, ChatTemplate, Messages
+
+Others = Literal["enclosed", "replaced", "as they are"]
 
 # Message k has a character for its text, one for the functions that it calls, and one on either side of its text.
 _TEXTS, _NAMES, _ENDS, _BEGINS = 0xF0100, 0xF4000, 0xF8000, 0xFC000
@@ -29,17 +35,20 @@ def drop(what: str) -> NoReturn:
     raise TextDroppedError(f"the chat template leaves out or changes {what}")
 
 
-def mark(messages: Messages, literals: tuple[str, ...]) -> Messages:
+def mark(messages: Messages, literals: tuple[str, ...], others: Others = "enclosed") -> Messages:
     """Marks a conversation whose contents are texts; ``literals`` are texts that the template may look for."""
     if len(messages) > _MOST_MESSAGES:
         raise TextDroppedError(f"more than {_MOST_MESSAGES} messages in one conversation cannot be told apart")
-    return [_mark_message(i, message, literals) for i, message in enumerate(messages)]
+    return [_mark_message(i, message, literals, others) for i, message in enumerate(messages)]
 
 
-def _mark_message(i: int, message: Mapping[str, Any], literals: tuple[str, ...]) -> dict[str, Any]:
+def _mark_message(i: int, message: Mapping[str, Any], literals: tuple[str, ...], others: Others) -> dict[str, Any]:
     texts = {key: message[key] for key in (*REASONING_KEYS, "content") if isinstance(message.get(key), str)}
     if message["role"] != "assistant":
-        return {**message, **{key: _enclosed(text, i, literals) for key, text in texts.items()}}
+        change = {"enclosed": _enclosed, "replaced": _covered}.get(others)
+        return (
+            {**message, **{key: change(text, i, literals) for key, text in texts.items()}} if change else dict(message)
+        )
     marked: dict[str, Any] = {key: _replaced(text, chr(_TEXTS + i), literals) for key, text in texts.items()}
     if calls := message.get("tool_calls"):
         marked["tool_calls"] = [_rename(call, chr(_NAMES + i)) for call in calls]
@@ -58,6 +67,12 @@ def _enclosed(text: str, i: int, literals: tuple[str, ...]) -> str:
     core = _replaced(text, end, literals)
     first, last = core.find(end), core.rfind(end) + 1
     return f"{text[:first]}{begin}{text[first:last]}{end}{text[last:]}" if last else text
+
+
+def _covered(text: str, i: int, literals: tuple[str, ...]) -> str:
+    begin, end = chr(_BEGINS + i), chr(_ENDS + i)
+    covered = _replaced(text, end, literals)
+    return covered.replace(end, begin, 1) if covered.count(end) > 1 else covered
 
 
 def _replaced(text: str, character: str, literals: tuple[str, ...]) -> str:
@@ -153,6 +168,40 @@ class Marked:
         """Whether a text differs from this rendering in nothing but the marked characters."""
         codes, own = _codepoints(text), (self._codes >= _TEXTS) & (self._codes < _ENDS)
         return codes.size == own.size and bool(np.all(own | (codes == self._codes)))
+
+    def take_marks(self, other: "Marked") -> bool:
+        """Takes from another rendering where other messages stand; ``False`` where that cannot be told.
+
+        This rendering has the texts of these messages as they are, the other rendering has marks for them. Between two
+        characters of the assistant's, both begin alike up to the first mark and end alike after the last mark.
+        """
+        own, others = (np.flatnonzero((each._codes >= _TEXTS) & (each._codes < _ENDS)) for each in (self, other))
+        if not np.array_equal(self._codes[own], other._codes[others]):
+            return False
+        ends = zip(*(each.tolist() for each in other._ends), strict=True)
+        marks = sorted([*ends, *((place, i) for i, place in other._begins.items())])
+        own, others = (
+            np.concatenate(([-1], places, [each._codes.size])) for places, each in ((own, self), (others, other))
+        )
+        found = []
+        self._begins = {}
+        for k in np.flatnonzero((np.diff(own) > 1) | (np.diff(others) > 1)).tolist():
+            gap = self._codes[own[k] + 1 : own[k + 1]]
+            first, last = int(others[k]) + 1, int(others[k + 1])
+            marked = other._codes[first:last]
+            inside = marks[bisect.bisect_left(marks, (first,)) : bisect.bisect_left(marks, (last + 1,))]
+            lead, tail = (inside[0][0] - first, last - inside[-1][0]) if inside else (gap.size, 0)
+            if gap.size < lead + tail or not (inside or gap.size == marked.size):
+                return False
+            alike = gap[:lead] == marked[:lead], gap[gap.size - tail :] == marked[marked.size - tail :]
+            if not all(each.all() for each in alike):
+                return False
+            if inside:
+                self._begins.setdefault(inside[0][1], int(own[k]) + 1 + lead)
+                found.append((int(own[k + 1]) - tail, inside[-1][1]))
+        ends_found = np.array(found, dtype=np.int64).reshape(-1, 2)
+        self._ends = ends_found[:, 0], ends_found[:, 1]
+        return True
 
 
 def _codepoints(text: str) -> IntArray:

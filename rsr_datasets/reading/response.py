@@ -72,7 +72,7 @@ def locate(template: ChatTemplate, messages: Messages, counted: Sequence[int]) -
         except (TextDroppedError, TemplateRefusedError) as error:
             failures.append(error)
     if not found:
-        raise failures[0]
+        raise next((error for error in failures if isinstance(error, TextDroppedError)), failures[0])
     return found[0]
 
 
@@ -106,7 +106,12 @@ class _Whole:
         self.text = template.render(messages)
         self.rendering = rendered(template, self.marked)
         if not self.rendering.is_rendering_of(self.text):
-            raise TextDroppedError("the chat template rewrites the text of the messages")
+            self.marked = mark(messages, template.literals, "replaced")
+            self.rendering = rendered(template, mark(messages, template.literals, "as they are"))
+            if not self.rendering.is_rendering_of(self.text) or not self.rendering.take_marks(
+                rendered(template, self.marked)
+            ):
+                raise TextDroppedError("the chat template rewrites the text of the messages")
         self._after_content: dict[str, str] = {}
         self._between: dict[tuple[Any, ...], str] = {}
         self._asked: dict[str, tuple[str, str, int]] = {}
@@ -245,7 +250,7 @@ class _Whole:
                 drop(f"text of message {i}, {key!r}")
         for k, call in enumerate(message.get("tool_calls") or ()):
             if missing := missing_part(call, self.text[start:end]):
-                drop(f"tool call {k} of message {i}, e.g. {missing!r}")
+                drop(f"tool call {k} of message {i}, e.g. {missing[:60]!r}")
 
 
 def _short_context(messages: Messages, i: int) -> Messages | None:

@@ -133,6 +133,14 @@ AS_OBJECT = {"city": "Rome", "days": 5}
 # Texts of other messages, which no response may hold.
 OTHERS = ("Be brief.", "What", "3+3?", "rain", "noon", "Weather of")
 
+OTHER_TEXTS = (
+    "Line one.\n\nLine \"two\", 'three' & \\four\\ \t<b>",
+    "größe 答案 🙂‍↔️ שלום e\u0301",
+    '  {"temp": "20\u00b0", "note": "it\'s\\nfine"}\n',
+    "x",
+    "aaaa " * 9,
+)
+
 # The templates mark more than the response as generated, per family: headers, supplied tags, ends of turns.
 LEFT_OUT = {
     "cohere": {"<|END_OF_TURN_TOKEN|>"},
@@ -368,6 +376,22 @@ def test_the_response_is_scored_or_the_row_says_why_not(template: str) -> None:
         assert {outcomes[name] for name in ("one turn", "code", "no ASCII")} <= {"exact", "right"}
         flagged = [name for name, found in outcomes.items() if found == "flagged"]
         assert set(flagged) <= {name for name in cases(template) if outcome(template, name, "all") == "flagged"}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_texts_of_others_decide_nothing_about_the_response(template: str) -> None:
+    for name in ("system, two turns", "two turns", "call, system", "call, again", "call, reasoning"):
+        plain, row = encode(template, name), cases(template)[name]
+        for other in OTHER_TEXTS:
+            messages = [
+                message if message["role"] == "assistant" else {**message, "content": other}
+                for message in row["messages"]
+            ]
+            found = encode_row(template, row | {"messages": messages})
+            if isinstance(plain, UnscorableRowError) or isinstance(found, UnscorableRowError):
+                assert type(plain) is type(found) and plain.status == found.status, (name, other, str(found))
+            else:
+                assert scored_text(found) == scored_text(plain), (name, other)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
