@@ -206,9 +206,13 @@ def cases(template: str) -> dict[str, Row]:
     return rows
 
 
+@cache
+def encoder_of(template: str, turns: Turns) -> ConversationEncoder:
+    return ConversationEncoder(byte_tokenizer(), chat_template=source(template), turns=turns)
+
+
 def encode_row(template: str, row: Row, turns: Turns = "all") -> Outcome:
-    encoder = ConversationEncoder(byte_tokenizer(), chat_template=source(template), turns=turns)
-    return encoder.encode([row], find_format(row))[0]
+    return encoder_of(template, turns).encode([row], find_format(row))[0]
 
 
 @cache
