@@ -18,13 +18,10 @@ from rsr_datasets.cli.sources import open_dataset
 from rsr_datasets.tables.arrays import read_rows
 
 CASES = SHARED / "cases" / "shapes.jsonl"
-# Cases that wait for the reading of further shapes.
-LATER = ("tool-result",)
 
 
 def cases() -> list[Any]:
-    known = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()] if CASES.exists() else []
-    return [case for case in known if not case["id"].startswith(LATER)]
+    return [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()] if CASES.exists() else []
 
 
 def groups() -> dict[str, list[Any]]:
