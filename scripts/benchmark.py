@@ -99,6 +99,15 @@ def ours(student: Any, rows: Rows, share_prefixes: bool = True) -> None:
     trajectory_scores(ranks, surprisals, np.cumsum([0, *(row.ranks.size for row in scored)]))
 
 
+def busy(student: Any, rows: Rows) -> None:
+    """Ours, while another process keeps one core busy."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            ours(student, rows)
+        finally:
+            other.kill()
+
+
 def published(model: transformers.PreTrainedModel, rows: Rows, batch_rows: int = PUBLISHED_BATCH_ROWS) -> None:
     """The published recipe: four rows a batch, as they come."""
     for start in range(0, len(rows), batch_rows):
@@ -154,11 +163,12 @@ def forward(student: TransformersEngine, rows: Rows) -> None:
 CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "ours": ours,
     "whole": functools.partial(ours, share_prefixes=False),
+    "busy": busy,
     "published": published,
     "forward": forward,
     "vllm": functools.partial(ours, share_prefixes=False),
 }
-BESIDES = ("whole", "vllm")
+BESIDES = ("whole", "busy", "vllm")
 
 
 def champ_rows(scorer: RSRScorer, problems: int) -> Rows:
