@@ -28,7 +28,8 @@ def default_chunk_bytes(device: torch.device) -> int:
 def bytes_per_token(config: transformers.PreTrainedConfig, dtype: torch.dtype) -> int:
     """Bytes that a token takes in a pass: residual stream, attention's inputs and output, MLP, of one layer."""
     sizes = config.get_text_config()
-    width = 6 * sizes.hidden_size + 3 * (getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size)
+    inner = getattr(sizes, "intermediate_size", None) or 4 * sizes.hidden_size  # some families have one for each layer
+    width = 6 * sizes.hidden_size + 3 * (inner if isinstance(inner, int) else max(inner))
     return int(width * dtype.itemsize)
 
 
