@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 _MOST_WORKERS = 16
+_LEAST_BATCHES = 4  # for each core: with fewer, cores would wait for the last batch
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = Path("/proc/meminfo")
 _TORCH_THREADS = threading.Lock()  # torch has one number of threads for the whole process
@@ -46,14 +47,14 @@ def available_bytes() -> float:
 def side_by_side(device: torch.device, batches: int) -> Iterator[tuple[Start, int]]:
     """Gives a function that starts work and returns one that waits for the result, and how many to start ahead.
 
-    Where a CPU has a batch for each of its cores, each batch is computed by one thread: its bits depend on nothing
-    else. Fewer batches share all threads. On a GPU, a batch is queued while the one before it is computed.
+    Where a CPU has several batches for each of its cores, each batch is computed by one thread: its bits depend on
+    nothing else. Fewer batches share all threads. On a GPU, a batch is queued while the one before it is computed.
     """
     if device.type != "cpu":
         yield _at_once, 2
         return
     cores = usable_cores()
-    workers = min(cores, _MOST_WORKERS) if batches >= cores else 1
+    workers = min(cores, _MOST_WORKERS) if batches >= _LEAST_BATCHES * cores else 1
     with _TORCH_THREADS:
         before = torch.get_num_threads()
         try:
