@@ -20,7 +20,7 @@ PROBLEMS = 270
 
 
 def chosen_problems(problems: int) -> list[dict[str, Any]]:
-    """So many of the problems, evenly spread over the file."""
+    """Chooses ``problems`` of the problems, evenly spread over the file."""
     file = resources.files("champ_dataset") / "dataset_files" / "v0.json"
     known = list(json.loads(file.read_text(encoding="utf-8"))["problems"].values())
     return [known[i * len(known) // problems] for i in range(problems)]

@@ -56,7 +56,7 @@ def _kind(file: str) -> str | None:
 
 
 def _advice(file: str) -> str:
-    """What to do with a file of another kind."""
+    """Advice for a file of another kind."""
     if Path(file).suffix == ".txt":
         return 'plain text is read as a column of JSON lines: {"text": "..."}'
     if Path(file).suffix in _COMPRESSED:

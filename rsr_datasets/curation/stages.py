@@ -106,7 +106,7 @@ class Stages:
 
 
 class _Rows:
-    """What is known so far of a dataset's rows; arrays have the shape ``(rows,)``."""
+    """The state of a dataset's rows after a stage; arrays have the shape ``(rows,)``."""
 
     def __init__(
         self, dataset: Dataset, scorer: RSRScorer, codes: IntArray, keep: int, options: SelectionOptions, folder: Path

@@ -40,7 +40,7 @@ def columns_argument(columns: Mapping[str, str]) -> str:
 
 
 def advice(column_names: Collection[str]) -> str:
-    """What to do where no format fits the columns of a data set: the end of a sentence."""
+    """Advice where no format fits the columns of a data set: the end of a sentence."""
     if _found(("chosen", "rejected"), column_names):
         return f"; {_each_side(column_names)}"
     columns = {standard: next(iter(_found(names, column_names)), "") for standard, names in _USUAL.items()}

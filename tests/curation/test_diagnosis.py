@@ -129,7 +129,7 @@ def coverage(draws: int) -> np.ndarray:
 
 class TestIntervals:
     def test_they_cover(self) -> None:
-        """Of 100 draws; the share of 95% intervals that hold is beyond 0.88 and 1 once in more than a hundred runs."""
+        """With 100 draws, a 95% interval holds in fewer than 89 of them less than once in a hundred runs."""
         assert (coverage(100) >= 0.89).all()
 
     @pytest.mark.slow
@@ -240,7 +240,7 @@ class TestSentences:
         )
 
     def test_teachers_of_picks_by_length(self) -> None:
-        """Of two teachers one is always better and always shorter."""
+        """One of two teachers is always better and always shorter."""
         rows = rows_of([1, 2] * 40, tokens=[50, 500] * 40, problem_id=np.arange(80) // 2, teacher=["ada", "bob"] * 40)
         found = diagnose(rows, "problem_id")
         shares = {(each.teacher, each.length): each.of_chosen for each in found.teachers}
