@@ -107,11 +107,13 @@ class VllmEngine:
 
 def _parts(rows: Sequence[EncodedRow]) -> Iterator[list[EncodedRow]]:
     part: list[EncodedRow] = []
+    tokens = 0
     for row in rows:
         part.append(row)
-        if sum(each.input_ids.size for each in part) >= TOKENS_PER_CALL:
+        tokens += row.input_ids.size
+        if tokens >= TOKENS_PER_CALL:
             yield part
-            part = []
+            part, tokens = [], 0
     if part:
         yield part
 

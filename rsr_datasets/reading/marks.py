@@ -4,8 +4,8 @@ Every text of an assistant message is replaced by a character of this message, l
 message stands between two characters of that message. Where a template changes these texts, so that the characters
 around a text show, they replace the text in one rendering, and a second rendering has the text as it is.
 
-Text that a template may test for or split at (its own string
-constants, special tokens, white space at the edges) stays.
+Text that a template may test for or split at (its own string constants, special tokens, white space at the edges)
+stays.
 """
 
 import bisect

@@ -9,13 +9,13 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from datasets.utils import tqdm
 
 from ..engines.base import BatchAccount
+from ..engines.transformers.source import default_device
 from ..reading.formats import TOKENIZED
 from ..scoring.scorer import RSRScorer
 from ..tables.columns import STATUSES_WITH_SCORE
@@ -98,8 +98,7 @@ def score_dataset(
 
 def process_state() -> PartialState:
     """The processes that were launched; RuntimeError if ``accelerate`` sees more or fewer than ``WORLD_SIZE``."""
-    on_cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    state = PartialState(cpu=True) if on_cpu else PartialState()
+    state = PartialState(cpu=True) if default_device().type == "cpu" else PartialState()
     if (launched := int(os.environ.get("WORLD_SIZE", "1"))) != state.num_processes:
         raise RuntimeError(
             f"WORLD_SIZE={launched}, but accelerate sees {state.num_processes} processes: construct "
