@@ -16,6 +16,7 @@ from datasets.fingerprint import Hasher
 from filelock import FileLock
 
 from ..tables.arrays import ROWS_PER_BATCH
+from ..utils.texts import shorten
 
 _MAY_BE_TEXT = ("messages", "conversations", "tools", "chat_template_kwargs")  # text is read as JSON there
 _NULL = Value("null")
@@ -102,8 +103,7 @@ def _difference(parts: Mapping[str, Dataset], column: str) -> str:
 
 
 def _shown(feature: Any) -> str:
-    text = feature.dtype if isinstance(feature, Value) else repr(feature)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return str(feature.dtype) if isinstance(feature, Value) else shorten(feature, 80)
 
 
 def _conform(part: Dataset, features: Features) -> Dataset:

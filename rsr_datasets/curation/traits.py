@@ -10,14 +10,13 @@ from datasets import Dataset
 from scipy import stats
 
 from ..metrics.trajectory import FloatArray
-from ..reading.formats import TOKENIZED, RowFormat, find_format
-from ..reading.messages import Turns
+from ..reading.formats import FORMATS, TOKENIZED, RowFormat, find_format
+from ..reading.messages import ASSISTANT_ROLES, Turns
 from ..reading.split import response_text
 from ..tables.arrays import ROWS_PER_BATCH, batches, read_categories, read_numbers, read_rows
 from .pool import BoolArray
 
-_WRITTEN_BY_ASSISTANT = pa.array(["assistant", "gpt", "model", "function_call"])
-_CONVERSATIONS = {"messages": "messages", "conversations": "conversations", "prompt_completion": "completion"}
+_WRITTEN_BY_ASSISTANT = pa.array(ASSISTANT_ROLES)
 _SAMPLE = 1_000
 _SURELY = 0.01
 
@@ -33,8 +32,7 @@ def read_trait(dataset: Dataset, column: str) -> FloatArray:
 def count_turns(dataset: Dataset, columns: Mapping[str, str] | None) -> FloatArray | None:
     """The number of the assistant's messages of each row; ``None`` where no column lists messages."""
     row_format = _format(dataset, columns)
-    listed = _CONVERSATIONS.get(row_format.kind) if row_format else None
-    name = row_format.columns[listed] if row_format and listed else ""
+    name = row_format.columns[FORMATS[row_format.kind][-1]] if row_format else ""
     kind = dataset.data.table.schema.field(name).type if name else pa.null()
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     fields = [f.name for f in kind.value_type] if is_list and pa.types.is_struct(kind.value_type) else []
@@ -45,8 +43,8 @@ def count_turns(dataset: Dataset, columns: Mapping[str, str] | None) -> FloatArr
     for where, batch in batches(dataset, [name], 10 * ROWS_PER_BATCH):
         found = []
         for chunk in batch[name].chunks:
-            roles = pc.struct_field(chunk.flatten(), role)
-            own = pc.fill_null(pc.is_in(roles.cast(pa.string()), value_set=_WRITTEN_BY_ASSISTANT), False)
+            roles = pc.utf8_lower(pc.struct_field(chunk.flatten(), role).cast(pa.string()))
+            own = pc.fill_null(pc.is_in(roles, value_set=_WRITTEN_BY_ASSISTANT), False)
             sizes = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
             owners = np.repeat(np.arange(len(chunk)), sizes)
             found.append(np.bincount(owners, own.to_numpy(zero_copy_only=False), minlength=len(chunk)))

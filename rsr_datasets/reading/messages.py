@@ -25,6 +25,7 @@ _ROLE_ALIASES = {
     **{f"{call}_{end}": "tool" for call in ("tool", "function") for end in ("response", "result", "output")},
     "tool_results": "tool",
 }
+ASSISTANT_ROLES = tuple(name for name, role in _ROLE_ALIASES.items() if role == "assistant")
 _PAIR_KEYS = _ROLE_ALIASES | {
     **dict.fromkeys(("prompt", "query", "question", "instruction", "input"), "user"),
     **dict.fromkeys(("response", "answer", "completion", "output"), "assistant"),

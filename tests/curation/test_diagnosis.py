@@ -16,6 +16,7 @@ from scipy import stats
 
 from rsr_datasets import Diagnosis, diagnose
 from rsr_datasets.curation.associations import Blocks, Ranked, auc_within, spearman, spearman_between, spearman_within
+from rsr_datasets.curation.traits import count_turns
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -238,6 +239,20 @@ class TestSentences:
         assert association(diagnose(mapped, "problem_id"), "number of turns").overall.value == pytest.approx(
             association(found, "number of turns").overall.value
         )
+
+    @pytest.mark.parametrize(
+        ("column", "columns"),
+        [("messages", None), ("conversation", None), ("completion", None), ("trace", {"assistant": "trace"})],
+    )
+    def test_turns_are_counted_in_every_format_and_under_every_name_of_the_assistant(
+        self, column: str, columns: dict[str, str] | None
+    ) -> None:
+        names = ["assistant", "GPT", "ai", "user", "tool_call", "system"]
+        written = [[{"role": name, "content": "!"} for name in names]]
+        rows = Dataset.from_dict({column: written, "prompt": ["?"], "q": ["?"]})
+        given = columns and {"user": "q", **columns}
+        counted = count_turns(rows, given)
+        assert counted is not None and counted.tolist() == [4]
 
     def test_teachers_of_picks_by_length(self) -> None:
         """One of two teachers is always better and always shorter."""
