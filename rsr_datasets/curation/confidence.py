@@ -113,7 +113,10 @@ def _probes(
     counts, ends = np.append(0, steps[last] + 1), np.append(row.positions[0], row.positions[last] + 1)
     chosen = np.unique(np.linspace(0, ends.size - 1, min(max_probes, ends.size)).round().astype(np.int64))
     scored = np.arange(len(cue_ids), asked.size)
-    probes = [EncodedRow(np.concatenate([row.input_ids[:end], asked]), end + scored) for end in ends[chosen]]
+    probes = [
+        EncodedRow(np.concatenate([row.input_ids[:end], asked]), end + scored, **row.shown(0, end))
+        for end in ends[chosen]
+    ]
     return counts[chosen].tolist(), probes
 
 

@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE, SCORED, SKIPPED_TOO_LONG, TRUNCATED
+from .images import ImageSource
 
 OnOverflow = Literal["truncate", "skip", "error"]
 BoolArray = npt.NDArray[np.bool_]
@@ -33,12 +34,16 @@ class EncodedRow:
         status: ``scored``, or ``truncated`` where scored tokens were cut off.
         more: Further sequences of the same row, each with its own context: later turns as the student sees them when
             it writes them (``turns="each"``), or further conversations of a packed row.
+        images: The images that the sequence shows, in order; ``input_ids`` hold all tokens that stand for them.
+        image_starts: The position in ``input_ids`` of each image's first token.
     """
 
     input_ids: IntArray
     positions: IntArray
     status: str = SCORED
     more: tuple["EncodedRow", ...] = ()
+    images: tuple[ImageSource, ...] = ()
+    image_starts: tuple[int, ...] = ()
 
     @property
     def sequences(self) -> tuple["EncodedRow", ...]:
@@ -54,6 +59,12 @@ class EncodedRow:
     def read_ids(self) -> IntArray:
         """The tokens of the first sequence that are read: all but the last, which is only predicted."""
         return self.input_ids[:-1]
+
+    def shown(self, start: int, end: int, shift: int = 0) -> dict[str, Any]:
+        """The images that begin from ``start`` to before ``end``: arguments of a row shifted by ``shift`` tokens."""
+        placed = [(image, at) for image, at in zip(self.images, self.image_starts, strict=True) if start <= at < end]
+        images, starts = tuple(image for image, _ in placed), tuple(at + shift for _, at in placed)
+        return {"images": images, "image_starts": starts}
 
 
 Outcome = EncodedRow | UnscorableRowError
@@ -139,7 +150,8 @@ def fit(row: EncodedRow, max_length: int | None, on_overflow: OnOverflow) -> Enc
             raise UnscorableRowError(SKIPPED_TOO_LONG, found)
         positions = sequence.positions[sequence.positions < max_length]
         if positions.size:
-            kept.append(EncodedRow(sequence.input_ids[: positions[-1] + 1], positions, TRUNCATED))
+            end = int(positions[-1]) + 1
+            kept.append(EncodedRow(sequence.input_ids[:end], positions, TRUNCATED, **sequence.shown(0, end)))
     if not kept:
         raise UnscorableRowError(SKIPPED_TOO_LONG, found)
     return replace(kept[0], status=TRUNCATED, more=tuple(kept[1:])) if found else row
@@ -152,5 +164,6 @@ def first_tokens(row: EncodedRow, count: int) -> EncodedRow:
         positions = sequence.positions[:left]
         left -= positions.size
         if positions.size:
-            kept.append(EncodedRow(sequence.input_ids[: positions[-1] + 1], positions))
+            end = int(positions[-1]) + 1
+            kept.append(EncodedRow(sequence.input_ids[:end], positions, **sequence.shown(0, end)))
     return replace(kept[0], status=row.status, more=tuple(kept[1:]))

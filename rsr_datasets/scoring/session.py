@@ -247,8 +247,9 @@ def local_rows(row: EncodedRow, tokenizer: PreTrainedTokenizerBase, steps_before
     for i, (first, end) in enumerate(bounds):
         start = 0 if i < steps_before else int(row.positions[bounds[i - steps_before][0]])
         lead = opening if start else opening[:0]
-        positions = row.positions[first:end] - start + lead.size
-        rows.append(EncodedRow(np.concatenate([lead, row.input_ids[start : row.positions[end - 1] + 1]]), positions))
+        shift, stop = lead.size - start, int(row.positions[end - 1]) + 1
+        ids, positions = np.concatenate([lead, row.input_ids[start:stop]]), row.positions[first:end] + shift
+        rows.append(EncodedRow(ids, positions, **row.shown(start, stop, shift)))
     return rows
 
 
@@ -258,7 +259,7 @@ def row_without_prompt(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> E
     anchors = (tokenizer.bos_token_id, tokenizer.eos_token_id, int(row.input_ids[start - 1]))
     anchor = next(token for token in anchors if token is not None)
     ids = np.concatenate([np.array([anchor], dtype=row.input_ids.dtype), row.input_ids[start:]])
-    return EncodedRow(ids, row.positions - start + 1)
+    return EncodedRow(ids, row.positions - start + 1, **row.shown(start, row.input_ids.size, 1 - start))
 
 
 def _step_bounds(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> Sequence[tuple[int, int]]:
