@@ -2,13 +2,19 @@
 
     python scripts/replicate_claim.py --output-dir claim
 
-A tiny transformer learns sums of two numbers, in several styles of writing, from scratch. Six "teachers" then write
-correct solutions of sums of three numbers, each in a style and length of its own. The transformer scores them;
-``select_trajectories`` takes the lowest RSR of each problem, ``control_subsets`` makes the arms to compare with. From
-the same start a student is trained on each arm and on each teacher, for several seeds, and answers held-out problems.
-``compare_outcomes`` prints RSR against the share of right answers, whatever the result is.
+A tiny transformer learns sums of two numbers, and some of three, in several styles of writing, from scratch. Six
+"teachers" then write correct solutions of sums of three numbers, each in a style and length of its own; one style is
+new to the transformer. The transformer scores them; ``select_trajectories`` takes the lowest RSR of each problem,
+``control_subsets`` makes the arms to compare with. From the same start a student is trained on each arm and on each
+teacher, for several seeds, and answers held-out problems. ``compare_outcomes`` prints RSR against the share of right
+answers, whatever the result is.
 
 The run can be stopped and started again: ``OUTPUT_DIR`` holds the start, the scores, and a line for each student.
+
+The default sizes were declared before the run below. In a pilot with other seeds a student trained on a mixture of all
+teachers answered 28% of held-out sums after 100 steps and 30% after 200; the start alone 50%, in the shortest style.
+A first run with students trained for 60 steps from a start that knew sums of two numbers alone was inconclusive: all
+students were right 0 to 8% of the time.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import datasets
@@ -33,21 +40,26 @@ from rsr_datasets import RSRScorer, compare_outcomes, control_subsets, dataset_r
 
 CHARACTERS = "0123456789+=?\n.,: abcdefghijklmnopqrstuvwxyz"
 LONGEST = 120  # new tokens of an answer
-BATCH = 32
+BATCH = 64
+START_RATE, RATE = 3e-3, 1e-3
+START_THREE = 0.3  # the start's share of sums of three numbers
 
+Problem = tuple[int, ...]
 Pair = tuple[str, str]
+Tokens = tuple[list[int], list[int]]  # of a prompt and of its completion
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is computed: steps of 32 rows each, problems, seeds, and the width of the student."""
+    """How much is computed: steps of 64 rows each, problems, seeds, width of the student, and the largest number."""
 
-    start_steps: int = 1500
-    steps: int = 60
-    problems: int = 400
+    start_steps: int = 1400
+    steps: int = 150
+    problems: int = 1000
     held_out: int = 300
-    seeds: int = 3
-    hidden: int = 96
+    seeds: int = 4
+    hidden: int = 64
+    largest: int = 24
 
 
 def write_direct(numbers: Sequence[int]) -> str:
@@ -125,23 +137,23 @@ def make_student(tokenizer: PreTrainedTokenizerFast, hidden: int) -> PreTrainedM
     return LlamaForCausalLM(config)
 
 
-def draw_problems(count: int, seed: int, without: Iterable[Sequence[int]] = ()) -> list[tuple[int, ...]]:
-    """Distinct sums of three numbers of two digits, none of them among others."""
-    draw, known = random.Random(seed), {tuple(numbers) for numbers in without}
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < count:
-        numbers = tuple(draw.randrange(10, 100) for _ in range(3))
-        if numbers not in known:
-            found[numbers] = None
-    return list(found)
+def draw_problems(count: int, largest: int, seed: int, without: Iterable[Problem] = ()) -> list[Problem]:
+    """Distinct sums of three numbers from 10 to ``largest``, none of them among others."""
+    known = set(without)
+    others = [numbers for numbers in product(range(10, largest + 1), repeat=3) if numbers not in known]
+    return random.Random(seed).sample(others, count)
 
 
-def start_rows(count: int, seed: int) -> list[Pair]:
-    """Sums of two numbers, in the styles that the start knows."""
-    draw = random.Random(seed)
-    styles = draw.choices([*START_SHARES], [*START_SHARES.values()], k=count)
-    drawn = [(draw.randrange(1, 200), draw.randrange(1, 100)) for _ in range(count)]
-    return [(make_prompt(numbers), TEACHERS[style](numbers)) for style, numbers in zip(styles, drawn, strict=True)]
+def start_rows(count: int, largest: int, seed: int, without: Iterable[Problem] = ()) -> list[Pair]:
+    """Sums in the styles that the start knows: of two numbers, or of three, none of these among others."""
+    draw, known = random.Random(seed), set(without)
+    three = [numbers for numbers in product(range(10, largest + 1), repeat=3) if numbers not in known]
+    rows = []
+    for style in draw.choices([*START_SHARES], [*START_SHARES.values()], k=count):
+        two = (draw.randrange(10, 2 * largest + 1), draw.randrange(10, largest + 1))
+        numbers = draw.choice(three) if draw.random() < START_THREE else two
+        rows.append((make_prompt(numbers), TEACHERS[style](numbers)))
+    return rows
 
 
 def make_trajectories(problems: Sequence[Sequence[int]]) -> Dataset:
@@ -151,6 +163,19 @@ def make_trajectories(problems: Sequence[Sequence[int]]) -> Dataset:
         for i, numbers in enumerate(problems)
         for name, write in TEACHERS.items()
     ])  # fmt: skip
+
+
+def make_batches(encoded: Sequence[Tokens], steps: int, draw: random.Random) -> list[list[Tokens]]:
+    """Batches of shuffled rows, again and again; of each sixteen batches, rows of like length stand together."""
+    rows: list[Tokens] = []
+    while len(rows) < steps * BATCH:
+        rows += draw.sample(encoded, len(encoded))
+    batches, rows = [], rows[: steps * BATCH]
+    for start in range(0, len(rows), 16 * BATCH):
+        window = sorted(rows[start : start + 16 * BATCH], key=lambda row: sum(map(len, row)))
+        pieces = [window[i : i + BATCH] for i in range(0, len(window), BATCH)]
+        batches += draw.sample(pieces, len(pieces))
+    return batches
 
 
 def train(
@@ -168,12 +193,8 @@ def train(
     warm = max(1, steps // 10)
     rates = [min((step + 1) / warm, (steps - step) / steps) for step in range(steps)]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [*rates, 0.0].__getitem__)
-    queue: list[int] = []
     student.train()
-    for _ in range(steps):
-        while len(queue) < BATCH:
-            queue += draw.sample(range(len(encoded)), len(encoded))
-        batch, queue = [encoded[i] for i in queue[:BATCH]], queue[BATCH:]
+    for batch in make_batches(encoded, steps, draw):
         width = max(len(prompt) + len(answer) for prompt, answer in batch)
         ids, labels = torch.full((BATCH, width), end), torch.full((BATCH, width), -100)
         for i, (prompt, answer) in enumerate(batch):
@@ -200,13 +221,14 @@ def evaluate(student: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, probl
     return sum(map(is_right, problems, answers)) / len(problems)
 
 
-def make_start(folder: Path, sizes: Sizes) -> None:
+def make_start(folder: Path, sizes: Sizes, held_out: Sequence[Problem]) -> None:
     """Trains the start that all students begin from, unless it is there."""
     if (folder / "config.json").is_file():
         return
     tokenizer = make_tokenizer()
     student = make_student(tokenizer, sizes.hidden)
-    loss = train(student, tokenizer, start_rows(BATCH * sizes.start_steps, 0), sizes.start_steps, 0, 3e-3)
+    rows = start_rows(BATCH * sizes.start_steps, sizes.largest, 0, without=held_out)
+    loss = train(student, tokenizer, rows, sizes.start_steps, 0, START_RATE)
     print(f"start: {sizes.start_steps} steps, last loss {loss:.3f}", flush=True)
     tokenizer.save_pretrained(folder)
     student.save_pretrained(folder)
@@ -226,15 +248,15 @@ def make_sets(folder: Path, start: Path, problems: Sequence[Sequence[int]]) -> d
 
 def run(output_dir: Path, sizes: Sizes) -> None:
     """Trains and evaluates all students that have no result yet, and prints the comparisons."""
-    began, start, results = time.monotonic(), output_dir / "start", output_dir / "results.jsonl"
+    began, start, results = time.process_time(), output_dir / "start", output_dir / "results.jsonl"
     output_dir.mkdir(parents=True, exist_ok=True)
     settings = output_dir / "sizes.json"
     if settings.is_file() and json.loads(settings.read_text()) != vars(sizes):
         raise SystemExit(f"{settings} holds other sizes: give another --output-dir")
     settings.write_text(json.dumps(vars(sizes)))
-    problems = draw_problems(sizes.problems, seed=1)
-    held_out = draw_problems(sizes.held_out, seed=2, without=problems)
-    make_start(start, sizes)
+    problems = draw_problems(sizes.problems, sizes.largest, seed=1)
+    held_out = draw_problems(sizes.held_out, sizes.largest, seed=2, without=problems)
+    make_start(start, sizes, held_out)
     sets = make_sets(output_dir / "scored", start, problems)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
@@ -245,14 +267,15 @@ def run(output_dir: Path, sizes: Sizes) -> None:
                 continue
             student = AutoModelForCausalLM.from_pretrained(start)
             pairs = list(zip(rows["prompt"], rows["completion"], strict=True))
-            loss = train(student, tokenizer, pairs, sizes.steps, seed, 1e-3)
+            loss = train(student, tokenizer, pairs, sizes.steps, seed, RATE)
             row = {"arm": name, "seed": seed, "score": evaluate(student, tokenizer, held_out), "loss": loss}
             done.append(row)
             with results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(f"{name}, seed {seed}: {row['score']:.1%} right, last loss {loss:.3f}", flush=True)
     untrained = evaluate(AutoModelForCausalLM.from_pretrained(start), tokenizer, held_out)
-    print(f"\nThe start alone: {untrained:.1%} right. This call took {(time.monotonic() - began) / 60:.1f} minutes.")
+    minutes = (time.process_time() - began) / 60
+    print(f"\nThe start alone: {untrained:.1%} right. This call took {minutes:.1f} CPU minutes.")
     for kind in ("arm", "teacher"):
         names = [name for name in sets if name.startswith(kind)]
         ratios = {name: dataset_rsr(sets[name]) for name in names}

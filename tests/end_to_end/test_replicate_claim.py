@@ -15,7 +15,7 @@ TINY = Sizes(start_steps=2, steps=2, problems=12, held_out=4, seeds=2, hidden=16
 
 
 def test_all_teachers_are_right_in_their_own_way() -> None:
-    problems = draw_problems(50, seed=0)
+    problems = draw_problems(50, 99, seed=0)
     for numbers in problems:
         written = [write(numbers) for write in TEACHERS.values()]
         assert all(is_right(numbers, answer) for answer in written)
@@ -28,15 +28,15 @@ def test_all_teachers_are_right_in_their_own_way() -> None:
 
 
 def test_held_out_problems_are_others() -> None:
-    problems = draw_problems(200, seed=1)
-    others = draw_problems(200, seed=2, without=problems)
+    problems = draw_problems(200, 30, seed=1)
+    others = draw_problems(200, 30, seed=2, without=problems)
     assert len({*problems, *others}) == 400
-    assert draw_problems(200, seed=1) == problems
+    assert draw_problems(200, 30, seed=1) == problems
 
 
 def test_the_tokenizer_gives_back_every_solution() -> None:
     tokenizer = replicate_claim.make_tokenizer()
-    for row in make_trajectories(draw_problems(5, seed=0)):
+    for row in make_trajectories(draw_problems(5, 99, seed=0)):
         assert tokenizer.decode(tokenizer.encode(row["completion"])) == row["completion"]
         assert tokenizer.eos_token_id not in tokenizer.encode(row["prompt"] + row["completion"])
 
