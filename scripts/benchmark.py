@@ -4,6 +4,7 @@
     python scripts/benchmark.py --gsm8k solutions.jsonl            # on GSM8K's five solutions a problem
     python scripts/benchmark.py --shapes qwen2.5-7b --dtypes bfloat16 --besides   # random weights, for a GPU
     python scripts/benchmark.py --each --dtypes float32            # each turn of a conversation against one reading
+    python scripts/benchmark.py --besides minicons                 # and minicons, where it is installed
     .venv-vllm/bin/python scripts/benchmark.py --besides vllm      # and vLLM in process, where it is installed
 
 The candidates take turns on one slice of the rows after the other, because a shared machine is not equally fast for
@@ -125,6 +126,17 @@ def rows_that_fit(model: transformers.PreTrainedModel, rows: Rows) -> int:
     return 1
 
 
+def minicons(scorer: Any, rows: Rows) -> None:
+    """The package minicons, a ``minicons.scorer.IncrementalLMScorer``: surprisals and ranks of all tokens of rows."""
+    for start in range(0, len(rows), PUBLISHED_BATCH_ROWS):
+        batch = rows[start : start + PUBLISHED_BATCH_ROWS]
+        padded = scorer.tokenizer.pad({"input_ids": [row.input_ids.tolist() for row in batch]}, return_tensors="pt")
+        found = scorer.compute_stats(scorer.prepare_text(padded), rank=True)
+        for row, log_probabilities, ranks in zip(batch, *found, strict=True):
+            surprisals = -np.array(log_probabilities)[row.positions - 1]
+            np.minimum(np.array(ranks)[row.positions - 1], PUBLISHED_TOP_K).sum() / max(surprisals.sum(), 1e-12)
+
+
 @torch.no_grad()
 def published_batch(model: transformers.PreTrainedModel, batch: Rows) -> None:
     """Full logits of rows padded to the longest, a top-100 and Python lists a token."""
@@ -166,9 +178,10 @@ CANDIDATES: dict[str, Callable[[Any, Rows], None]] = {
     "busy": busy,
     "published": published,
     "forward": forward,
+    "minicons": minicons,
     "vllm": functools.partial(ours, share_prefixes=False),
 }
-BESIDES = ("whole", "busy", "vllm")
+BESIDES = ("whole", "busy", "minicons", "vllm")
 
 
 def champ_rows(scorer: RSRScorer, problems: int) -> Rows:
@@ -471,10 +484,14 @@ def only(arguments: argparse.Namespace) -> None:
     candidate = CANDIDATES[arguments.only]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # vLLM logs to stdout
-    if arguments.only != "published":  # as the commands do
+    if arguments.only not in ("published", "minicons"):  # as the commands do
         keep_freed_memory()
     loaded, rows = workload_of(arguments, arguments.workload, arguments.dtypes[0])
-    student: Any = loaded if arguments.only == "published" else TransformersEngine(loaded)
+    student: Any = loaded if arguments.only in ("published", "minicons") else TransformersEngine(loaded)
+    if arguments.only == "minicons":
+        from minicons.scorer import IncrementalLMScorer
+
+        student = IncrementalLMScorer(loaded, loaded.device, RSRScorer(smollm2_path()).load_tokenizer())
     if arguments.only == "vllm":
         with tempfile.TemporaryDirectory() as folder:
             if arguments.workload in SHAPES:
@@ -634,9 +651,11 @@ def main() -> None:
     slice_rows = arguments.slice_rows or (250 if arguments.gsm8k else 15)
     results: dict[str, Any] = {"machine": machine(), "results": {}}
     if not arguments.each:
-        columns = ("tokens/s", "published / it", "it / forward", "padding", "utilisation")
+        columns = ["tokens/s", "published / it", "it / forward", "peak MiB"]
+        columns += ["peak MiB of the GPU"] * (default_device().type == "cuda")
+        print(", ".join(f"{name} {value}" for name, value in results["machine"].items()), end="\n\n")
         print_row("workload", "dtype", "candidate", *columns)
-        print_row("---", "---", "---", *["--:"] * 5)
+        print_row("---", "---", "---", *["--:"] * len(columns))
     for workload in workloads:
         for dtype in arguments.dtypes:
             if arguments.each:
@@ -671,16 +690,14 @@ def show(workload: str, dtype: str, found: dict[str, Any]) -> None:
             workload,
             dtype,
             name,
-            f"{speed[name]:.0f}",
+            f"{speed[name]:,.0f}",
             "{:.2f} ({:.2f} to {:.2f})".format(*found["published_by"][name]),
             "{:.2f} ({:.2f} to {:.2f})".format(*found["by_forward"][name]),
-            f"{found['padding_share']:.1%}" if name == "ours" else "",
-            f"{found['utilisation']:.0%}" if name == "ours" else "",
+            *(f"{peak:,.0f}" for peak in found["peak"][name].values()),
         )
     parts = ", ".join(f"{name} {share:.1%}" for name, share in found["parts_of_ours"].items())
-    print(f"{workload} {dtype}: of ours {parts}")
-    for name, peaks in found["peak"].items():
-        print(f"{workload} {dtype}: peak of {name}: " + ", ".join(f"{k} {v:.0f}" for k, v in peaks.items()))
+    rates = f"{found['padding_share']:.1%} padding, {found['utilisation']:.0%} of {found['matrix_tflops']:.3g} TFLOP/s"
+    print(f"{workload} {dtype}: {found['rows']} rows, {found['tokens']:,} tokens; of ours {parts}; {rates}")
 
 
 def print_row(*cells: str) -> None:
@@ -690,7 +707,7 @@ def print_row(*cells: str) -> None:
 def machine() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     device = default_device()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
     return {
         "device": name,
         "threads": torch.get_num_threads(),
@@ -698,6 +715,13 @@ def machine() -> dict[str, Any]:
         "rsr_datasets": __version__,
         **versions,
     }
+
+
+def processor() -> str:
+    """The processor's name, and the instructions that torch uses."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.machine())} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ..reading.templates import DEFAULT_DATE
 from ..utils.files import hash_text
 from ..utils.texts import shorten
 
-SCORES_VERSION = 8
+SCORES_VERSION = 9
 """Raised whenever a change of code changes numbers: scores of two versions never share a cache entry."""
 
 SECRETS = ("token", "hf_token", "api_key")  # of model_kwargs: never shown or recorded

@@ -77,11 +77,12 @@ def test_candidates_take_turns_and_parts_are_accounted_for(benchmark: ModuleType
 
         return run
 
-    seconds = benchmark.take_turns({name: runner(name) for name in benchmark.CANDIDATES}, len(rows), 2, 4)
+    names = [name for name in benchmark.CANDIDATES if name != "minicons"]  # which is not installed with the tests
+    seconds = benchmark.take_turns({name: runner(name) for name in names}, len(rows), 2, 4)
     slices = [(0, 4), (4, 8), (8, 10)] * 2
-    assert asked == [part for part in slices for _ in benchmark.CANDIDATES]
+    assert asked == [part for part in slices for _ in names]
     found = benchmark.account(seconds, student, rows, 2, 4)
-    assert {name: len(times) for name, times in found["seconds"].items()} == dict.fromkeys(benchmark.CANDIDATES, 6)
+    assert {name: len(times) for name, times in found["seconds"].items()} == dict.fromkeys(names, 6)
     assert found["rows"] == 10 and found["tokens"] == sum(n + 4 for n in range(10))
     assert set(found["parts_of_ours"]) == {"decoder", "head", "reduction"}
     assert 0.2 < sum(found["parts_of_ours"].values()) < 1
@@ -100,7 +101,7 @@ def test_the_whole_script_on_a_random_student(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "x.json").read_text())["results"]["small float32"]
     assert found["peak"]["ours"]["host_mib"] < found["peak"]["published"]["host_mib"] / 2
     assert found["published_by"]["published"] == found["by_forward"]["forward"] == [1.0, 1.0, 1.0]
-    assert "| small | float32 | ours |" in done.stdout and "peak of published" in done.stdout
+    assert "| small | float32 | ours |" in done.stdout and "peak MiB" in done.stdout
     assert "whole" not in found["by_forward"]
 
 

@@ -17,7 +17,7 @@ _MEMORY_PROBE_LENGTH = 2048
 
 def default_tokens_per_batch(device: torch.device) -> int:
     """Tokens in one forward pass that keep a kind of device busy, whether or not they fit into its memory."""
-    return 2048 if device.type == "cpu" else 16384
+    return 1024 if device.type == "cpu" else 16384
 
 
 def default_chunk_bytes(device: torch.device) -> int:

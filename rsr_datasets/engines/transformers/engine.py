@@ -141,6 +141,8 @@ class TransformersEngine:
         running: deque[tuple[_Batch, Callable[[], _Read]]] = deque()
         # A rotary embedding that a long row rescales has one scale at a time.
         apart = 0 if self.decoder.turning_lengths else len(parts)
+        if apart and self.device.type == "cpu":  # small batches last, so that all cores end together
+            parts.sort(key=lambda batch: sum(ids[i].size for i in batch.rows))
         with side_by_side(self.device, apart) as (start, most):
             while parts or running:
                 while parts and (not running or (len(running) < most and self._fits(parts[-1], running, row_tokens))):

@@ -224,7 +224,7 @@ def test_a_gpus_batches_fit_into_half_of_its_free_memory(
     def full(_: torch.device, length: int, read: object) -> tuple[int, int]:
         raise torch.OutOfMemoryError(f"no room for {length} tokens")
 
-    assert TransformersEngine(make_model("llama", VOCABULARY)).tokens_per_batch == 2048  # on the CPU
+    assert TransformersEngine(make_model("llama", VOCABULARY)).tokens_per_batch == 1024  # on the CPU
     assert chosen(lambda device, length, read: (free, a_token * length)) == expected
     assert chosen(full) == 512
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 import torch
 
-_MOST_WORKERS = 16
-_LEAST_BATCHES = 4  # for each core: with fewer, cores would wait for the last batch
+_MOST_WORKERS = 16  # each has a chunk of logits of its own
+_LEAST_BATCHES = 2  # for each core: with fewer, cores would wait for the last batch
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = Path("/proc/meminfo")
 _TORCH_THREADS = threading.Lock()  # torch has one number of threads for the whole process
@@ -63,7 +63,10 @@ def side_by_side(device: torch.device, batches: int) -> Iterator[tuple[Start, in
                 yield _at_once, 2
             else:
                 with ThreadPoolExecutor(workers, "batches", torch.set_num_threads, (cores // workers,)) as pool:
-                    yield lambda work: pool.submit(work).result, workers
+                    try:
+                        yield lambda work: pool.submit(work).result, batches
+                    finally:
+                        pool.shutdown(cancel_futures=True)
         finally:
             torch.set_num_threads(before)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,14 +78,35 @@ def test_each_batch_has_a_thread_of_its_own(student: TransformersEngine, two_thr
 
 
 def test_few_batches_share_all_threads(two_threads: None) -> None:
-    with side_by_side.side_by_side(CPU, 7) as (start, most):
+    with side_by_side.side_by_side(CPU, 3) as (start, most):
         assert start(torch.get_num_threads)() == 2
         assert most == 2
 
 
-def test_an_error_in_a_batch_reaches_the_caller(two_threads: None) -> None:
-    with pytest.raises(ZeroDivisionError), side_by_side.side_by_side(CPU, 8) as (start, _):
-        start(lambda: 1 // 0)()
+def test_an_error_in_a_batch_reaches_the_caller_and_ends_the_others(two_threads: None) -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        time.sleep(0.05)
+        done.append(1)
+
+    with pytest.raises(ZeroDivisionError), side_by_side.side_by_side(CPU, 100) as (start, _):
+        first = start(lambda: 1 // 0)
+        for _ in range(100):
+            start(work)
+        first()
+    assert len(done) <= 4
+
+
+def test_a_long_batch_does_not_stop_the_others(two_threads: None) -> None:
+    done = threading.Event()
+    with side_by_side.side_by_side(CPU, 6) as (start, most):
+        assert most == 6
+        first = start(lambda: done.wait(60))
+        for _ in range(4):
+            start(int)
+        start(done.set)
+        assert first()
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 2), ("100000 100000", 1), ("max 100000", 2)])
