@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +16,7 @@ import yaml
 import rsr_datasets as rsr  # public functions are imported at their first use
 
 from .options import call, options_of, read_config, with_options
-from .sources import check_output, find_files, one_split, open_dataset, save_dataset, splits_of
+from .sources import check_output, find_files, folder_of, one_split, open_dataset, save_dataset, splits_of
 from .wording import FlagsFormatter, in_flags, one_line
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError, ConnectionError)
@@ -82,7 +82,7 @@ def score(
     from ..tables.columns import STATUSES_WITH_SCORE, STATUSES_WITHOUT_SCORE
 
     # A row that cannot be scored must not end the run here: its status is in the result, and in the exit code.
-    scorer = _scorer(student, options, strict=False)
+    scorer = _scorer(student, options, dataset, strict=False)
     source = call(open_dataset, options, dataset)
     if dry_run:
         parts = splits_of(source).items()
@@ -127,7 +127,7 @@ def teachers(
     **options: Any,
 ) -> None:
     """Rank teachers by their dataset-level RSR, the most suitable for the student first."""
-    scorer = _scorer(student, options) if student else None
+    scorer = _scorer(student, options, dataset) if student else None
     source = one_split(call(open_dataset, options, dataset))
     ranking = call(rsr.rank_teachers, options, source, scorer=scorer)
     _show(ranking.to_dict(), str(ranking), as_json)
@@ -191,7 +191,7 @@ def select(
         raise ValueError("--student and --prune go together: rows that are scored need neither")
     if controls and student:
         raise ValueError("--controls and --prune exclude each other: arms are drawn from rows with scores")
-    scorer = _scorer(student, options) if student else None
+    scorer = _scorer(student, options, dataset) if student else None
     source = call(open_dataset, options, dataset)
     if controls:
         source = one_split(source)
@@ -264,7 +264,7 @@ def push(
 ) -> None:
     """Push a curated dataset to the Hub, with a card that says how it was made."""
     find_files([dataset])
-    scorer = _scorer(student, options, revision=None) if student else None
+    scorer = _scorer(student, options, [dataset], revision=None) if student else None
     arms = splits_of(open_dataset([controls])) if controls else None
     source = call(open_dataset, options, [dataset])
     if not dry_run:
@@ -298,12 +298,14 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def _scorer(student: str, options: Mapping[str, Any], **changed: Any) -> Any:
-    """The scorer of a command's options."""
+def _scorer(student: str, options: Mapping[str, Any], names: Sequence[str], **changed: Any) -> Any:
+    """The scorer of a command's options, for the datasets of these names."""
     if (url := options["base_url"]) and options["engine"] != "server":
         raise ValueError(f"--base-url {url}: has an effect only with --engine server")
     given = {"model_kwargs": {**(options["model_kwargs"] or {}), "base_url": url}} if url else {}
-    return call(rsr.RSRScorer, {**options, **given, **changed}, student)
+    scorer = call(rsr.RSRScorer, {**options, **given, **changed}, student)
+    scorer.find_images_below(folder_of(names))
+    return scorer
 
 
 def _flags() -> set[str]:

@@ -109,6 +109,12 @@ def open_dataset(
     return concatenate(parts)
 
 
+def folder_of(names: Sequence[str]) -> str | None:
+    """The folder of the files that the names stand for; ``None`` if there are several folders or none."""
+    folders = {str(Path(file).parent) for files in find_files(names).values() for file in files}
+    return folders.pop() if len(folders) == 1 else None
+
+
 def splits_of(dataset: Dataset | DatasetDict) -> Mapping[str, Dataset]:
     """The splits by name; a ``Dataset`` is one split without a name."""
     return dataset if isinstance(dataset, dict) else {"": dataset}

@@ -8,7 +8,7 @@ from datasets import Dataset
 from ..reading.formats import find_format
 from ..reading.messages import Turns
 from ..reading.rows import UnscorableRowError
-from ..reading.split import split_row
+from ..reading.split import read_prompt
 from ..tables.arrays import read_rows, require_columns
 from ..tables.columns import ScoreColumns
 from ..tables.groups import Groups, densify, digest, digests, group_by_columns
@@ -35,7 +35,8 @@ def group_by_prompt(dataset: Dataset, turns: Turns = "all", columns: Mapping[str
 
     def digest_of(row: Mapping[str, Any]) -> bytes | None:
         try:
-            return digest(split_row(row, row_format, turns)[0])
+            prompt, *images = read_prompt(row, row_format, turns)
+            return digest([prompt, images] if images else prompt)
         except UnscorableRowError:
             return None
 

@@ -3,7 +3,8 @@
 import copy
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -11,14 +12,18 @@ from transformers import PreTrainedTokenizerBase
 from ..tables.columns import BAD_ROW, NO_RESPONSE, TEMPLATE_DROPPED_TEXT
 from .calls import read_tools
 from .formats import RowFormat, read_conversation
+from .images import BadImage, ImageSource
 from .marks import TextDroppedError
+from .media import MediaOptions
 from .messages import Conversation, Turns, is_written
 from .pitfalls import find_pitfall
+from .placeholders import TAG, led_by_images, take_images
+from .processing import ImageReader
 from .reasoning import Reasoning, place_reasoning
 from .response import RenderedText, locate, locate_turn
-from .rows import Outcome, UnscorableRowError, bad, to_row
-from .templates import DEFAULT_DATE, ChatTemplate, TemplateRefusedError
-from .tokenizing import Tokens, tokenize
+from .rows import Outcome, Tokens, UnscorableRowError, bad, to_row
+from .templates import DEFAULT_DATE, IMAGE, ChatTemplate, TemplateRefusedError
+from .tokenizing import tokenize
 from .values import read_kwargs
 
 logger = logging.getLogger(__name__)
@@ -32,8 +37,9 @@ class ConversationEncoder:
     :mod:`.response` says which characters of a conversation count, :mod:`.tokenizing` which tokens hold those
     characters. A turn of nothing but white space does not count. ``turns`` are ``"all"`` or ``"last"`` assistant turns
     in one rendering, or ``"each"`` turn in the rendering that the student sees when it writes the turn. A row's own
-    template arguments win over ``chat_template_kwargs``. :mod:`.reasoning` says what ``reasoning`` does. For the rest
-    see :class:`.templates.ChatTemplate`.
+    template arguments win over ``chat_template_kwargs``. :mod:`.reasoning` says what ``reasoning`` does. ``media``
+    says where images are; ``load_processor``, called for the first row with images, gives the student's processor or
+    ``None``. For the rest see :class:`.templates.ChatTemplate`.
     """
 
     def __init__(
@@ -45,6 +51,8 @@ class ConversationEncoder:
         turns: Turns = "all",
         reasoning: Reasoning = "as_is",
         template_date: str = DEFAULT_DATE,
+        media: MediaOptions | None = None,
+        load_processor: Callable[[], Any] = lambda: None,
     ) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
@@ -52,6 +60,8 @@ class ConversationEncoder:
         self.turns = turns
         self.reasoning = reasoning
         self.template_date = template_date
+        self.media = media or MediaOptions()
+        self._load_processor = load_processor
         self._said_ways_out = False
         self._said_pitfalls: set[str] = set()
 
@@ -74,23 +84,53 @@ class ConversationEncoder:
                 outcomes.append(error)
             except RecursionError:
                 outcomes.append(UnscorableRowError(BAD_ROW, "a value is nested too deeply"))
-        texts = [text for outcome in outcomes if isinstance(outcome, list) for text in outcome]
+        texts = [text for outcome in outcomes if isinstance(outcome, list) for text in outcome if not text.images]
         tokens = iter(tokenize(self.tokenizer, texts) if texts else ())
-        return [
-            self._to_encoded_row([next(tokens) for _ in outcome]) if isinstance(outcome, list) else outcome
-            for outcome in outcomes
-        ]
+        return [self._tokenized(outcome, tokens) if isinstance(outcome, list) else outcome for outcome in outcomes]
+
+    def _tokenized(self, texts: list[RenderedText], tokens: Iterator[Tokens | None]) -> Outcome:
+        """The encoding of a row; ``tokens`` are those of its texts without images, which come before the others."""
+        found = [next(tokens) for text in texts if not text.images]
+        try:
+            if shown := [text for text in texts if text.images]:
+                found += self._read_images(shown)
+        except UnscorableRowError as error:
+            return error
+        return self._to_encoded_row(found)
+
+    def _read_images(self, texts: list[RenderedText]) -> list[Tokens]:
+        assert self._reader is not None
+        try:
+            tokens, more_frames = self._reader.tokenize(texts)
+        except BadImage as error:
+            bad(str(error))
+        if more_frames:
+            self._say("frames", "of an animated image only the first frame is read")
+        return tokens
+
+    @functools.cached_property
+    def _reader(self) -> ImageReader | None:
+        processor = self._load_processor()
+        return None if processor is None else ImageReader(processor)
 
     def _read(self, row: Mapping[str, Any], row_format: RowFormat) -> list[RenderedText]:
-        values = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
+        whole = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
+        found = take_images(whole, row_format, IMAGE, self.media.drop_images)
+        images = self._find_images(found.images)
+        values = found.values
         conversation = read_conversation(values, row_format)
         self._warn(values, row_format, conversation)
+        if found.tags:
+            self._say("tag", f"{TAG!r} stands in a text and is read as text, since the row has no image for it")
         if isinstance(conversation, tuple):
             bos = self.tokenizer.bos_token
             begun = bool(bos and "".join(conversation).startswith(bos))
-            rendered = [RenderedText.after(*conversation, add_special_tokens=not begun)]
+            rendered = [replace(RenderedText.after(*conversation, add_special_tokens=not begun), images=images)]
         else:
-            rendered = self._render_messages(place_reasoning(conversation, self.reasoning), values)
+            if found.unplaced:
+                self._say("unplaced", "images without a place in the texts stand before the first text of the user")
+            conversation = led_by_images(conversation, found.unplaced, IMAGE)
+            rendered = self._render_messages(place_reasoning(conversation, self.reasoning), values, images)
         try:
             for each in rendered:
                 each.text.encode()
@@ -98,24 +138,49 @@ class ConversationEncoder:
             bad("text with a lone surrogate is not valid Unicode")
         return rendered
 
+    def _find_images(self, values: Sequence[Any]) -> tuple[ImageSource, ...]:
+        if values and self._reader is None:
+            bad(f"{len(values)} images, and the student reads text alone; drop_images=True scores the text alone")
+        try:
+            return tuple(self.media.find(value, f"image {k}") for k, value in enumerate(values))
+        except BadImage as error:
+            bad(str(error))
+
     def _warn(self, values: Mapping[str, Any], row_format: RowFormat, read: Conversation | tuple[str, str]) -> None:
         has_template = bool(self.chat_template or self.tokenizer.chat_template)
-        kind, message = find_pitfall(values, row_format, read, has_template) or ("", "")
-        if kind and kind not in self._said_pitfalls:
+        if pitfall := find_pitfall(values, row_format, read, has_template):
+            self._say(*pitfall)
+
+    def _say(self, kind: str, message: str) -> None:
+        if kind not in self._said_pitfalls:
             self._said_pitfalls.add(kind)
             logger.warning("%s (said once)", message)
 
-    def _render_messages(self, row: Conversation, values: Mapping[str, Any]) -> list[RenderedText]:
+    def _render_messages(
+        self, row: Conversation, values: Mapping[str, Any], images: tuple[ImageSource, ...]
+    ) -> list[RenderedText]:
         counted = [i for i in row.counted(self.turns) if is_written(row.messages[i])]
         if not counted:
             raise UnscorableRowError(NO_RESPONSE, "every assistant turn is empty")
         tools = read_tools(values.get("tools"))
         kwargs = self.chat_template_kwargs | read_kwargs(values.get("chat_template_kwargs"))
-        template = ChatTemplate(self.tokenizer, self.chat_template, tools, kwargs, self.template_date)
+        if images and (
+            own := [i for i, m in enumerate(row.messages) if m["role"] == "assistant" and IMAGE in m["content"]]
+        ):
+            bad(f"message {own[0]}: an image in a turn of the assistant, whose text alone can be scored")
+        source = self.chat_template
+        if source is None and (images or not self.tokenizer.chat_template) and self._reader:
+            source = self._reader.chat_template
+        template = ChatTemplate(self.tokenizer, source, tools, kwargs, self.template_date, images=bool(images))
+
+        def showing(text: RenderedText, last: int) -> RenderedText:
+            count = sum(message["content"].count(IMAGE) for message in row.messages[: last + 1])
+            return replace(text, images=images[:count]) if images else text
+
         try:
             if self.turns == "each":
-                return [locate_turn(template, row.messages, i) for i in counted]
-            return [locate(template, row.messages, counted)]
+                return [showing(locate_turn(template, row.messages, i), i) for i in counted]
+            return [showing(locate(template, row.messages, counted), len(row.messages))]
         except TemplateRefusedError as error:
             raise UnscorableRowError(BAD_ROW, str(error)) from error
         except TextDroppedError as error:

@@ -41,8 +41,10 @@ class ImageSource:
 
     def read(self) -> tuple["Picture", bool]:
         """The image as :meth:`open` gives it, and whether it has further frames, which are left out."""
-        from PIL import Image, ImageOps, UnidentifiedImageError
-
+        try:
+            from PIL import Image, ImageOps, UnidentifiedImageError
+        except ImportError as error:
+            raise ImportError('images need the package Pillow: pip install "rsr_datasets[vision]"') from error
         try:
             with warnings.catch_warnings(), contextlib.ExitStack() as stack:
                 warnings.simplefilter("ignore")
@@ -56,7 +58,7 @@ class ImageSource:
                 more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
                 return ImageOps.exif_transpose(image).convert("RGB"), more
         except FileNotFoundError as error:
-            raise self._bad("there is no such file") from error
+            raise self._bad(f"there is no file {shorten(self.content, 160)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise self._bad(f"too large for PIL.Image.MAX_IMAGE_PIXELS={Image.MAX_IMAGE_PIXELS}") from error
         except UnidentifiedImageError as error:

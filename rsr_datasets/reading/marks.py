@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from .rows import IntArray
-from .templates import REASONING_KEYS, ChatTemplate, Messages
+from .templates import IMAGE, REASONING_KEYS, ChatTemplate, Messages
 
 Others = Literal["enclosed", "replaced", "as they are"]
 
@@ -66,22 +66,28 @@ def _enclosed(text: str, i: int, literals: tuple[str, ...]) -> str:
     begin, end = chr(_BEGINS + i), chr(_ENDS + i)
     core = _replaced(text, end, literals)
     first, last = core.find(end), core.rfind(end) + 1
-    return f"{text[:first]}{begin}{text[first:last]}{end}{text[last:]}" if last else text
+    return f"{text[:first]}{begin}{text[first:last]}{end}{text[last:]}" if last else _after_images(text, begin + end)
 
 
 def _covered(text: str, i: int, literals: tuple[str, ...]) -> str:
     begin, end = chr(_BEGINS + i), chr(_ENDS + i)
     covered = _replaced(text, end, literals)
-    return covered.replace(end, begin, 1) if covered.count(end) > 1 else covered
+    covered = covered.replace(end, begin, 1) if covered.count(end) > 1 else covered
+    return covered if end in covered else _after_images(covered, begin + end)
+
+
+def _after_images(text: str, marks: str) -> str:
+    """A text that is nothing but images and white space, with marks behind it."""
+    return text + marks if IMAGE in text else text
 
 
 def _replaced(text: str, character: str, literals: tuple[str, ...]) -> str:
-    """Replaces a text, also one that is nothing but the template's own strings.
+    """Replaces a text, also one that is nothing but the template's own strings, but no image.
 
     If the template treats such a text otherwise then, the two renderings differ and the row is refused.
     """
     replaced = _replace(text, character, literals)
-    return replaced if character in replaced else _replace(text, character, ())
+    return replaced if character in replaced else _replace(text, character, (IMAGE,) if IMAGE in literals else ())
 
 
 def _replace(text: str, character: str, literals: tuple[str, ...]) -> str:

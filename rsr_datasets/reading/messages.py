@@ -108,6 +108,11 @@ def _is_call_turn(message: Any) -> bool:
     return isinstance(role, str) and _plain(role) in _CALL_ROLES and bool(_calls_in(_content_of(message))[1])
 
 
+def standard_role(name: Any) -> str | None:
+    """The role that a role's name, or a key of a question and its answer, stands for."""
+    return _PAIR_KEYS.get(_plain(name)) if isinstance(name, str) else None
+
+
 def _plain(role: str) -> str:
     return "_".join(role.lower().replace("-", " ").split())
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from .calls import call_forms, missing_part
+from .images import ImageSource
 from .marks import TextDroppedError, drop, mark, rendered, wanted
 from .rows import BoolArray, IntArray
 from .templates import REASONING_KEYS, ChatTemplate, Messages, TemplateRefusedError
@@ -41,12 +42,14 @@ _CONTENT = chr(0xFFFFC)
 class RenderedText:
     """A text for the student: ``own`` says which characters count, bool, shape ``(characters,)``.
 
-    ``add_special_tokens`` says whether the tokenizer is to add what it adds around a text, such as a BOS token.
+    ``add_special_tokens`` says whether the tokenizer is to add what it adds around a text, such as a BOS token;
+    ``images`` are shown in the text, each in one place that the student's processor knows.
     """
 
     text: str
     own: BoolArray
     add_special_tokens: bool
+    images: tuple[ImageSource, ...] = ()
 
     @classmethod
     def after(cls, prompt: str, response: str, add_special_tokens: bool) -> "RenderedText":

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,18 @@ class EncodedRow:
         return {"images": images, "image_starts": starts}
 
 
+class Tokens(NamedTuple):
+    """A tokenized text: ids, int64, and which tokens count, never one that the tokenizer added around the text.
+
+    Of each image in the text, ``image_starts`` is the position of the first token.
+    """
+
+    ids: IntArray
+    counts: BoolArray
+    images: tuple[ImageSource, ...] = ()
+    image_starts: tuple[int, ...] = ()
+
+
 Outcome = EncodedRow | UnscorableRowError
 
 
@@ -112,16 +124,18 @@ def bad(reason: str) -> NoReturn:
     raise UnscorableRowError(BAD_ROW, reason)
 
 
-def to_row(sequences: Iterable[tuple[IntArray, BoolArray]], otherwise: str) -> Outcome:
-    """One row of sequences, each token ids and which of them are scored where they have context before them.
+def to_row(sequences: Iterable[Tokens], otherwise: str) -> Outcome:
+    """One row of sequences, of which the tokens that count are scored where they have context before them.
 
     If no token is scored, the error ``no_response`` with the reason ``otherwise``.
     """
     encoded = []
-    for ids, scored in sequences:
-        positions = np.flatnonzero(scored[1:]) + 1
+    for ids, counts, images, starts in sequences:
+        positions = np.flatnonzero(counts[1:]) + 1
         if positions.size:
-            encoded.append(EncodedRow(ids[: positions[-1] + 1], positions))
+            end = int(positions[-1]) + 1
+            shown = EncodedRow(ids, positions, images=images, image_starts=starts).shown(0, end)
+            encoded.append(EncodedRow(ids[:end], positions, **shown))
     if not encoded:
         return UnscorableRowError(NO_RESPONSE, otherwise)
     return replace(encoded[0], more=tuple(encoded[1:]))

@@ -6,6 +6,7 @@ from typing import Any
 
 from .formats import RowFormat, read_conversation
 from .messages import Turns
+from .placeholders import TAG, led_by_images, take_images
 from .rows import UnscorableRowError
 from .templates import REASONING_KEYS, Messages
 
@@ -16,13 +17,29 @@ def split_row(
     """Reads what stands before the first scored turn of a row, and from that turn on.
 
     Both are messages, roles and content in one same form whatever the format; or text where no message is in the row.
-    A row that cannot be read or has no assistant turn raises :class:`UnscorableRowError`.
+    The text ``<image>`` stands for an image. A row that cannot be read or has no assistant turn raises
+    :class:`UnscorableRowError`.
     """
-    conversation = read_conversation({k: row.get(v) for k, v in row_format.columns.items()}, row_format)
+    return _split(row, row_format, turns)[0]
+
+
+def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> list[Any]:
+    """The prompt as :func:`split_row` gives it and, if the prompt shows images, these as the row holds them."""
+    (prompt, _), images = _split(row, row_format, turns)
+    shown = len(images) if isinstance(prompt, str) else sum(message["content"].count(TAG) for message in prompt)
+    return [prompt, images[:shown]] if images and shown else [prompt]
+
+
+def _split(
+    row: Mapping[str, Any], row_format: RowFormat, turns: Turns
+) -> tuple[tuple[str, str] | tuple[Messages, Messages], list[Any]]:
+    taken = take_images({k: row.get(v) for k, v in row_format.columns.items()}, row_format, TAG)
+    conversation = read_conversation(taken.values, row_format)
     if isinstance(conversation, tuple):
-        return conversation
+        return conversation, taken.images
+    conversation = led_by_images(conversation, taken.unplaced, TAG)
     first = conversation.counted(turns)[0]
-    return conversation.messages[:first], conversation.messages[first:]
+    return (conversation.messages[:first], conversation.messages[first:]), taken.images
 
 
 def text_of(message: Mapping[str, Any]) -> str:

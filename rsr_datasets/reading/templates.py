@@ -20,6 +20,9 @@ DEFAULT_DATE = "2025-01-01"
 _TODAY = "strftime_now"
 _DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFgGhHIjklmMpRSTuUVwWxXyYZzs")
 
+IMAGE = "\U000ffffd"
+"""The character that stands for an image in the content of a message, which a template gets as a block."""
+
 Messages = list[dict[str, Any]]
 
 
@@ -68,6 +71,7 @@ class ChatTemplate:
 
     The template sees the tokenizer's special tokens, the JSON schemas of ``tools``, the variables ``kwargs``, and
     where it asks for a date ``date`` (``YYYY-MM-DD``). ``chat_template`` is Jinja; ``None`` for the tokenizer's own.
+    With ``images`` each :data:`IMAGE` in a content is a block for the template.
 
     Raises:
         ValueError: If there is no template, or it is not valid Jinja.
@@ -80,6 +84,7 @@ class ChatTemplate:
         tools: list[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         date: str = DEFAULT_DATE,
+        images: bool = False,
     ) -> None:
         try:
             source: str = tokenizer.get_chat_template(chat_template, tools)
@@ -94,7 +99,7 @@ class ChatTemplate:
         self._tools = tools
         self._kwargs = {**special_tokens, **(kwargs or {})}
         self._source = _date_macro(date) + source if _TODAY in source else source
-        self.literals = _constants(source, tuple(special_tokens.values()))
+        self.literals = _constants(source, tuple(special_tokens.values())) + (IMAGE,) * images
         self._wants_blocks = _wants_blocks(source, tuple(special_tokens.items()))
 
     @property
@@ -113,8 +118,8 @@ class ChatTemplate:
             ValueError: If the template is not valid Jinja.
             TemplateRefusedError: If the template raises an error.
         """
-        if self._wants_blocks:
-            messages = _in_blocks(messages)
+        if self._wants_blocks or IMAGE in self.literals:
+            messages = [_in_blocks(m, IMAGE in self.literals, self._wants_blocks) for m in messages]
         return _render(self._source, messages, self._tools, add_generation_prompt, self._kwargs)
 
 
@@ -195,11 +200,15 @@ def _wants_blocks(source: str, special_tokens: tuple[tuple[str, str], ...]) -> b
             return False
         return question in text and answer in text
 
-    return not shows_all(messages) and shows_all(_in_blocks(messages))
+    return not shows_all(messages) and shows_all([_in_blocks(message) for message in messages])
 
 
-def _in_blocks(messages: Messages) -> Messages:
-    return [
-        {**m, "content": [{"type": "text", "text": m["content"]}]} if isinstance(m["content"], str) else m
-        for m in messages
-    ]
+def _in_blocks(message: dict[str, Any], images: bool = False, always: bool = True) -> dict[str, Any]:
+    """A message whose content is a list of blocks, unless it is text without images and need not be one."""
+    content = message["content"]
+    if not isinstance(content, str) or not (always or IMAGE in content):
+        return message
+    texts = content.split(IMAGE) if images else [content]
+    blocks = [block for text in texts for block in ({"type": "image"}, {"type": "text", "text": text})][1:]
+    shown = [block for block in blocks if block.get("text") != ""]
+    return {**message, "content": shown or blocks}

@@ -8,25 +8,17 @@ that counts, or a part of one: all byte tokens of an emoji count if the emoji do
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from .response import RenderedText, common_length
-from .rows import BoolArray, IntArray
+from .rows import BoolArray, IntArray, Tokens
 from .steps import decode
 
 # Without offsets, tokens are decoded in windows that begin at least this many tokens before the one that is looked at.
 _WINDOW = 16
 _UNFINISHED = "\ufffd"
-
-
-class Tokens(NamedTuple):
-    """A tokenized text: ids, int64, and which tokens count, never one that the tokenizer added around the text."""
-
-    ids: IntArray
-    counts: BoolArray
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[RenderedText]) -> list[Tokens | None]:
@@ -42,7 +34,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[RenderedText]) 
         chosen = [i for i, text in enumerate(texts) if text.add_special_tokens == add_special_tokens]
         encoded = _encode(tokenizer, [texts[i].text for i in chosen], add_special_tokens)
         for i, (ids, bounds, added) in zip(chosen, encoded, strict=True):
-            tokens[i] = Tokens(ids, _count(bounds, texts[i].own) & ~added)
+            tokens[i] = Tokens(ids, tokens_holding(bounds, texts[i].own) & ~added)
     return tokens
 
 
@@ -57,18 +49,19 @@ def _encode(
     starts = [0] * len(texts) if add_special_tokens else _common_borders(tokenizer, texts)
     ids, bounds = np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64)
     rests = [text[start:] for text, start in zip(texts, starts, strict=True)]
-    for text, start, rest in zip(texts, starts, _encode_each(tokenizer, rests, add_special_tokens), strict=True):
+    for text, start, rest in zip(texts, starts, encode_each(tokenizer, rests, add_special_tokens), strict=True):
         before = int(np.argmax((bounds[:, 0] == start) & (bounds[:, 1] > start))) if start else 0
         if start and ids[before] != rest[0][0]:
-            start, before, rest = 0, 0, next(_encode_each(tokenizer, [text], add_special_tokens))
+            start, before, rest = 0, 0, next(encode_each(tokenizer, [text], add_special_tokens))
         ids = np.concatenate((ids[:before], rest[0]))
         bounds = np.concatenate((bounds[:before], rest[1] + start))
         yield ids, bounds, np.pad(rest[2], (before, 0))
 
 
-def _encode_each(
+def encode_each(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool
 ) -> Iterator[tuple[IntArray, IntArray, BoolArray]]:
+    """Ids of tokens, their bounds and which tokens were added, as a fast tokenizer gives them for each text."""
     if not texts:
         return
     batch = tokenizer(
@@ -117,7 +110,7 @@ def _common_borders(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) ->
     return starts
 
 
-def _count(bounds: IntArray, own: BoolArray) -> BoolArray:
+def tokens_holding(bounds: IntArray, own: BoolArray) -> BoolArray:
     """Chooses the tokens that hold at least one own character, from their bounds, shape ``(tokens, 2)``.
 
     Byte-level tokenizers may trim white space from offsets, so a token reaches back to where the one before ended.
@@ -135,7 +128,7 @@ def _tokenize_without_offsets(tokenizer: PreTrainedTokenizerBase, text: Rendered
     bounds = _spelled_bounds(tokenizer, ids, text.text)
     if bounds is None:
         return None
-    counts = _count(bounds, text.own)
+    counts = tokens_holding(bounds, text.own)
     if not text.add_special_tokens:
         return Tokens(np.asarray(ids, dtype=np.int64), counts)
     full = tokenizer.encode(text.text, add_special_tokens=True)

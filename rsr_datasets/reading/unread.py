@@ -21,7 +21,8 @@ _PAIRS = (("prompt", "completion"), ("instruction", "output"), ("query", "respon
 _HISTORY = ("history", "chat_history", "conversation_history")
 _TOOLS = ("tools", "functions")
 _PREFERENCE = ("chosen", "rejected", "rejected_response")
-_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_IMAGES = ("images", "image")
+_MEDIA = (*_IMAGES, "videos", "video", "audios", "audio")
 _OTHER = ("input", "context", "documents")
 # Standard name to the names that its column has in well-known sets.
 _USUAL = {
@@ -31,6 +32,7 @@ _USUAL = {
     "system": _SYSTEM,
     "history": _HISTORY,
     "tools": _TOOLS,
+    "images": _IMAGES,
 }
 
 
@@ -70,7 +72,7 @@ def unread_columns(column_names: Collection[str], read: Mapping[str, str], optio
     message = f"columns {shorten_list(unread)} seem to belong to the conversation and are not read"
     if "chosen" in preference:
         return f"{message}; {_each_side(column_names)}"
-    found = {name: _found(_USUAL[name], left) for name in ("reasoning", "system", "history", "tools")}
+    found = {name: _found(_USUAL[name], left) for name in ("reasoning", "system", "history", "tools", "images")}
     more = {name: names[0] for name, names in found.items() if names and name not in read}
     pair = next((pair for pair in _PAIRS if {*pair} <= read.keys()), None)
     if pair and "reasoning" in more and "reasoning" not in optional:

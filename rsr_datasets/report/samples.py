@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..figures.plotting import BoolArray, FloatArray, IntArray, sample_evenly
@@ -13,8 +14,10 @@ from ..reading.split import split_row, text_of
 from ..reading.steps import split_text
 from ..tables import arrays
 from .summary import ReportRows, json_size, rounded, shown
+from .thumbnails import thumbnails
 
 _BYTES_PER_ROW = 400  # of the page, without text or tokens
+_ROWS_IN_MEMORY = 64
 _TOKEN_LIMITS = (16_000, 8_000, 4_000, 2_000, 1_000, 500)
 
 
@@ -97,7 +100,7 @@ def _read_problems(
     scores, columns, codes = rows.scores, rows.columns, rows.problems.codes
     statuses = arrays.read_categories(rows.dataset, columns.status)
     names = [*(rows.row_format.names if rows.row_format else []), *(columns.token_types if tokenizer else [])]
-    texts = iter(rows.dataset.select_columns(names).with_format(None).select(np.concatenate(chosen)))
+    texts = _read(rows.dataset.select_columns(names).select(np.concatenate(chosen)))
     sizes = np.bincount(codes[codes >= 0])
     values = {"rsr": scores.rsr, "rank": scores.avg_rank, "surprisal": scores.avg_surprisal}
 
@@ -129,9 +132,16 @@ def _read_problems(
         yield {
             "label": label,
             "prompt": _cut(prompt, 6_000)[0],
+            "images": thumbnails(texts_of_problem[0], rows.row_format),
             "numCandidates": int(sizes[codes[members[0]]]),
             "candidates": [candidate(i, row) for i, row in zip(members, texts_of_problem, strict=True)],
         }
+
+
+def _read(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Rows whose files of images are not decoded, some of them in memory at a time."""
+    for table in dataset.with_format("arrow").iter(_ROWS_IN_MEMORY):
+        yield from arrays.read_rows(table, dataset.features)
 
 
 def _messages(rows: ReportRows, row: Mapping[str, Any], part: int) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from ..curation.diagnosis import diagnose
 from ..curation.findings import RANDOM
 from ..curation.prompts import group_problems
 from ..figures.plotting import FloatArray, IntArray, Limits, iso_levels, log_limits, read_scored_rows, series_style
+from ..reading.counting import count_images
 from ..reading.formats import RowFormat, find_format
 from ..reading.messages import Turns
 from ..tables import arrays
@@ -119,6 +120,7 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
             "problemColumn": rows.problem_column,
             "teachers": None if rows.teacher_column is None else len(rows.teacher_names),
             "tokens": int(scores.num_tokens.sum()),
+            "images": 0 if rows.row_format is None else count_images(rows.dataset, rows.row_format),
             "truncated": int((has_score & scores.truncated).sum()),
             "statuses": [(shown(name), n) for name, n in sorted(statuses.items(), key=lambda item: -item[1])],
             "settings": shown(scores.settings[0]) if scores.settings else None,

@@ -106,8 +106,8 @@ class RunFolder:
     def _wanted(self) -> dict[str, Any]:
         scorer = self.scorer
         run = {"format": RUN_FORMAT, "settings": scorer.settings, "output": scorer.output, "rows": len(self.dataset)}
-        # Without tuples, as in the file.
-        return dict(json.loads(json.dumps(run | {"versions": package_versions()})))
+        run |= {"versions": package_versions(), "media_root": scorer.media_root}
+        return dict(json.loads(json.dumps(run)))  # without tuples, as in the file
 
     def _remaining(self) -> tuple[list[Unit], int]:
         """Units without scores of their rows, and the tokens of the others."""
@@ -230,8 +230,8 @@ def _read_settings(file: Path) -> dict[str, Any]:
 
 
 def _require_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    runs = ({key: run[key] for key in ("format", "rows")} | run["settings"] | run["output"] for run in (found, wanted))
-    before, now = runs
+    names = ("format", "rows", "media_root")
+    before, now = ({key: run.get(key) for key in names} | run["settings"] | run["output"] for run in (found, wanted))
     if changed := [name for name in before | now if before.get(name) != now.get(name)]:
         different = "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed)
         raise ValueError(f"{folder} belongs to another run: {different}; give another output_dir")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import multiprocess.process
 import pyarrow as pa
 from datasets import Features
+from datasets.features.features import require_decoding
 from datasets.formatting.formatting import LazyBatch, LazyDict
 
 from ..reading.formats import FORMATS, TOKENIZED, RowFormat
@@ -42,7 +43,7 @@ def read_input(
     if isinstance(rows, pa.Table):
         table = read_rows(rows.select(row_format.names), Features.from_arrow_schema(rows.schema))
         return read(table, give_back=partial(append_columns, rows))
-    values = {name: rows[name] for name in row_format.names}
+    values = {name: _value(rows, name) for name in row_format.names}
     # A streamed row whose only column is an empty list looks like an empty batch: there the stream itself knows.
     stream = caller.f_locals.get("self") if module == "datasets.iterable_dataset" else None
     if isinstance(rows, LazyDict):
@@ -64,6 +65,17 @@ def read_input(
     if batched:
         return read(as_rows, give_back=lambda new: {name: new[name].to_pylist() for name in new})
     return read(as_rows, give_back=lambda new: {name: new[name][0].as_py() for name in new})
+
+
+def _value(rows: Mapping[str, Any], name: str) -> Any:
+    """A column of a batch or the value of a row; files of images are not decoded, which could fail."""
+    if not isinstance(rows, LazyDict) or name not in rows.keys_to_format:
+        return rows[name]
+    features = Features.from_arrow_schema(rows.pa_table.schema)
+    if not require_decoding(features[name]):
+        return rows[name]
+    column = [row[name] for row in read_rows(rows.pa_table.select([name]), features)]
+    return column if isinstance(rows, LazyBatch) else column[0]
 
 
 def _is_batch(rows: Mapping[str, Any], row_format: RowFormat) -> bool:

@@ -92,7 +92,11 @@ class RSRScorer:
             changes rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
         columns: Standard to actual names of input columns, e.g. ``{"prompt": "question", "completion": "solution"}``;
             for sets with one column a part ``{"user": ..., "assistant": ...}`` and, where there are, ``"reasoning"``,
-            ``"system"``, ``"history"`` and ``"tools"``.
+            ``"system"``, ``"history"``, ``"tools"`` and ``"images"``.
+        media_root: The folder that holds all images which rows name by a path: relative paths begin there, and a path
+            that leaves it is refused. ``None`` is the working directory, for the commands the folder of the data file.
+        allow_urls: Whether images are fetched from the URLs (http, https) that rows name.
+        drop_images: Whether to leave the images of rows out and score their text alone.
         strict: Whether to raise on the first row that cannot be scored instead of marking it.
 
     Raises:
@@ -127,6 +131,9 @@ class RSRScorer:
         tokens_per_batch: int | None = None,
         share_prefixes: bool = True,
         columns: Mapping[str, str] | None = None,
+        media_root: str | os.PathLike[str] | None = None,
+        allow_urls: bool = False,
+        drop_images: bool = False,
         strict: bool = False,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
@@ -153,6 +160,7 @@ class RSRScorer:
             "chat_template_kwargs": as_json("chat_template_kwargs", chat_template_kwargs or {}),
             "metrics": find_metrics(metrics),
             "columns": check_columns(columns),
+            "media_root": None if media_root is None else os.fspath(media_root),
         }
         self._settings = Settings(**{field.name: checked[field.name] for field in fields(Settings)})
         self.metrics, self.strict, self.output = self._settings.metrics, strict, self._settings.output
@@ -191,6 +199,11 @@ class RSRScorer:
     def settings(self) -> dict[str, Any]:
         """Everything that decides a row's scores: the student's identity and the settings, JSON-serialisable."""
         return self._settings.to_dict(self._session.identity)
+
+    @property
+    def media_root(self) -> str | None:
+        """The folder of the images, which no record that is published names."""
+        return self._settings.media_root
 
     @property
     def settings_hash(self) -> str:
@@ -247,6 +260,10 @@ class RSRScorer:
             reason = f"the scores would overwrite the columns {lost} that are read; give another prefix"
             raise ValueError(f"column_prefix={prefix!r}: {reason}")
         return row_format
+
+    def find_images_below(self, folder: str | None) -> None:
+        """Says where relative paths of images begin if ``media_root`` is not given: beside the file of the data."""
+        self._session.media_folder = folder
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Loads the student's tokenizer and reads its chat template, not its weights."""

@@ -16,6 +16,7 @@ from ..metrics import Metric
 from ..reading.encoder import ConversationEncoder
 from ..reading.formats import TOKENIZED, RowFormat
 from ..reading.formats.tokenized import encode_tokenized
+from ..reading.media import MediaOptions
 from ..reading.rows import EncodedRow, UnscorableRowError, fit
 from ..reading.steps import split_text, token_steps
 from ..tables.columns import BAD_ROW, NONFINITE, SKIPPED_TOO_LONG
@@ -36,6 +37,7 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.engine: Engine | None = None
         self.encoder: ConversationEncoder | None = None
+        self.media_folder: str | None = None
         self._settings = settings
         self._chosen: dict[str, Any] = {}
         self._identity: dict[str, Any] | None = None
@@ -64,6 +66,8 @@ class Session:
                 turns=settings.turns,
                 reasoning=settings.reasoning,
                 template_date=settings.template_date,
+                media=MediaOptions(settings.media_root, settings.allow_urls, settings.drop_images, self.media_folder),
+                load_processor=getattr(settings.source, "load_processor", lambda: None),
             )
         return self.encoder
 

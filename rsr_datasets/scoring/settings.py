@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -44,6 +45,9 @@ class Settings:
     metrics: tuple[Metric, ...]
     column_prefix: str
     columns: dict[str, str]
+    media_root: str | None
+    allow_urls: bool
+    drop_images: bool
     strict: bool
 
     def __post_init__(self) -> None:
@@ -62,12 +66,15 @@ class Settings:
             raise ValueError(f"column_prefix={self.column_prefix!r}: must be text, and not empty")
         if not isinstance(self.chat_template_kwargs, dict):
             raise ValueError(f"chat_template_kwargs={self.chat_template_kwargs!r}: must be a mapping")
+        if self.media_root is not None and not Path(self.media_root).expanduser().is_dir():
+            raise ValueError(f"media_root={self.media_root!r}: there is no such folder")
         self._model_kwargs()
         refuse_unfit_metrics(self.metrics, getattr(self.source, "provides", {ENTROPIES}), self.source.name)
 
     def to_dict(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Everything that decides a row's scores, JSON-serialisable; ``identity`` is the student's."""
-        later = {"template_date": DEFAULT_DATE, "reasoning": "as_is"}  # recorded only where not the default
+        # Recorded only where not the default.
+        later = {"template_date": DEFAULT_DATE, "reasoning": "as_is", "allow_urls": False, "drop_images": False}
         added = {name: getattr(self, name) for name, default in later.items() if getattr(self, name) != default}
         if engine := getattr(self.source, "engine", None):
             added["engine"] = engine
@@ -98,7 +105,9 @@ class Settings:
     def fingerprint(self, identity: Mapping[str, Any]) -> str:
         """A hash of all settings; ``identity`` is the student's."""
         computed = ["" if is_built_in(metric) else Hasher.hash(metric.compute) for metric in self.metrics]
-        return hash_text(json.dumps([self.to_dict(identity), self.output, self.strict, computed], sort_keys=True))
+        places = [] if self.media_root is None else [self.media_root]
+        whole = [self.to_dict(identity), self.output, self.strict, computed, *places]
+        return hash_text(json.dumps(whole, sort_keys=True))
 
     def _model_kwargs(self) -> dict[str, Any]:
         left_out = {*_LOADING_KWARGS, *(_SERVER_KWARGS if getattr(self.source, "engine", None) == "server" else ())}

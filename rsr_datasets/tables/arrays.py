@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,11 +144,23 @@ def read_status(dataset: Dataset, columns: ScoreColumns, values: npt.NDArray[np.
 
 
 def read_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
-    """Reads rows as decoded dicts; a value with a ``Json`` part is JSON text, see :func:`as_json_text`."""
+    """Reads rows as decoded dicts, files of images, sounds and videos as dicts of their bytes and paths.
+
+    A value with a ``Json`` part is JSON text, see :func:`as_json_text`.
+    """
     names = table.column_names
-    decoded = Features({name: features[name] for name in names}).decode_batch(table.to_pydict())
+    decoded = Features({name: _without_decoding(features[name]) for name in names}).decode_batch(table.to_pydict())
     decoded = {name: as_json_text(decoded[name], features[name]) for name in names}
     return [dict(zip(decoded, values, strict=True)) for values in zip(*decoded.values(), strict=True)]
+
+
+def _without_decoding(feature: Any) -> Any:
+    """A feature whose files stay as they are."""
+    if isinstance(feature, dict):
+        return {key: _without_decoding(part) for key, part in feature.items()}
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_without_decoding(feature.feature))
+    return replace(feature, decode=False) if hasattr(feature, "decode") else feature
 
 
 def as_json_text(values: Sequence[Any], feature: Any) -> Sequence[Any]:

@@ -157,7 +157,8 @@ def test_errors_fit_into_a_line() -> None:
         ({"functions": []}, 'to read them: columns={"tools": "functions"}'),
         ({"thinking": "hm"}, r"\['thinking'\] seem to belong to the conversation and are not read"),
         ({"chosen": "x", "rejected": "y"}, r"\['chosen', 'rejected'\].*score each side"),
-        ({"images": ["x.png"]}, r"\['images'\] seem to belong to the conversation and are not read"),
+        ({"image": "x.png"}, 'to read them: columns={"images": "image"}'),
+        ({"audio": "x.wav"}, r"\['audio'\] seem to belong to the conversation and are not read"),
         ({"history": PAIRS, "system": "Be brief", "id": 3, "source": "web"}, None),
     ],
 )

@@ -78,8 +78,11 @@ tool_calls = st.one_of(
     st.just("[{}]"),
 )
 blocks = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "image", None, "thinking", "tool_use", "tool_result"])},
-    optional={name: st.one_of(texts, anything) for name in ("text", "value", "thinking", "name", "input", "content")},
+    {"type": st.sampled_from(["text", "image", "video", None, "thinking", "tool_use", "tool_result"])},
+    optional={
+        name: st.one_of(texts, anything)
+        for name in ("text", "value", "thinking", "name", "input", "content", "image", "path", "source")
+    },
 )
 contents = st.one_of(texts, texts, texts, st.lists(blocks, max_size=3), anything)
 messages = st.fixed_dictionaries(
@@ -137,6 +140,7 @@ VALUES = {
     "history": st.one_of(st.none(), st.lists(st.tuples(texts, texts), max_size=2), conversations),
     "tools": st.one_of(st.none(), st.lists(st.one_of(calls, texts), max_size=2), anything),
     "chat_template_kwargs": keywords,
+    **dict.fromkeys(("images", "videos"), st.one_of(st.none(), st.none(), st.none(), st.just([]), anything)),
     **dict.fromkeys(("input_ids", "position_ids"), numbers),
     **dict.fromkeys(("labels", "completion_mask", "assistant_masks"), st.one_of(st.none(), numbers)),
     **dict.fromkeys(("attention_mask", "seq_lengths"), st.one_of(st.none(), st.none(), numbers)),

@@ -10,7 +10,8 @@ from ..rows import bad
 from ..templates import Messages
 from ..values import json_value, kind, parse_json
 
-CONTEXT = ("system", "history", "tools", "chat_template_kwargs")
+MEDIA = ("images", "videos")
+CONTEXT = ("system", "history", "tools", "chat_template_kwargs", *MEDIA)
 
 
 @dataclass(frozen=True)

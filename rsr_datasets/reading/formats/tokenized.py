@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..rows import BoolArray, IntArray, Outcome, UnscorableRowError, bad, to_row
+from ..rows import BoolArray, IntArray, Outcome, Tokens, UnscorableRowError, bad, to_row
 from .base import Format, RowFormat
 
 TOKENIZED = "tokenized"
@@ -56,7 +56,7 @@ def _encode(values: Mapping[str, Any]) -> Outcome:
         ids, scored, starts = ids[kept], scored[kept], starts[kept]
     bounds = [0, *np.flatnonzero(starts).tolist(), ids.size]
     return to_row(
-        ((ids[first:end], scored[first:end]) for first, end in itertools.pairwise(bounds)),
+        (Tokens(ids[first:end], scored[first:end]) for first, end in itertools.pairwise(bounds)),
         "no token is scored that has context before it",
     )
 

@@ -70,6 +70,7 @@ function drawOverview() {
     [overview.problems === null ? null : whole.format(overview.problems), `problems (${overview.problemColumn})`],
     [hasTeachers ? whole.format(overview.teachers) : null, "teachers"],
     [compact.format(overview.tokens), "scored tokens"],
+    [overview.images ? whole.format(overview.images) : null, "images"],
     [fixed(rsr), low === null ? "RSR of the data set" : `RSR of the data set, 95% in ${fixed(low)} – ${fixed(high)}`],
   ];
   if (overview.selected) {

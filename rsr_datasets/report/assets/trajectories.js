@@ -355,6 +355,7 @@ function drawTrajectories() {
   byId("trajectory-view").replaceChildren(
     element("h3", { class: "problem-name" }, visible(problem.label)),
     ...(problem.prompt.length ? [element("div", { class: "prompt" }, ...writtenMessages(problem.prompt))] : []),
+    ...problem.images.map((source) => element("img", { class: "thumbnail", src: source, alt: "image of the problem" })),
     candidateTable(problem),
     ...(left
       ? [

@@ -1,0 +1,38 @@
+"""Images of trajectories as small pictures that stand in the page itself."""
+
+import base64
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from ..reading.formats import RowFormat
+from ..reading.images import BadImage
+from ..reading.media import MediaOptions
+from ..reading.placeholders import TAG, take_images
+from ..reading.rows import UnscorableRowError
+
+_SIDE = 160  # pixels
+_MOST = 4  # of a problem
+
+
+def thumbnails(row: Mapping[str, Any], row_format: RowFormat | None) -> list[str]:
+    """The first images of a row as data URIs of small JPEG files; images that cannot be read are left out.
+
+    Paths of images begin in the working directory.
+    """
+    found: list[str] = []
+    if row_format is None:
+        return found
+    try:
+        images = take_images({k: row.get(v) for k, v in row_format.columns.items()}, row_format, TAG).images
+    except UnscorableRowError:
+        return found
+    for k, image in enumerate(images[:_MOST]):
+        with contextlib.suppress(BadImage):
+            picture = MediaOptions().find(image, f"image {k}").open()
+            picture.thumbnail((_SIDE, _SIDE))
+            buffer = io.BytesIO()
+            picture.save(buffer, "JPEG", quality=75)
+            found.append(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    return found
