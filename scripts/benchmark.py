@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
@@ -380,6 +379,7 @@ def scaling(dtype: str, shape: str) -> None:
     device = default_device()
     student = TransformersEngine(random_model(shape, getattr(torch, dtype), device))
     generator = np.random.default_rng(0)
+    keep_freed_memory()
     print_row("rows", "tokens a row", "seconds", "microseconds a token", "model GFLOP a token", "TFLOP/s", "peak MiB")
     print_row(*["--:"] * 7)
     for count, length in [
@@ -395,14 +395,11 @@ def scaling(dtype: str, shape: str) -> None:
         ids = generator.integers(0, student.vocab_size, (count, length + 1))
         rows = [EncodedRow(row, np.arange(length // 4, length + 1)) for row in ids]
         ours(student, rows[:2])
-        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        forget_peak(device)
         best = min(timed(ours, student, rows) for _ in range(3))
-        peak = (torch.cuda.max_memory_allocated() - before) / 2**20 if device.type == "cuda" else math.nan
         tokens, flops = count * length, model_flops(student, rows)
-        cells = (best / tokens * 1e6, flops / tokens / 1e9, flops / best / 1e12, peak)
-        print_row(str(count), str(length), f"{best:.2f}", *(f"{cell:.3g}" for cell in cells))
+        cells = (best / tokens * 1e6, flops / tokens / 1e9, flops / best / 1e12)
+        print_row(str(count), str(length), f"{best:.2f}", *(f"{cell:.3g}" for cell in cells), f"{peak(device):.0f}")
 
 
 def each_turn(arguments: argparse.Namespace, workload: str, dtype: str) -> None:
