@@ -183,6 +183,8 @@ def select(
     for name, default in (("keep", 1), ("correct", None), ("turns", "all"), ("columns", None), ("prune", False)):
         if not group_by and options[name] != default:
             raise ValueError(f"--{name} needs --group-by")
+    if controls and controls.resolve() == output.resolve():
+        raise ValueError(f"--output and --controls are both {output}: give two names")
     if controls and not group_by:
         raise ValueError("--controls needs --group-by: arms have as many rows of each problem")
     if options["match"] and not controls:
@@ -213,11 +215,11 @@ def select(
     arms, accounts = {}, {}
     if controls:
         arms, accounts = call(rsr.control_subsets, options, source, kept, keys, return_report=True)
+        save_dataset(arms, controls, overwrite)
     save_dataset(kept, output, overwrite)
     content = {"output": str(output), "splits": {name: report.to_dict() for name, report in by_split.items()}}
     text += f"\nwritten to {output}"
     if controls:
-        save_dataset(arms, controls, overwrite)
         content["controls"] = {"output": str(controls), "arms": {arm: vars(each) for arm, each in accounts.items()}}
         text += "".join(f"\narm {arm}: {each}" for arm, each in accounts.items()) + f"\nwritten to {controls}"
     _show(content, text, as_json)

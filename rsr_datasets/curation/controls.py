@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import xxhash
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
@@ -17,7 +18,7 @@ from ..reading.messages import Turns
 from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN
 from ..tables.groups import Groups, digest, order_within, runs
-from ..tables.records import append_record
+from ..tables.records import SCORE, append_record, read_records
 from ..tables.splits import require_dataset
 from .pool import BoolArray, Pool, SelectionOptions
 from .prompts import group_problems
@@ -66,6 +67,8 @@ def control_subsets(
     max_tokens: int | None = None,
     min_tokens: int | None = None,
     metric: str | None = None,
+    keep_truncated: bool = False,
+    allow_mixed_settings: bool = False,
     teacher_column: str | None = None,
     column_prefix: str = "rsr",
     turns: Turns = "all",
@@ -92,6 +95,8 @@ def control_subsets(
         max_tokens: Longest candidate, in scored tokens.
         min_tokens: Shortest candidate, in scored tokens.
         metric: The name of a metric whose column the scorer added, or any numeric column; ``None`` for the ratio.
+        keep_truncated: Let rows be candidates that were scored on a part of their response alone.
+        allow_mixed_settings: Compare scores of several students or settings.
         teacher_column: Column with the teacher; ``None`` for ``"teacher"`` where there is one.
         column_prefix: The scorer's ``column_prefix``.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
@@ -113,7 +118,14 @@ def control_subsets(
     if unknown := [name for name in match if name not in _MATCHES]:
         raise ValueError(f"match={unknown[0]!r}: must be among {list(_MATCHES)}")
     compared = None if metric == "rsr" else metric
-    options = SelectionOptions(max_tokens, min_tokens, metric=compared, column_prefix=column_prefix)
+    options = SelectionOptions(
+        max_tokens,
+        min_tokens,
+        metric=compared,
+        keep_truncated=keep_truncated,
+        allow_mixed_settings=allow_mixed_settings,
+        column_prefix=column_prefix,
+    )
     teacher = teacher_column or (DEFAULT_TEACHER_COLUMN if DEFAULT_TEACHER_COLUMN in scored.column_names else None)
     if teacher is None and "teacher" in match:
         raise ValueError(f"match=['teacher']: no column {DEFAULT_TEACHER_COLUMN!r}; name the column: teacher_column=")
@@ -126,12 +138,14 @@ def control_subsets(
     if correct:
         pool.drop_incorrect(correct, Groups(codes, int(codes.max(initial=-1)) + 1))
     pool.drop_by_score()
+    if pool.num_tokens is not None:
+        pool.drop(~np.isfinite(pool.num_tokens), "unknown_length")
     candidates = _Candidates(pool, codes, of_selected, teacher, seed)
     target = _Target(selected, pool.columns.num_tokens, teacher, candidates)
     rule = {
         "group_by": group_by if isinstance(group_by, str) else list(group_by),
         **{"seed": seed, "match": match, "metric": pool.metric, "teacher_column": teacher, "correct": correct},
-        **{"max_tokens": max_tokens, "min_tokens": min_tokens},
+        **{"max_tokens": max_tokens, "min_tokens": min_tokens, "keep_truncated": keep_truncated},
         **{"column_prefix": pool.columns.prefix, "turns": turns, "columns": dict(columns) if columns else None},
     }
     arms, reports = {}, {}
@@ -141,8 +155,10 @@ def control_subsets(
         reports[arm] = report = target.report(candidates, chosen, match)
         for sentence in report.unmatched:
             logger.warning("arm %s: %s", arm, sentence)
-        account = {"rows_in": len(scored), "rows_out": report.rows, **asdict(report)}
+        account = {"rows_in": len(scored), "rows_out": report.rows, "dropped": pool.dropped, **asdict(report)}
         record = {"step": "control_subsets", "rule": {"arm": arm, **rule}, "report": account}
+        if made := [each for each in read_records(selected) if each.get("step") != SCORE]:
+            record["selection"] = {name: made[-1].get(name) for name in ("step", "rule")}
         arms[arm] = append_record(scored.select(np.sort(candidates.rows[chosen])), record)
     found = DatasetDict(arms)
     return (found, reports) if return_report else found
@@ -162,7 +178,14 @@ def _shared_groups(
     for dataset, name in ((scored, "scored"), (selected, "selected")):
         if missing := [key for key in keys if key not in dataset.column_names]:
             raise ValueError(f"{name}: no column {missing[0]!r}; the dataset has {dataset.column_names}")
-    both = concatenate_datasets([dataset.select_columns(keys).with_format(None) for dataset in (scored, selected)])
+    first, second = (dataset.select_columns(keys).with_format(None) for dataset in (scored, selected))
+    if first.features != second.features:  # a file may have other types than the dataset that it was written from
+        try:
+            second = second.cast(first.features)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
+            types = [{key: str(each.data.table.schema.field(key).type) for key in keys} for each in (first, second)]
+            raise ValueError(f"group_by: scored has the types {types[0]}, selected has {types[1]}") from error
+    both = concatenate_datasets([first, second])
     codes = group_problems(both, group_by, turns, columns)[0].codes
     return codes[: len(scored)], codes[len(scored) :]
 
@@ -174,7 +197,8 @@ class _Candidates:
         count = int(max(codes.max(initial=-1), of_selected.max(initial=-1))) + 1
         wanted = np.bincount(of_selected[of_selected >= 0], minlength=count)
         there = np.bincount(codes[pool.open], minlength=count)
-        self.selected, self.short = of_selected.size, int(of_selected.size - np.minimum(wanted, there).sum())
+        self.selected, self.ungrouped = of_selected.size, int((of_selected < 0).sum())
+        self.short = int((wanted - np.minimum(wanted, there)).sum())
         self.groups = int((wanted > 0).sum())
         self.without_choice = int(((wanted > 0) & (there <= wanted)).sum())
         rows = np.flatnonzero(pool.open & (np.append(wanted, 0)[codes] > 0))
@@ -270,7 +294,8 @@ class _Target:
                 gaps[0] = tokens / _TOKENS_WITHIN
             if "teacher" in match and teachers is not None:
                 gaps[1:] = teachers / _SHARES_WITHIN
-            worst = max(abs(float(gaps[0])), float(np.abs(gaps[1:]).sum()) / 2)
+            # Sums in order of size do not depend on the order of the teachers.
+            worst = max(abs(float(gaps[0])), float(np.sort(np.abs(gaps[1:])).sum()) / 2)
             if worst < least:
                 least, best = worst, chosen
             if worst <= 1:
@@ -287,6 +312,11 @@ class _Target:
         tokens, teachers = self.gaps(candidates, chosen)
         difference = None if teachers is None else float(np.abs(teachers).sum()) / 2
         unmatched = []
+        if candidates.ungrouped:
+            unmatched.append(
+                f"{candidates.ungrouped:,} of {candidates.selected:,} selected rows belong to no problem and have no "
+                "counterpart"
+            )
         if candidates.short:
             unmatched.append(
                 f"{candidates.short:,} of {candidates.selected:,} selected rows have no counterpart: their problems "

@@ -19,6 +19,7 @@ from .findings import (
     ALL_LENGTHS,
     CORRECTNESS,
     LENGTH,
+    OTHER_TEACHERS,
     RANDOM,
     SHORTEST,
     TURNS,
@@ -31,7 +32,7 @@ from .findings import (
 from .pool import Pool, SelectionOptions
 from .prompts import group_problems
 from .stability import TeacherSums, ranking_stability
-from .traits import count_turns, read_trait, response_lengths
+from .traits import count_turns, read_correctness, read_trait, response_lengths
 
 _SURPRISAL, _RANK = "average surprisal", "average rank"
 _QUARTERS = ("shortest quarter", "second quarter", "third quarter", "longest quarter")
@@ -46,6 +47,8 @@ def diagnose(
     teacher_column: str | None = None,
     *,
     also: Sequence[str] | None = None,
+    largest: bool | None = None,
+    allow_mixed_settings: bool = False,
     seed: int = 0,
     column_prefix: str = "rsr",
     turns: Turns = "all",
@@ -70,6 +73,9 @@ def diagnose(
         correct: Boolean column with each candidate's correctness; null is unknown and left out.
         teacher_column: Column with the teacher; ``None`` for ``"teacher"`` where there is one.
         also: Further numeric or boolean columns to correlate the metric with.
+        largest: Whether more is better; ``None`` is what the direction of a known metric says, and the lowest for any
+            other column.
+        allow_mixed_settings: Compare scores of several students or settings.
         seed: Seed of the bootstrap, the halves and the samples.
         column_prefix: The scorer's ``column_prefix``.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
@@ -83,10 +89,15 @@ def diagnose(
         TypeError: If ``scored`` is not a ``Dataset``.
     """
     require_dataset(scored, "scored")
-    asked = also or ()
+    asked = [also] if isinstance(also, str) else also or ()
     names = scored.column_names
     teacher = teacher_column or (DEFAULT_TEACHER_COLUMN if DEFAULT_TEACHER_COLUMN in names else None)
-    options = SelectionOptions(metric=None if metric == "rsr" else metric, column_prefix=column_prefix)
+    options = SelectionOptions(
+        metric=None if metric == "rsr" else metric,
+        largest=largest,
+        allow_mixed_settings=allow_mixed_settings,
+        column_prefix=column_prefix,
+    )
     pool = Pool(scored, options, [name for name in (correct, teacher, *asked) if name is not None])
     pool.drop_by_score()
     rows = np.flatnonzero(pool.open)
@@ -99,15 +110,17 @@ def diagnose(
         LENGTH: pool.columns.num_tokens,
         _SURPRISAL: pool.columns.avg_surprisal,
         _RANK: pool.columns.avg_rank,
-        **({CORRECTNESS: correct} if correct else {}),
-        **{name: name for name in asked},
     }
-    present = {name: column for name, column in own.items() if column in names and column != pool.metric}
-    values = {name: read_trait(scored, column) for name, column in present.items()}
+    values = {name: read_trait(scored, column) for name, column in own.items() if column in names}
     if (counted := count_turns(scored, columns)) is not None:
         values[TURNS] = counted
+    if correct:
+        values[CORRECTNESS] = read_correctness(scored, correct)
+    reserved = {*own, TURNS, CORRECTNESS}
+    values |= {f"column {name}" if name in reserved else name: read_trait(scored, name) for name in asked}
     for name, value in values.items():
-        comparison.add_trait(name, value[rows], is_part=is_own_ratio and name in (_SURPRISAL, _RANK))
+        if own.get(name, name) != pool.metric:
+            comparison.add_trait(name, value[rows], is_part=is_own_ratio and name in (_SURPRISAL, _RANK))
     if correct and group_by is not None:
         comparison.add_correctness(values[CORRECTNESS][rows])
     if group_by is not None:
@@ -120,6 +133,7 @@ def diagnose(
         compared=rows.size,
         truncated=pool.dropped.get("truncated", 0),
         unscored=pool.status.unscored,
+        ungrouped=0 if group_by is None else int((comparison.codes < 0).sum()),
         groups=int((comparison.sizes > 0).sum()),
         groups_with_choice=int((comparison.sizes > 1).sum()),
         is_constant=bool(rows.size) and comparison.metric.is_constant,
@@ -176,20 +190,26 @@ class _Comparison:
         has_choice = self.sizes > 1
         if not has_choice.any():
             return
-        blocks = self.blocks.of_groups(self.count)[has_choice]
-        parts = self.pick_parts()
-        overlaps = {RANDOM: (1 / self.sizes[has_choice],) * 2}
+        blocks, parts = self.blocks.of_groups(self.count), self.pick_parts()
         for rule, (values, sign) in rules.items():
-            if values is not None and np.isfinite(values[self.rows]).all():
-                extreme = self._is_lowest(sign * values[self.rows])
-                shared, all_extreme = (self._by_group(w)[has_choice] for w in (parts * extreme, extreme))
-                overlaps[rule] = shared, all_extreme / self.sizes[has_choice]
-        for rule, (shared, chance) in sorted(overlaps.items(), key=lambda item: item[0] == RANDOM):
-            self._statistics += [
-                self.blocks.ratio(blocks, shared),
-                self.blocks.ratio(blocks, shared - chance, 1 - chance),
-            ]
-            self._overlaps.append((rule, float(chance.mean())))
+            if values is None:
+                continue
+            known = np.isfinite(values[self.rows])
+            extreme = self._is_lowest(np.where(known, sign * values[self.rows], np.inf))
+            shared, all_extreme = (self._by_group(weights) for weights in (parts * extreme, extreme))
+            compared = (self._by_group(~known) == 0) & (all_extreme < self.sizes)
+            if compared.any():
+                chance = all_extreme[compared] / self.sizes[compared]
+                self._add_overlap(rule, blocks[compared], shared[compared], chance)
+        by_chance = 1 / self.sizes[has_choice]
+        self._add_overlap(RANDOM, blocks[has_choice], by_chance, by_chance)
+
+    def _add_overlap(self, rule: str, blocks: IntArray, shared: FloatArray, chance: FloatArray) -> None:
+        self._statistics += [
+            self.blocks.ratio(blocks, shared),
+            self.blocks.ratio(blocks, shared - chance, 1 - chance),
+        ]
+        self._overlaps.append((rule, float(chance.mean())))
 
     def pick_parts(self) -> FloatArray:
         """How much of the pick of its group each row is: all of it, none, or its part where the best are equal."""
@@ -221,7 +241,7 @@ class _Comparison:
 def _teacher_shares(
     comparison: _Comparison, teachers: arrays.Categories, lengths: FloatArray | None
 ) -> tuple[TeacherShare, ...]:
-    """Shares of the teachers with the most rows, over all lengths and in each quarter of the candidates' lengths."""
+    """Shares of teachers, of all lengths and each quarter of lengths; those with the fewest rows may be together."""
     grouped = comparison.codes >= 0
     picked, of = comparison.pick_parts()[grouped], teachers.codes[comparison.rows[grouped]] + 1
     quarters: dict[str, Any] = {ALL_LENGTHS: slice(None)}
@@ -229,15 +249,16 @@ def _teacher_shares(
     if own.size and np.isfinite(own).all():
         quarter = np.searchsorted(np.quantile(own, [0.25, 0.5, 0.75]), own)
         quarters |= {name: quarter == i for i, name in enumerate(_QUARTERS) if (quarter == i).any()}
-    names = ["(none)", *map(str, teachers.values)]
-    most = np.argsort(-np.bincount(of, minlength=len(names)), kind="stable")[:_MAX_TEACHERS]
+    names = ["(none)", *map(str, teachers.values), OTHER_TEACHERS]
+    most = np.argsort(-np.bincount(of, minlength=len(names)), kind="stable")[:_MAX_TEACHERS].tolist()
+    of[~np.isin(of, most)] = len(names) - 1
     shares = []
     for length, some in quarters.items():
         candidates, chosen = (np.bincount(of[some], weights=w, minlength=len(names)) for w in (None, picked[some]))
         totals = max(candidates.sum(), 1), chosen.sum() or math.nan
         shares += [
             TeacherShare(names[i], length, float(candidates[i] / totals[0]), float(chosen[i] / totals[1]))
-            for i in most
+            for i in dict.fromkeys([*most, len(names) - 1])
             if candidates[i]
         ]
     return tuple(shares) if not math.isnan(picked.sum() or math.nan) else ()

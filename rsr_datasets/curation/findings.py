@@ -19,6 +19,7 @@ TURNS = "number of turns"
 SHORTEST = "shortest"
 RANDOM = "random"
 ALL_LENGTHS = "all"
+OTHER_TEACHERS = "(other teachers)"
 
 _NAMED = 0.3  # a correlation is named where its whole interval lies beyond, and denied where it lies within
 _LARGELY = 0.6
@@ -64,7 +65,7 @@ class Overlap:
 
     Attributes:
         rule: The other rule: ``"shortest"``, ``"longest"``, ``"lowest average surprisal"`` or ``"random"``.
-        share: The share of groups with several candidates; equal rows count by their parts.
+        share: The share of groups in which the rule tells candidates apart; equal rows count by their parts.
         chance: The share that a random pick has.
         beyond_chance: (share - chance) / (1 - chance): 0 by chance, 1 where both rules are one.
     """
@@ -82,7 +83,10 @@ class Overlap:
 
 @dataclass(frozen=True)
 class TeacherShare:
-    """The share of a teacher among the candidates and among the chosen rows, of all lengths or a quarter of them."""
+    """The share of a teacher among the candidates and among the chosen rows, of all lengths or a quarter of them.
+
+    ``of_chosen`` is NaN where no row of these lengths was chosen.
+    """
 
     teacher: str
     length: str
@@ -125,6 +129,7 @@ class Diagnosis:
         compared: Rows with a complete score, which all tables but those on missing scores are about.
         truncated: Rows that were scored on a part of their response; a selection leaves them out too.
         unscored: Rows without a score, by status.
+        ungrouped: Compared rows whose key is null, which count over all rows alone.
         groups: Groups with a compared row.
         groups_with_choice: Groups with several compared rows.
         is_constant: Whether the metric is the same in all compared rows.
@@ -145,6 +150,7 @@ class Diagnosis:
     compared: int
     truncated: int
     unscored: dict[str, int]
+    ungrouped: int
     groups: int
     groups_with_choice: int
     is_constant: bool
@@ -218,9 +224,11 @@ def _sentences(found: Diagnosis) -> Iterator[str]:
             f"{overlap.share.value:.0%} of what {metric} picks is also the {overlap.rule} "
             f"(chance: {overlap.chance:.0%}): compare with that control."
         )
-    if found.overlaps and not named:
-        others = ", ".join(f"{o.rule} {o.share.value:.0%}" for o in found.overlaps if o.rule != RANDOM)
+    others = ", ".join(f"{o.rule} {o.share.value:.0%}" for o in found.overlaps if o.rule != RANDOM)
+    if others and not named:
         yield f"The picks of {metric} are its own: shared with the {others}; chance gives {_chance(found)}."
+    elif found.overlaps and not others:
+        yield f"No lengths or surprisals tell candidates apart: picks of {metric} cannot be compared with other rules."
     yield from _about_teachers(found)
 
 
@@ -240,9 +248,10 @@ def _about_rows(found: Diagnosis) -> Iterator[str]:
     elif not found.groups:
         yield f"No row with a complete score has a value in {found.group_by}: nothing is known within problems."
     elif found.groups == 1:
+        everyone = "" if found.ungrouped else "all "
         yield (
-            f"{_count(found.compared, 'row')} with a complete score, all in one problem ({found.group_by}): intervals "
-            f"are over rows, and nothing is known about other problems."
+            f"{_count(found.compared, 'row')} with a complete score, {everyone}in one problem ({found.group_by}): "
+            f"intervals are over rows, and nothing is known about other problems."
         )
     elif not found.groups_with_choice:
         yield (
@@ -254,21 +263,27 @@ def _about_rows(found: Diagnosis) -> Iterator[str]:
             f"{_count(found.compared, 'row')} with a complete score in {found.groups:,} problems ({found.group_by}), "
             f"{found.groups_with_choice:,} of them with several candidates."
         )
+    if found.groups and found.ungrouped:
+        yield f"{found.ungrouped:,} of these rows without {found.group_by} count over all rows alone."
     if found.truncated:
         yield f"{_count(found.truncated, 'truncated row')} left out, as a selection leaves them out."
     if unscored := sum(found.unscored.values()):
         reasons = ", ".join(f"{count:,} {status}" for status, count in found.unscored.items())
         yield f"{unscored:,} of {found.rows:,} rows ({unscored / found.rows:.1%}) have no score: {reasons}."
-        if more := [each for each in found.unscored_teachers if each.is_more]:
+        more = [each for each in found.unscored_teachers if each.is_more]
+        if more:
             worst = max(more, key=lambda each: each.share.value)
             yield (
                 f"Missing scores are not spread evenly: {worst.teacher} lacks {worst.share.value:.0%} of its rows, "
                 f"all together lack {unscored / found.rows:.1%}."
             )
-        if found.unscored_lengths and found.unscored_lengths[2]:
-            without, others, _ = found.unscored_lengths
-            longer = "longer" if without > others else "shorter"
-            yield f"Rows without a score are {longer}: {without:,.0f} characters in the median, others {others:,.0f}."
+        elif len(found.unscored_teachers) > 1:
+            yield "No teacher surely lacks more scores than all together."
+        if found.unscored_lengths:
+            without, others, differ = found.unscored_lengths
+            differs = "longer" if without > others else "shorter"
+            are = differs if differ else "not surely longer or shorter"
+            yield f"Rows without a score are {are}: {without:,.0f} characters in the median, others {others:,.0f}."
 
 
 def _about_association(each: Association, metric: str) -> Iterator[str]:
@@ -314,7 +329,7 @@ def _about_correctness(auc: Estimate, metric: str) -> str:
 
 
 def _about_teachers(found: Diagnosis) -> Iterator[str]:
-    everywhere = [each for each in found.teachers if each.length == ALL_LENGTHS]
+    everywhere = [e for e in found.teachers if e.length == ALL_LENGTHS and e.teacher != OTHER_TEACHERS]
     if len(everywhere) > 1:
         top = max(everywhere, key=lambda each: each.of_chosen)
         yield (
@@ -327,6 +342,8 @@ def _about_teachers(found: Diagnosis) -> Iterator[str]:
             yield f"Two random halves of the data have the same best teacher {each.same_best:.0%} of the time{agrees}."
         elif each.same_best < 1:
             yield f"Another teacher is the best with {each.change}{agrees.removesuffix(' on average')}."
+    if found.metric == "RSR" and found.stability and not any("rank_clip" in each.change for each in found.stability):
+        yield "Whether another rank_clip changes this order is not known: that needs token_columns=True."
 
 
 def _tables(found: Diagnosis) -> Iterator[str]:
@@ -340,7 +357,7 @@ def _tables(found: Diagnosis) -> Iterator[str]:
         yield _table([f"picks of {found.metric} that are also the", "share", "by chance"], rows)
     if found.teachers:
         lengths = list(dict.fromkeys(each.length for each in found.teachers))
-        cells = {(t.teacher, t.length): f"{t.of_candidates:.0%} -> {t.of_chosen:.0%}" for t in found.teachers}
+        cells = {(t.teacher, t.length): f"{t.of_candidates:.0%} -> {_share(t.of_chosen)}" for t in found.teachers}
         names = dict.fromkeys(each.teacher for each in found.teachers)
         rows = [[name, *(cells.get((name, length), "-") for length in lengths)] for name in names]
         yield _table(["share of candidates -> of picks, by length", *lengths], rows)
@@ -358,6 +375,10 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     )
+
+
+def _share(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.0%}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _INCONCLUSIVE = "inconclusive"
+_NO_SCATTER = 1e-12  # equal differences hide how far seeds scatter
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Outcomes:
         if unsure:
             few = min(each.seeds for each in self.differences if not each.difference.is_conclusive)
             more = " One seed cannot tell: train with several." if few < 2 else ""
+            if any(d.seeds > 1 and math.isnan(d.difference.low) for d in self.differences):
+                more += " Seeds without scatter cannot tell either."
             lines.append(f"{unsure} of {len(self.differences)} differences between arms are {_INCONCLUSIVE}.{more}")
         return (first, *lines)
 
@@ -140,7 +144,8 @@ def compare_outcomes(
     The correlation's interval is Fisher's with the standard error of Bonett and Wright for Spearman's coefficient; a
     perfect correlation counts as half a swap of neighbours less. It tells of arms, which are few: five say little.
     Differences are paired by seed, with Student's t; the confidence holds for all pairs of arms together
-    (Bonferroni). An interval that holds 0, or that does not exist, is inconclusive.
+    (Bonferroni). An interval that holds 0, or that does not exist, is inconclusive;
+    differences that are equal on all seeds have none.
 
     Args:
         results: Rows with the keys ``arm`` or ``teacher``, ``score`` (higher is better), and ``seed`` where there are
@@ -160,18 +165,26 @@ def compare_outcomes(
         raise ValueError(f"confidence={confidence}: must be between 0 and 1")
     by_arm: dict[str, dict[str, float]] = {}
     for i, row in enumerate(results):
-        arm, score = row.get("arm", row.get("teacher")), row.get("score")
+        if not isinstance(row, Mapping):
+            raise ValueError(
+                f"results[{i}]: expected a dict, found {type(row).__name__}; see DataFrame.to_dict('records')"
+            )
+        arm, score = row.get("arm"), row.get("score")
+        arm = row.get("teacher") if arm is None else arm
         if arm is None or score is None:
-            raise ValueError(f"results[{i}]: has the keys {list(row)}; needs arm or teacher, and score")
-        if not math.isfinite(score):
-            raise ValueError(f"results[{i}]: the score of {arm!r} is {score}; leave out runs without a score")
+            raise ValueError(f"results[{i}]: has the keys {list(row)}; needs a value of arm or teacher, and of score")
+        if not isinstance(score, numbers.Real) or not math.isfinite(score):
+            raise ValueError(f"results[{i}]: the score of {arm!r} is {score!r}, no finite number; leave out such runs")
         seeds = by_arm.setdefault(str(arm), {})
         if (seed := str(row.get("seed", 0))) in seeds:
             raise ValueError(f"results[{i}]: a second score of {arm!r} with seed {seed}; give each run its own seed")
         seeds[seed] = float(score)
     if not by_arm:
         raise ValueError("results: no rows; give one for each training run")
-    ratios = {str(k): v.value if isinstance(v, DatasetRSR) else float(v) for k, v in (rsr or {}).items()}
+    values = {str(arm): v.value if isinstance(v, DatasetRSR) else v for arm, v in (rsr or {}).items()}
+    if wrong := [arm for arm, value in values.items() if not isinstance(value, numbers.Real)]:
+        raise ValueError(f"rsr: the ratio of {wrong[0]!r} is {values[wrong[0]]!r}; expected a number")
+    ratios = {arm: float(value) for arm, value in values.items()}
     if unknown := [name for name in ratios if name not in by_arm]:
         raise ValueError(f"rsr: no result of {unknown[0]!r}; there are results of {list(by_arm)}")
     arms = [
@@ -209,7 +222,7 @@ def _difference(first: ArmOutcome, second: ArmOutcome, confidence: float) -> Dif
     seeds = [seed for seed in first.scores if seed in second.scores]
     values: FloatArray = np.array([first.scores[seed] - second.scores[seed] for seed in seeds])
     mean = float(values.mean()) if seeds else math.nan
-    if len(seeds) < 2:
+    if len(seeds) < 2 or float(np.ptp(values)) <= _NO_SCATTER:
         return Difference(first.arm, second.arm, len(seeds), Interval(mean, math.nan, math.nan))
     error = float(values.std(ddof=1)) / math.sqrt(len(seeds))
     error *= float(stats.t.isf((1 - confidence) / 2, len(seeds) - 1))

@@ -13,7 +13,7 @@ from ..metrics.trajectory import FloatArray
 from ..reading.formats import FORMATS, TOKENIZED, RowFormat, find_format
 from ..reading.messages import ASSISTANT_ROLES, Turns
 from ..reading.split import response_text
-from ..tables.arrays import ROWS_PER_BATCH, batches, read_categories, read_numbers, read_rows
+from ..tables.arrays import ROWS_PER_BATCH, batches, read_categories, read_flags, read_numbers, read_rows
 from .pool import BoolArray
 
 _WRITTEN_BY_ASSISTANT = pa.array(ASSISTANT_ROLES)
@@ -27,6 +27,12 @@ def read_trait(dataset: Dataset, column: str) -> FloatArray:
         return read_numbers(dataset, column)
     flags = read_categories(dataset, column)
     return np.array([*map(float, flags.values), np.nan])[flags.codes]
+
+
+def read_correctness(dataset: Dataset, column: str) -> FloatArray:
+    """Reads a boolean column as 1 and 0; NaN for null. A column of another type is a ``ValueError``."""
+    read_flags(dataset, column)
+    return read_trait(dataset, column)
 
 
 def count_turns(dataset: Dataset, columns: Mapping[str, str] | None) -> FloatArray | None:

@@ -347,7 +347,7 @@ EVERY_FLAG = {
     "--allow-mixed-settings --column-prefix rsr --teacher-column category --turns last "
     '--columns {"messages":"messages"} --output kept --json --overwrite --split train --controls arms --match tokens',
     "diagnose": "--group-by problem_id --metric avg_surprisal --correct right --teacher-column teacher --also rsr "
-    '--seed 1 --column-prefix rsr --turns last --columns {"messages":"messages"} --split train --json',
+    '--largest --allow-mixed-settings --seed 1 --column-prefix rsr --turns last --columns {"messages":"messages"} --split train --json',
     "report": "--output r.html --selected data --teacher-column category --problem-column problem_id "
     "--tokenizer STUDENT --max-points 7 --seed 2 --column-prefix rsr --title Mine --turns last "
     '--columns {"messages":"messages"} --split train --overwrite --json',
@@ -422,6 +422,18 @@ def test_a_selection_is_diagnosed_and_gets_its_control_arms(command: Callable[..
     card = command("push", "scored", "me/curated", "--controls", "arms", "--dry-run", cwd=tmp_path)
     assert card.returncode == 0, card.stderr
     assert "## Control arms" in card.stdout and "| `shortest` | 270 | 74.9% |" in card.stdout
+
+
+def test_control_arms_take_what_the_selection_takes(command: Callable[..., Done], tmp_path: Path) -> None:
+    rows = Dataset.from_parquet(str(SCORES)).sort("problem_id").select(range(50))
+    rows.map(lambda _, i: {"rsr_settings": f"a{i % 2}"}, with_indices=True).to_parquet(tmp_path / "mixed.parquet")
+    arguments = ("select", "mixed.parquet", "--group-by", "problem_id", "--output", "best", "--allow-mixed-settings")
+    for controls, reason in (("best", "--output and --controls are both best"), ("a.parquet", "need a folder")):
+        done = command(*arguments, "--controls", controls, cwd=tmp_path)
+        assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "best").exists()
+    done = command(*arguments, "--controls", "arms", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {len(arm) for arm in load_from_disk(tmp_path / "arms").values()} == {10}
 
 
 def test_a_selection_that_keeps_nothing_writes_nothing(command: Callable[..., Done], tmp_path: Path) -> None:

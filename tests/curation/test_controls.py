@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,6 +85,30 @@ class TestRules:
         best = select_trajectories(rows, "problem_id", metric="rsr_top1_share")
         arms = kept(control_subsets(rows, best, "problem_id", metric="top1_share"))
         assert arms["highest"] == best["row"][:] == [4, 7] and arms["lowest"] == [0, 5]
+
+    def test_truncated_rows_and_mixed_settings_are_candidates_where_the_selection_had_them(
+        self, rows: Dataset
+    ) -> None:
+        mixed = rows.map(lambda row: {"rsr_settings": f"a{row['row'] % 2}", "rsr_status": "truncated"})
+        given = {"keep_truncated": True, "allow_mixed_settings": True}
+        best = select_trajectories(mixed, "problem_id", **given)
+        assert kept(control_subsets(mixed, best, "problem_id", **given))["lowest"] == best["row"][:] == [1, 5]
+        with pytest.raises(ValueError, match="allow_mixed_settings=True"):
+            control_subsets(mixed, best, "problem_id", keep_truncated=True)
+
+    def test_rows_of_unknown_length_are_no_candidates(self, rows: Dataset) -> None:
+        lengths = [None if row in (2, 6) else 5 for row in range(8)]
+        plain = rows.select_columns(["rsr", "problem_id", "row"]).add_column("rsr_num_tokens", lengths)
+        arms, reports = control_subsets(
+            plain, plain.select([1, 5]), "problem_id", match=["tokens"], return_report=True
+        )
+        assert not {2, 6} & {row for found in kept(arms).values() for row in found}
+        assert all(report.tokens_ratio == 1 for report in reports.values())
+
+    @pytest.mark.parametrize("kind", ["large_string", "string"])
+    def test_a_selection_from_a_file_may_have_another_type_of_key(self, rows: Dataset, kind: str) -> None:
+        best = rows.select([1, 5]).cast_column("problem_id", Value(kind))
+        assert kept(control_subsets(rows, best, "problem_id"))["lowest"] == [1, 5]
 
     def test_problems_may_be_told_by_their_prompts(self, rows: Dataset) -> None:
         prompts = rows["problem_id"][:]
@@ -182,6 +206,15 @@ class TestAccount:
             assert record["step"] == "control_subsets"
             assert record["rule"] | {"arm": arm, "seed": 3, "match": ["tokens"], "metric": "rsr"} == record["rule"]
             assert (record["report"]["rows_in"], record["report"]["rows_out"]) == (8, 2)
+            assert record["selection"]["step"] == "select_trajectories" and record["selection"]["rule"]["keep"] == 1
+
+    def test_selected_rows_without_a_problem_are_said(self, rows: Dataset) -> None:
+        keys = [None, *rows["problem_id"][1:]]
+        some = rows.remove_columns("problem_id").add_column("problem_id", keys)
+        arms, reports = control_subsets(some, some.select([0, 1, 5]), "problem_id", return_report=True)
+        assert {len(found) for found in arms.values()} == {2}
+        assert reports["random"].unmatched == ("1 of 3 selected rows belong to no problem and have no counterpart",)
+        assert read_records(arms["random"])[-1]["report"]["dropped"] == {"no_group": 1}
 
     def test_rows_without_a_counterpart_are_said(self, rows: Dataset) -> None:
         poor = rows.map(lambda row: {"rsr_status": "bad_row" if row["row"] > 5 else "scored"})
@@ -209,5 +242,8 @@ class TestAccount:
             control_subsets(rows, best, "problem_id", match=["teacher"])
         with pytest.raises(ValueError, match="selected: no column 'problem_id'"):
             control_subsets(rows, best.remove_columns("problem_id"), "problem_id")
+        numbered = best.remove_columns("problem_id").add_column("problem_id", [1, 2])
+        with pytest.raises(ValueError, match=r"scored has the types .*int64.*, selected has .*string"):
+            control_subsets(numbered, best, "problem_id")
         with pytest.raises(TypeError, match="selected: expected a Dataset, found list"):
             control_subsets(rows, [], "problem_id")  # type: ignore[arg-type]

@@ -198,6 +198,17 @@ class TestSentences:
         assert "RSR is largely hardness here" in said(found) and "hardness" in found.confounds
         assert "Dull is the same in every row" in said(found)
 
+    def test_columns_may_be_named_as_traits_are(self) -> None:
+        rows = drawn(3).add_column("length", list(range(360))).add_column("correctness", [0.5, 0.7] * 180)
+        found = diagnose(rows.add_column("ok", [True, False] * 180), "problem_id", correct="ok", also=["length"])
+        tokens = np.array(rows["rsr_num_tokens"])
+        expected = {"length": tokens, "column length": np.arange(360)}
+        for trait, values in expected.items():
+            value = association(found, trait).overall.value
+            assert value == pytest.approx(_spearman(np.array(rows["rsr"]), values))
+        plain = diagnose(rows, "problem_id", also="correctness")
+        assert association(plain, "column correctness").overall.count == 360
+
     def test_parts_of_the_ratio_are_no_confounds(self) -> None:
         random = np.random.default_rng(0)
         surprisal = random.gamma(4, 0.2, 300) + 0.1
@@ -228,6 +239,31 @@ class TestSentences:
         )
         found = diagnose(rows, "problem_id", "top1_share", correct="ok")
         assert found.metric == "rsr_top1_share" and found.correctness is not None and found.correctness.value == 1
+
+    def test_more_may_be_better_in_any_column(self) -> None:
+        rows = drawn(5)
+        reward = rows.add_column("reward", [float(n) for n in rows["rsr_num_tokens"]])
+        shared = {o.rule: o.share.value for o in diagnose(reward, "problem_id", "reward", largest=True).overlaps}
+        assert shared["longest"] == 1 and shared["shortest"] == 0
+
+    def test_a_metric_without_lengths_says_so(self) -> None:
+        rows = drawn(5).select_columns(["rsr", "problem_id"]).rename_column("rsr", "reward")
+        assert "No lengths or surprisals tell candidates apart" in said(diagnose(rows, "problem_id", "reward"))
+
+    def test_equal_lengths_are_no_rule(self) -> None:
+        """Whatever is picked would be among the shortest, and among the longest."""
+        rows = drawn(5)
+        rows = rows.remove_columns("rsr_num_tokens").add_column("rsr_num_tokens", [7] * 6 + [5] * 354)
+        found = diagnose(rows, "problem_id")
+        assert [each.rule for each in found.overlaps] == ["lowest average surprisal", "random"]
+
+    def test_problems_with_an_unknown_length_are_left_out_of_overlaps_with_lengths(self) -> None:
+        rows = drawn(5).remove_columns(["rsr_status", "rsr_settings"])
+        tokens: list[int | None] = [int(n) for n in rows["rsr_num_tokens"]]
+        tokens[0] = None
+        found = diagnose(rows.remove_columns("rsr_num_tokens").add_column("rsr_num_tokens", tokens), "problem_id")
+        counts = {each.rule: each.share.count for each in found.overlaps}
+        assert counts == {"shortest": 59, "longest": 59, "lowest average surprisal": 60, "random": 60}
 
     def test_turns_are_counted(self) -> None:
         rows = drawn(6, groups=30)
@@ -260,6 +296,7 @@ class TestSentences:
         found = diagnose(rows, "problem_id")
         shares = {(each.teacher, each.length): each.of_chosen for each in found.teachers}
         assert shares["ada", "all"] == 1 and shares["bob", "all"] == 0 and shares["ada", "shortest quarter"] == 1
+        assert shares["bob", "third quarter"] != shares["bob", "third quarter"] and "100% -> none" in str(found)
         assert "The teacher picked most is ada: 100% of the picks, 50% of the candidates." in found.sentences
         assert "100% of what RSR picks is also the shortest (chance: 50%)" in said(found)
 
@@ -272,10 +309,27 @@ class TestSentences:
         found = diagnose(rows_of(rsr, **extra), "problem_id")
         assert "have no score" in said(found) and "eve lacks" in said(found)
         assert "Rows without a score are longer: 2,500 characters in the median" in said(found)
+        assert "No teacher surely lacks" not in said(found)
         even = np.where(np.arange(len(rows)) % 7 == 0, np.nan, rows["rsr"][:])
         text = ["word " * (i % 50) for i in range(len(rows))]
         calm = diagnose(rows_of(even, **extra | {"text": text}), "problem_id")
-        assert "lacks" not in said(calm) and "Rows without a score are" not in said(calm)
+        assert "No teacher surely lacks more scores than all together." in calm.sentences
+        assert "Rows without a score are not surely longer or shorter" in said(calm)
+
+    def test_rows_without_a_problem_are_said(self) -> None:
+        rows = drawn(7)
+        ids = [None if i % 6 == 0 else f"p{key}" for i, key in enumerate(rows["problem_id"])]
+        found = diagnose(rows.remove_columns("problem_id").add_column("problem_id", ids), "problem_id")
+        assert found.ungrouped == 60 and found.groups == 60
+        assert "60 of these rows without problem_id count over all rows alone." in found.sentences
+        assert {each.overall.count for each in found.associations} == {360}
+
+    def test_teachers_with_few_rows_are_together(self) -> None:
+        rows = drawn(7).remove_columns("teacher").add_column("teacher", [f"t{i % 72}" for i in range(360)])
+        shares = [each for each in diagnose(rows, "problem_id").teachers if each.length == "all"]
+        assert len(shares) == 51 and shares[-1].teacher == "(other teachers)"
+        assert sum(each.of_candidates for each in shares) == pytest.approx(1)
+        assert sum(each.of_chosen for each in shares) == pytest.approx(1)
 
 
 class TestStability:
@@ -285,6 +339,7 @@ class TestStability:
         changed = rows.map(lambda r: {"rsr_avg_rank": (1 + level[r["teacher"]]) * r["rsr_avg_surprisal"]})
         halves = diagnose(changed, "problem_id").stability[0]
         assert (halves.spearman, halves.same_best) == (1, 1)
+        assert "Whether another rank_clip changes this order is not known" in said(diagnose(changed, "problem_id"))
 
     def test_truncated_rows_and_rank_clips_may_change_the_best(self) -> None:
         """Bob's truncated rows are good, and Ada has single freak tokens, which a higher clip lets count."""
@@ -300,7 +355,7 @@ class TestStability:
         assert changed["halves of the data"] == 1 and changed["truncated rows"] == 0
         assert changed["rank_clip=50"] == changed["rank_clip=500"] == 0
         assert "Another teacher is the best with truncated rows." in found.sentences
-        assert "20 truncated rows left out" in said(found)
+        assert "20 truncated rows left out" in said(found) and "rank_clip changes this order" not in said(found)
 
 
 EDGES: dict[str, tuple[dict[str, Any], str | None, str]] = {
@@ -357,8 +412,13 @@ class TestPoorData:
             diagnose(rows, "nowhere")
         with pytest.raises(ValueError, match="column 'teacher' is string, not numeric"):
             diagnose(rows, "problem_id", also=["teacher"])
-        with pytest.raises(ValueError, match="2 different students or settings"):
-            diagnose(rows.map(lambda _, i: {"rsr_settings": f"a{i % 2}"}, with_indices=True), "problem_id")
+        mixed = rows.map(lambda _, i: {"rsr_settings": f"a{i % 2}"}, with_indices=True)
+        with pytest.raises(ValueError, match=r"2 different students or settings.* allow_mixed_settings=True"):
+            diagnose(mixed, "problem_id")
+        assert diagnose(mixed, "problem_id", allow_mixed_settings=True).compared == len(rows)
+        for wrong in ([0, 1] * 9, ["yes", "no"] * 9):
+            with pytest.raises(ValueError, match=r"column 'ok' is .* not boolean"):
+                diagnose(rows.add_column("ok", wrong), "problem_id", correct="ok")
 
 
 def test_champ_passes() -> None:

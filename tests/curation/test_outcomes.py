@@ -60,6 +60,17 @@ def test_arms_without_a_common_seed_are_inconclusive() -> None:
     assert "inconclusive" in said(compare_outcomes(rows))
 
 
+def test_seeds_without_scatter_are_inconclusive() -> None:
+    """Three equal differences would give an interval of no width."""
+    found = compare_outcomes(runs_of({"a": [0.4, 0.5, 0.6], "b": [0.5, 0.6, 0.7]}))
+    assert "inconclusive. Seeds without scatter cannot tell either." in said(found)
+
+
+def test_arms_and_teachers_may_be_in_one_dataset() -> None:
+    rows = [{"arm": "a", "teacher": None, "score": 0.5}, {"arm": None, "teacher": "b", "score": 0.25}]
+    assert [each.arm for each in compare_outcomes(Dataset.from_list(rows)).arms] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("scores", "sentence"),
     [
@@ -114,7 +125,10 @@ def test_all_differences_hold_together() -> None:
     ("results", "rsr", "message"),
     [
         ([], None, "results: no rows"),
-        ([{"arm": "a"}], None, r"results\[0\]: has the keys \['arm'\]; needs arm or teacher, and score"),
+        ([{"arm": "a"}], None, r"results\[0\]: has the keys \['arm'\]; needs a value of arm or teacher"),
+        (["arm"], None, r"results\[0\]: expected a dict, found str"),
+        ([{"arm": "a", "score": "0.5"}], None, r"results\[0\]: the score of 'a' is '0.5', no finite number"),
+        ([{"arm": "a", "score": 1.0}], {"a": None}, "rsr: the ratio of 'a' is None; expected a number"),
         ([{"arm": "a", "score": math.nan}], None, r"results\[0\]: the score of 'a' is nan"),
         ([{"arm": "a", "score": 1.0}] * 2, None, r"results\[1\]: a second score of 'a' with seed 0"),
         ([{"arm": "a", "score": 1.0}], {"b": 2.0}, "rsr: no result of 'b'"),
