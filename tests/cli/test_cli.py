@@ -347,7 +347,8 @@ EVERY_FLAG = {
     "--allow-mixed-settings --column-prefix rsr --teacher-column category --turns last "
     '--columns {"messages":"messages"} --output kept --json --overwrite --split train --controls arms --match tokens',
     "diagnose": "--group-by problem_id --metric avg_surprisal --correct right --teacher-column teacher --also rsr "
-    '--largest --allow-mixed-settings --seed 1 --column-prefix rsr --turns last --columns {"messages":"messages"} --split train --json',
+    "--largest --allow-mixed-settings --seed 1 --column-prefix rsr --turns last --split train --json "
+    '--columns {"messages":"messages"}',
     "report": "--output r.html --selected data --teacher-column category --problem-column problem_id "
     "--tokenizer STUDENT --max-points 7 --seed 2 --column-prefix rsr --title Mine --turns last "
     '--columns {"messages":"messages"} --split train --overwrite --json',
@@ -384,7 +385,8 @@ def test_every_flag_is_taken(
         expected = select_trajectories(part, group_by=["problem_id", "category"], **chosen)
         assert load_from_disk(tmp_path / "kept")["rsr"][:] == expected["rsr"][:]
     if name == "diagnose":
-        found = diagnose(part, ["problem_id"], "avg_surprisal", "right", also=["rsr"], seed=1, turns="last")
+        chosen = {"also": ["rsr"], "largest": True, "seed": 1, "turns": "last"}
+        found = diagnose(part, ["problem_id"], "avg_surprisal", "right", **chosen)
         assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
     if name == "teachers":
         chosen = {"problem_column": "problem_id", "sample": 2, "seed": 3, "adaptive": True, "confidence": 0.9}
