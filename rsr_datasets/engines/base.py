@@ -63,6 +63,8 @@ class StudentSource(Protocol):
     """A student before any weights are loaded.
 
     A source may have ``provides``, as its engine: metrics that need more are then refused before anything is loaded.
+    A source of students that read images has ``load_processor()``, which gives a ``transformers.ProcessorMixin``, or
+    ``None`` for a student of text alone; ``ValueError`` says why rows with images cannot be read.
     """
 
     @property

@@ -66,6 +66,12 @@ class VllmSource:
         """Loads the tokenizer here; the engine is sent token ids."""
         return self.files.load_tokenizer()
 
+    def load_processor(self) -> None:
+        """``ValueError`` refuses a student that reads images: log-probabilities are asked for token ids alone."""
+        if self.files.load_processor() is not None:
+            reason = 'rows with images are scored with engine="transformers"; this engine reads text alone'
+            raise ValueError(f"student {self.files.name!r}: {reason}")
+
     @property
     def vocab_size(self) -> int:
         """Entries of the student's vocabulary, by its configuration."""

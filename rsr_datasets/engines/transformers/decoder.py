@@ -130,15 +130,6 @@ def largest(numbers: torch.Tensor) -> float:
     return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
 
 
-def decoder_name(model: PreTrainedModel) -> str | None:
-    """The name of the student's own module that is, or holds, the decoder."""
-    if model.base_model_prefix in model._modules:
-        return model.base_model_prefix
-    embeddings = model.get_input_embeddings()
-    named = model._modules.items()
-    return next((name for name, module in named if module is not None and embeddings in module.modules()), None)
-
-
 def _position_limit(model: PreTrainedModel) -> int | None:
     """Most tokens of a row: tables of positions have an end, and rotary embeddings that the longest row rescales."""
     config = model.config.get_text_config()

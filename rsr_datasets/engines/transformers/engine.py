@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from transformers import PreTrainedModel
 
 from ...reading.rows import EncodedRow, conversations, tokens_read
 from ..base import ENTROPIES, BatchAccount, OnBatch, TokenScores
 from .batches import Ids, bytes_per_token, choose_tokens_per_batch, plan_batches
-from .decoder import Decoder, decoder_name
+from .classes import decoder_name, refuse_encoder_decoder
+from .decoder import Decoder
 from .head import LogitsDtype, OutputHead
 from .packing import plan_packs, sharing_runs
 from .probes import check, refusing
@@ -231,9 +231,3 @@ class TransformersEngine:
         hidden, account = self.decoder.read(rows, batch.least_shared, batch.of_conversations)
         targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
         return self.head.reduce(hidden, targets, self.chunk_tokens, entropies), account
-
-
-def refuse_encoder_decoder(config: transformers.PreTrainedConfig, name: str) -> None:
-    """Raises ``ValueError`` for an encoder-decoder model."""
-    if config.is_encoder_decoder:
-        raise ValueError(f"student {name!r} is an encoder-decoder model; a causal language model is needed")

@@ -1,7 +1,6 @@
 """The student before it is loaded: who it is, and how its config, tokenizer and weights are loaded."""
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -10,30 +9,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import huggingface_hub
 import torch
 import transformers
-import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ...utils.files import hash_file, hash_text, remembered
+from ...utils.files import hash_text
+from .classes import auto_class, refuse_encoder_decoder
 from .dtypes import slowdown
-from .engine import TransformersEngine, refuse_encoder_decoder
+from .engine import TransformersEngine
 from .head import LogitsDtype
+from .identity import hash_model, hash_model_files, hash_tokenizer
 from .probes import refusing
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin as Processor
+else:
+    Processor = Any
 
 logger = logging.getLogger(__name__)
 
 _HUB_ARGUMENTS = ("token", "subfolder", "cache_dir", "local_files_only", "force_download", "proxies")
 """Keyword arguments of ``from_pretrained`` that say where files come from, for weights, config and tokenizer alike."""
-_MODEL_FILE_SUFFIXES = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".py", ".safetensors", ".bin", ".gguf"}
-_OF_TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "training_args", "all_results", "eval_results")
-_READ_SIZE = 1 << 24
-_REMEMBERED_HASH = "_rsr_datasets_hash"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class TransformersStudent:
 
     student: str | os.PathLike[str] | PreTrainedModel
     revision: str | None = None
-    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None
+    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | Processor | None = None
     dtype: str | torch.dtype = "auto"
     attn_implementation: str | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class TransformersStudent:
     device: str | torch.device | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.student, PreTrainedModel) and not isinstance(self.tokenizer, PreTrainedTokenizerBase):
+        if self.is_loaded and self._given_tokenizer is None:
             raise ValueError("a loaded student needs its loaded tokenizer too: pass tokenizer=")
         if not isinstance(self.student, str | os.PathLike | PreTrainedModel):
             adapted = hasattr(self.student, "peft_config")
@@ -175,22 +176,31 @@ class TransformersStudent:
         path, token = Path(name).expanduser(), self.model_kwargs.get("token")
         return (str(path), None) if path.exists() else (name, _resolve_commit(name, None, token))
 
+    @property
+    def _given_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer that was passed in loaded, by itself or in a processor."""
+        given: Any = self.tokenizer
+        given = given.tokenizer if _is_processor(given) else given
+        return given if isinstance(given, PreTrainedTokenizerBase) else None
+
     def identity(self, fresh: bool = False) -> dict[str, Any]:
         """The student by content of its files or tensors, or Hub id and commit; ``fresh`` hashes tensors anew."""
         identity: dict[str, Any]
         if isinstance(self.student, PreTrainedModel):
-            identity = {"loaded": _hash_model(self.student, fresh)}
+            identity = {"loaded": hash_model(self.student, fresh)}
         elif self.local_path:
-            identity = {"content": _hash_model_files(self.local_path)}
+            identity = {"content": hash_model_files(self.local_path)}
         else:
             identity = {"hub": self.name, "revision": self.commit}
         if self.base:
             identity["base"] = self.base.identity()
-        if isinstance(self.tokenizer, PreTrainedTokenizerBase):
-            identity["tokenizer"] = _hash_tokenizer(self.tokenizer)
+        if _is_processor(self.tokenizer):
+            identity["processor"] = hash_text(self.tokenizer.to_json_string())
+        if self._given_tokenizer is not None:
+            identity["tokenizer"] = hash_tokenizer(self._given_tokenizer)
         elif self.tokenizer is not None:
             where, commit = self._tokenizer_source
-            identity["tokenizer"] = _hash_model_files(Path(where)) if Path(where).exists() else f"{where}@{commit}"
+            identity["tokenizer"] = hash_model_files(Path(where)) if Path(where).exists() else f"{where}@{commit}"
         return identity
 
     def load_config(self) -> transformers.PreTrainedConfig:
@@ -204,17 +214,37 @@ class TransformersStudent:
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Loads the tokenizer; ``ValueError`` names the student where there is none."""
-        if isinstance(self.tokenizer, PreTrainedTokenizerBase):
+        return self._given_tokenizer or self._load_beside(transformers.AutoTokenizer, "tokenizer_config.json")
+
+    def load_processor(self) -> Processor | None:
+        """Loads what prepares images and text for the student; ``None`` for a student that reads text alone.
+
+        ``ValueError`` names a student that reads images, and of which nobody gave the processor.
+        """
+        if _is_processor(self.tokenizer):
             return self.tokenizer
+        own_class = type(self.student).__name__ if self.is_loaded else None
+        if auto_class(self.load_config(), own_class) is not transformers.AutoModelForImageTextToText:
+            return None
+        found = None
+        if self._given_tokenizer is None:
+            found = self._load_beside(transformers.AutoProcessor, "preprocessor_config.json", "processor_config.json")
+        if not _is_processor(found):
+            reason = "reads images, for which its processor is missing: pass tokenizer= the processor, or where it is"
+            raise ValueError(f"student {self.name!r} {reason}")
+        return found
+
+    def _load_beside(self, kind: Any, *files: str) -> Any:
+        """Loads a tokenizer or processor from where ``tokenizer`` says, else from where the student, or its base, is."""
         if self.tokenizer is not None:
             where, commit = self._tokenizer_source
             arguments = {name: value for name, value in self._hub_arguments.items() if name != "subfolder"}
             arguments |= {"trust_remote_code": self.trust_remote_code, "revision": commit or "main"}
-            return _load(where, transformers.AutoTokenizer, where, arguments)
+            return _load(where, kind, where, arguments)
         where, arguments = self._source()
-        if self.base and not _has_tokenizer(where, arguments):
-            return self.base.load_tokenizer()
-        return _load(self.name, transformers.AutoTokenizer, where, arguments)
+        if self.base and not any(_has_file(where, file, arguments) for file in files):
+            return self.base._load_beside(kind, *files)
+        return _load(self.name, kind, where, arguments)
 
     def load(self, device: torch.device, options: dict[str, Any]) -> TransformersEngine:
         """Loads the student, onto the device without a ``device_map``; ``ValueError`` if it cannot be scored."""
@@ -240,7 +270,7 @@ class TransformersStudent:
         own = {name: value for name, value in self.model_kwargs.items() if name not in _HUB_ARGUMENTS}
         arguments |= {"dtype": self.torch_dtype, **own, **attention}
         arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = _load(self.name, transformers.AutoModelForCausalLM, where, arguments)
+        model, info = _load(self.name, auto_class(self.load_config()), where, arguments)
         if mismatched := sorted(info["mismatched_keys"]):
             name, in_files, in_config = mismatched[0]
             raise ValueError(
@@ -282,60 +312,6 @@ class TransformersStudent:
         return str(self.local_path), arguments
 
 
-def _hash_model_files(path: Path) -> str:
-    """Hashes the content of a folder's config, tokenizer and weight files, or of a single file."""
-    files = [path]
-    if path.is_dir():
-        candidates = sorted([*path.iterdir(), *path.glob("additional_chat_templates/*")])
-        kept = [file for file in candidates if file.suffix in _MODEL_FILE_SUFFIXES and file.is_file()]
-        files = [file for file in kept if not file.name.startswith(_OF_TRAINING)]
-    if any(file.suffix == ".safetensors" for file in files):
-        files = [file for file in files if file.suffix != ".bin"]
-    digest = xxhash.xxh3_128()
-    for file in files:
-        name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        digest.update(f"{name}:{_remembered_hash(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _remembered_hash(file: Path) -> str:
-    """Hashes a file. The hash is remembered across processes by path, inode, size and modification time."""
-    stat = file.stat()
-    key = f"{file.resolve()}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
-    return remembered("hashes", key, functools.partial(hash_file, file))
-
-
-def _hash_model(model: PreTrainedModel, fresh: bool) -> str:
-    """Hashes a loaded model once, until a tensor changes; only ``fresh`` sees writes through ``.data``."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-    described = json.dumps(config, sort_keys=True, default=str)
-    tensors = sorted([*model.named_parameters(), *model.named_buffers()], key=lambda named: named[0])
-    state = [described, *((name, t.data_ptr(), t._version) for name, t in tensors if not t.is_inference())]
-    remembered = getattr(model, _REMEMBERED_HASH, None)
-    if not fresh and remembered and len(state) == 1 + len(tensors) and remembered[0] == state:
-        return str(remembered[1])
-    digest = xxhash.xxh3_128(described.encode())
-    for name, tensor in tensors:
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().reshape(-1)
-        for block in flat.split(_READ_SIZE // max(1, tensor.element_size())):
-            digest.update(block.cpu().contiguous().view(torch.uint8).numpy())
-    setattr(model, _REMEMBERED_HASH, (state, digest.hexdigest()))
-    return digest.hexdigest()
-
-
-def _hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hashes everything of a tokenizer that decides token ids: its state, chat template and special tokens."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        state = tokenizer.get_vocab()
-    else:  # every call may change padding and truncation
-        state = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
-    special_tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    parts = (state, tokenizer.chat_template, special_tokens)
-    return hash_text("\n".join(json.dumps(part, sort_keys=True) for part in parts))
-
-
 def _resolve_commit(repo_id: str, revision: str | None, token: str | bool | None = None) -> str | None:
     """Finds the commit of a revision on the Hub, else in the cache; returns the revision where both do not know it."""
     if revision is not None and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision):
@@ -349,10 +325,13 @@ def _resolve_commit(repo_id: str, revision: str | None, token: str | bool | None
     return revision
 
 
-def _has_tokenizer(where: str, arguments: Mapping[str, Any]) -> bool:
+def _is_processor(given: object) -> TypeGuard[Processor]:
+    return hasattr(given, "image_processor")  # the class of processors would import what reads images
+
+
+def _has_file(where: str, file: str, arguments: Mapping[str, Any]) -> bool:
     asked = {name: value for name, value in arguments.items() if name != "trust_remote_code"}
-    found = cached_file(where, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False, **asked)
-    return found is not None
+    return cached_file(where, file, _raise_exceptions_for_missing_entries=False, **asked) is not None
 
 
 def _load(name: str, auto_class: Any, where: str, arguments: dict[str, Any]) -> Any:
