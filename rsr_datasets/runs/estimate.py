@@ -11,7 +11,7 @@ import transformers
 from datasets import Dataset
 
 from ..engines.transformers.batches import bytes_per_token, default_chunk_bytes, default_tokens_per_batch
-from ..engines.transformers.classes import auto_class, decoder_name
+from ..engines.transformers.classes import auto_classes, decoder_name, text_module
 from ..engines.transformers.packing import packed_decoder
 from ..engines.transformers.speedups import SPEEDUPS
 from ..reading.rows import EncodedRow
@@ -40,7 +40,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_row
     source: Any = scorer.source
     config = source.load_config()
     with torch.device("meta"):
-        model = auto_class(config).from_config(config, trust_remote_code=source.trust_remote_code)
+        model = auto_classes(config)[0].from_config(config, trust_remote_code=source.trust_remote_code)
     parameters = sum(p.numel() for p in model.parameters())
     found = {
         "rows": sum(unit.end - unit.start for unit in units),
@@ -68,7 +68,7 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_row
 def _shares_beginnings(model: transformers.PreTrainedModel) -> bool:
     """Whether the student's attention is of the kind that reads what turns of a conversation begin with once."""
     try:
-        packed_decoder(model._modules[decoder_name(model) or ""])
+        packed_decoder(text_module(model.get_submodule(decoder_name(model) or "")))
     except Exception:  # model families may raise any error
         return False
     return True

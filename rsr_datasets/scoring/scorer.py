@@ -19,7 +19,7 @@ from ..engines.base import EngineName, OnBatch, StudentSource, TokenScores
 from ..engines.server import ServerStudent
 from ..engines.transformers.head import LogitsDtype
 from ..engines.transformers.probes import refusing
-from ..engines.transformers.source import TransformersStudent, default_device
+from ..engines.transformers.source import ProcessorMixin, TransformersStudent, default_device
 from ..engines.vllm import VllmStudent
 from ..metrics import DEFAULT_RANK_CLIP, Metric, find_metrics, is_built_in
 from ..reading.formats import OPTIONAL_COLUMNS, TOKENIZED, RowFormat, check_columns, find_format
@@ -59,7 +59,8 @@ class RSRScorer:
         student: A Hub id, a local folder, a ``.gguf`` file, a loaded model (then ``tokenizer`` is needed), or a
             :class:`rsr_datasets.engines.base.StudentSource` of another engine.
         revision: Git revision of a Hub student.
-        tokenizer: A tokenizer, or where to load it from, instead of the student's own.
+        tokenizer: A tokenizer, or where to load it from, instead of the student's own; for a student that reads
+            images, its processor.
         chat_template: Instead of the tokenizer's own: Jinja text, a path to it, a preset (``"chatml"``, ``"llama3"``,
             ``"plain"``), or ``"trl:NAME"`` for a file of the installed trl package.
         dtype: A name, a ``torch.dtype``, or ``"auto"``: the dtype of the student's files, but float32 on a CPU that is
@@ -109,7 +110,7 @@ class RSRScorer:
         student: str | os.PathLike[str] | PreTrainedModel | StudentSource,
         *,
         revision: str | None = None,
-        tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
+        tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | ProcessorMixin | None = None,
         chat_template: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,

@@ -30,7 +30,7 @@ class Decoder:
         self.model = model
         self.module = module
         self.vocab_size = int(model.get_input_embeddings().weight.shape[0])
-        self.max_positions = _position_limit(model)
+        self.max_positions = _position_limit(model, module)
         # Beyond these lengths the longest row of a batch changes the rotary frequencies of all its rows.
         kinds = _rotary_kinds(model.config.get_text_config())
         self.turning_lengths = sorted({length for kind, length in kinds if kind == "longrope"})
@@ -130,7 +130,7 @@ def largest(numbers: torch.Tensor) -> float:
     return float(numbers.float().abs().nan_to_num(0, 0, 0).max())
 
 
-def _position_limit(model: PreTrainedModel) -> int | None:
+def _position_limit(model: PreTrainedModel, decoder: torch.nn.Module) -> int | None:
     """Most tokens of a row: tables of positions have an end, and rotary embeddings that the longest row rescales."""
     config = model.config.get_text_config()
     if isinstance(limit := getattr(config, "max_seq_len", None), int):
@@ -139,9 +139,9 @@ def _position_limit(model: PreTrainedModel) -> int | None:
     if not isinstance(made_for, int):
         return None
     limits = [made_for] if any("dynamic" in kind for kind, _ in _rotary_kinds(config)) else []
-    limits += [made_for for buffer in model.buffers() if buffer.dim() > 1 and made_for in buffer.shape]
+    limits += [made_for for buffer in decoder.buffers() if buffer.dim() > 1 and made_for in buffer.shape]
     words = model.get_input_embeddings()
-    for table in model.modules():
+    for table in decoder.modules():
         if isinstance(table, torch.nn.Embedding) and table is not words:
             spare = table.num_embeddings - made_for
             if 0 <= spare <= _MOST_SPARE_POSITIONS:

@@ -1,6 +1,7 @@
 """The engine that runs a student of transformers: rows to batches, to ranks and surprisals."""
 
 import bisect
+import contextlib
 import functools
 import logging
 from collections import deque
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from ...reading.rows import EncodedRow, conversations, tokens_read
 from ..base import ENTROPIES, BatchAccount, OnBatch, TokenScores
 from .batches import Ids, bytes_per_token, choose_tokens_per_batch, plan_batches
-from .classes import decoder_name, refuse_encoder_decoder
+from .classes import causal_model, refuse_encoder_decoder, text_module
 from .decoder import Decoder
 from .head import LogitsDtype, OutputHead
 from .packing import plan_packs, sharing_runs
@@ -23,6 +24,7 @@ from .probes import check, refusing
 from .reduction import Reduced
 from .speedups import SPEEDUPS
 from .speedups.side_by_side import available_bytes, side_by_side
+from .vision import Vision
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class _Batch:
     rows: list[int]
     least_shared: float | None = None
     of_conversations: bool = False
+    of_images: bool = False
     split: bool = False
 
 
@@ -79,21 +82,24 @@ class TransformersEngine:
         tokens_per_batch: int | None = None,
         share_prefixes: bool = True,
         chunk_tokens: int | None = None,
+        load_processor: Callable[[], Any] = lambda: None,
     ) -> None:
         refuse_encoder_decoder(model.config, name)
         described = f"student {name!r} ({type(model).__name__})"
         with refusing(f"{described}: it does not say what its embeddings are"):
-            prefix = decoder_name(model)
-        if model.get_output_embeddings() is None or prefix is None:
+            causal, prefix = causal_model(model)
+        if causal.get_output_embeddings() is None or prefix is None:
             raise ValueError(f"{described} is no causal language model with a decoder")
         self.name = name
         self.model = model.eval()
         self.share_prefixes = share_prefixes
-        self.decoder = Decoder(model, model._modules[prefix])
+        self._described = described
+        self._load_processor = load_processor
         with refusing(f"{described}: its forward pass fails"):
-            self.head = OutputHead(model, prefix, logits_dtype)
+            self.head = OutputHead(causal, prefix, logits_dtype)
+        self.decoder = self._checked_decoder(causal._modules[prefix])
         self.max_positions = self.decoder.max_positions
-        self.vocab_size = self.decoder.vocab_size = check(self.decoder, self.head, described)
+        self.vocab_size = self.decoder.vocab_size
         for speedup in SPEEDUPS:
             self._take(speedup)
         self.chunk_tokens = chunk_tokens or self.head.chunk_tokens(self.vocab_size)
@@ -105,6 +111,25 @@ class TransformersEngine:
     def device(self) -> torch.device:
         """Where the token ids go."""
         return self.decoder.device
+
+    def _checked_decoder(self, base: Any) -> Decoder:
+        """The decoder: the part of the base model that reads text, if that gives the same as the whole base model."""
+        with contextlib.suppress(ValueError):
+            if (text := text_module(base)) is not base:
+                decoder = Decoder(self.model, text)
+                decoder.vocab_size = check(decoder, self.head, self._described)
+                return decoder
+        decoder = Decoder(self.model, base)
+        decoder.vocab_size = check(decoder, self.head, self._described)
+        return decoder
+
+    @functools.cached_property
+    def _vision(self) -> Vision:
+        """Reads rows with images; ``ValueError`` names a student that does not read them."""
+        processor = self._load_processor()
+        if processor is None:
+            raise ValueError(f"{self._described} reads text alone, and a row has images")
+        return Vision(self.model, self.head, processor, self._described)
 
     def _take(self, speedup: Callable[[torch.nn.Module, bool], torch.nn.Module]) -> None:
         """Takes a speed-up if decoder and head give the same with it."""
@@ -130,13 +155,17 @@ class TransformersEngine:
         """Scores rows, batches beyond the memory in halves; a single row beyond it raises ``OutOfMemoryError``."""
         ids = [row.read_ids for row in rows]
         row_tokens = tokens_read(rows)
-        turns = [i for numbers in conversations(rows) for i in range(len(rows))[numbers]]
+        pictured = [i for i, row in enumerate(rows) if row.images]
+        _ = pictured and self._vision  # a student that does not read images is refused first
+        turns = [i for numbers in conversations(rows) for i in range(len(rows))[numbers] if not rows[i].images]
         turns = self._sharing(turns, ids, None) if self.share_prefixes and turns and self.decoder.can_branch else []
-        packed = self._packed_rows(sorted(set(range(len(rows))).difference(turns)), ids)
-        others = sorted(set(range(len(rows))).difference(turns, packed))
+        packed = self._packed_rows(sorted(set(range(len(rows))).difference(turns, pictured)), ids)
+        others = sorted(set(range(len(rows))).difference(turns, pictured, packed))
         least_shared = _LEAST_SHARED if self.share_prefixes else _NOTHING_SHARED
         parts = self._plan(turns, ids, least_shared, of_conversations=True)
-        parts = (parts + self._plan(packed, ids, least_shared) + self._plan(others, ids, None))[::-1]
+        parts += self._plan(packed, ids, least_shared) + self._plan(others, ids, None)
+        parts += [replace(batch, of_images=True) for batch in self._plan(pictured, ids, None)]
+        parts.reverse()
         results: list[Any] = [None] * len(rows)
         running: deque[tuple[_Batch, Callable[[], _Read]]] = deque()
         # A rotary embedding that a long row rescales has one scale at a time.
@@ -228,6 +257,9 @@ class TransformersEngine:
     @torch.no_grad()
     def _score_batch(self, rows: Sequence[EncodedRow], batch: _Batch, entropies: bool) -> tuple[Reduced, BatchAccount]:
         """Queues the computation of a batch, without waiting for a GPU."""
-        hidden, account = self.decoder.read(rows, batch.least_shared, batch.of_conversations)
+        if batch.of_images:
+            hidden, account = self._vision.read(rows)
+        else:
+            hidden, account = self.decoder.read(rows, batch.least_shared, batch.of_conversations)
         targets = torch.from_numpy(np.concatenate([row.input_ids[row.positions] for row in rows]))
         return self.head.reduce(hidden, targets, self.chunk_tokens, entropies), account

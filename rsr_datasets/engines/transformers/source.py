@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from transformers.utils import cached_file, is_peft_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ...utils.files import hash_text
-from .classes import auto_class, refuse_encoder_decoder
+from .classes import auto_classes, place, refuse_encoder_decoder
 from .dtypes import slowdown
 from .engine import TransformersEngine
 from .head import LogitsDtype
@@ -27,9 +28,9 @@ from .identity import hash_model, hash_model_files, hash_tokenizer
 from .probes import refusing
 
 if TYPE_CHECKING:
-    from transformers import ProcessorMixin as Processor
+    from transformers import ProcessorMixin as ProcessorMixin
 else:
-    Processor = Any
+    ProcessorMixin = Any  # the class would import what reads images
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class TransformersStudent:
 
     student: str | os.PathLike[str] | PreTrainedModel
     revision: str | None = None
-    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | Processor | None = None
+    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | ProcessorMixin | None = None
     dtype: str | torch.dtype = "auto"
     attn_implementation: str | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -216,7 +217,7 @@ class TransformersStudent:
         """Loads the tokenizer; ``ValueError`` names the student where there is none."""
         return self._given_tokenizer or self._load_beside(transformers.AutoTokenizer, "tokenizer_config.json")
 
-    def load_processor(self) -> Processor | None:
+    def load_processor(self) -> ProcessorMixin | None:
         """Loads what prepares images and text for the student; ``None`` for a student that reads text alone.
 
         ``ValueError`` names a student that reads images, and of which nobody gave the processor.
@@ -224,7 +225,7 @@ class TransformersStudent:
         if _is_processor(self.tokenizer):
             return self.tokenizer
         own_class = type(self.student).__name__ if self.is_loaded else None
-        if auto_class(self.load_config(), own_class) is not transformers.AutoModelForImageTextToText:
+        if auto_classes(self.load_config(), own_class)[0] is not transformers.AutoModelForImageTextToText:
             return None
         found = None
         if self._given_tokenizer is None:
@@ -235,7 +236,7 @@ class TransformersStudent:
         return found
 
     def _load_beside(self, kind: Any, *files: str) -> Any:
-        """Loads a tokenizer or processor from where ``tokenizer`` says, else from where the student, or its base, is."""
+        """Loads a tokenizer or processor from where ``tokenizer`` says, else from beside the student or its base."""
         if self.tokenizer is not None:
             where, commit = self._tokenizer_source
             arguments = {name: value for name, value in self._hub_arguments.items() if name != "subfolder"}
@@ -249,7 +250,9 @@ class TransformersStudent:
     def load(self, device: torch.device, options: dict[str, Any]) -> TransformersEngine:
         """Loads the student, onto the device without a ``device_map``; ``ValueError`` if it cannot be scored."""
         model = self.student if isinstance(self.student, PreTrainedModel) else self._load_model(device)
-        engine = TransformersEngine(model, name=self.name, logits_dtype=self.logits_dtype, **options)
+        engine = TransformersEngine(
+            model, name=self.name, logits_dtype=self.logits_dtype, load_processor=self.load_processor, **options
+        )
         options["tokens_per_batch"] = engine.tokens_per_batch
         return engine
 
@@ -258,7 +261,16 @@ class TransformersStudent:
             reason = "is a PEFT adapter, which needs the package peft: pip install peft"
             raise ValueError(f"student {self.name!r} {reason}")
         if self.base:
-            return self._load_adapter(self.base._load_model(device))
+            # An adapter may have been trained on the text side of a student that sees.
+            kinds = auto_classes(self.base.load_config())
+            loaded = (self._load_adapter(self.base._load_weights(device, kind)) for kind in kinds)
+            if (adapted := next(filter(None, loaded), None)) is None:
+                reason = f"its adapter lacks weights for layers of its base {self.base.name!r}, on which it acts"
+                raise ValueError(f"student {self.name!r}: {reason}")
+            return adapted
+        return self._load_weights(device, auto_classes(self.load_config())[0])
+
+    def _load_weights(self, device: torch.device, kind: Any) -> PreTrainedModel:
         refuse_encoder_decoder(self.load_config(), self.name)
         if self._slowdown:
             stored, factor = self._slowdown
@@ -270,7 +282,7 @@ class TransformersStudent:
         own = {name: value for name, value in self.model_kwargs.items() if name not in _HUB_ARGUMENTS}
         arguments |= {"dtype": self.torch_dtype, **own, **attention}
         arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, info = _load(self.name, auto_class(self.load_config()), where, arguments)
+        model, info = _load(self.name, kind, where, arguments)
         if mismatched := sorted(info["mismatched_keys"]):
             name, in_files, in_config = mismatched[0]
             raise ValueError(
@@ -284,17 +296,21 @@ class TransformersStudent:
             )
         if getattr(model, "hf_device_map", None) is None:
             with refusing(f"device={str(device)!r}: student {self.name!r} cannot be put there"):
-                model.to(device)
+                place(model, device)
         return model
 
-    def _load_adapter(self, base: PreTrainedModel) -> PreTrainedModel:
-        """Puts the adapter into its base model."""
+    def _load_adapter(self, base: PreTrainedModel) -> PreTrainedModel | None:
+        """Puts the adapter into its base model; ``None`` if the adapter has no weights for these layers."""
         import peft
 
         where, arguments = self._source()
         arguments.pop("trust_remote_code")
-        with refusing(f"student {self.name!r}: peft cannot load the adapter"):
-            adapted = peft.PeftModel.from_pretrained(base, where, **arguments)
+        with refusing(f"student {self.name!r}: peft cannot load the adapter"), warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*Found missing adapter keys")
+            try:
+                adapted = peft.PeftModel.from_pretrained(base, where, **arguments)
+            except UserWarning:
+                return None
         kind = adapted.peft_config["default"]
         if kind.is_prompt_learning or not isinstance(adapted.get_base_model(), PreTrainedModel):
             adapter = f"a PEFT adapter of type {str(kind.peft_type).rpartition('.')[2]} adds to what the model reads"
@@ -325,8 +341,8 @@ def _resolve_commit(repo_id: str, revision: str | None, token: str | bool | None
     return revision
 
 
-def _is_processor(given: object) -> TypeGuard[Processor]:
-    return hasattr(given, "image_processor")  # the class of processors would import what reads images
+def _is_processor(given: object) -> TypeGuard[ProcessorMixin]:
+    return hasattr(given, "image_processor")
 
 
 def _has_file(where: str, file: str, arguments: Mapping[str, Any]) -> bool:
