@@ -106,6 +106,7 @@ def diagnose(
     comparison = _Comparison(pool, rows, codes, seed)
     teachers = None if teacher is None else arrays.read_categories(scored, teacher)
     is_own_ratio = pool.metric == pool.columns.rsr
+    parts = (pool.columns.avg_surprisal, pool.columns.avg_rank)
     own = {
         LENGTH: pool.columns.num_tokens,
         _SURPRISAL: pool.columns.avg_surprisal,
@@ -119,8 +120,8 @@ def diagnose(
     reserved = {*own, TURNS, CORRECTNESS}
     values |= {f"column {name}" if name in reserved else name: read_trait(scored, name) for name in asked}
     for name, value in values.items():
-        if own.get(name, name) != pool.metric:
-            comparison.add_trait(name, value[rows], is_part=is_own_ratio and name in (_SURPRISAL, _RANK))
+        if (column := own.get(name, name)) != pool.metric:
+            comparison.add_trait(name, value[rows], is_part=is_own_ratio and column in parts)
     if correct and group_by is not None:
         comparison.add_correctness(values[CORRECTNESS][rows])
     if group_by is not None:

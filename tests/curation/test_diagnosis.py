@@ -216,6 +216,8 @@ class TestSentences:
         found = diagnose(rows, "problem_id")
         assert "RSR is largely average surprisal here, from which RSR is made" in said(found)
         assert "average surprisal" not in found.confounds
+        asked = diagnose(rows, "problem_id", also=["rsr_avg_surprisal"])
+        assert "rsr_avg_surprisal here, from which RSR is made" in said(asked) and not asked.confounds
 
     def test_correct_candidates_are_preferred(self) -> None:
         rows = drawn(4)
