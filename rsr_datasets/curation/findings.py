@@ -23,7 +23,7 @@ OTHER_TEACHERS = "(other teachers)"
 
 _NAMED = 0.3  # a correlation is named where its whole interval lies beyond, and denied where it lies within
 _LARGELY = 0.6
-_BEYOND_CHANCE = 0.2
+_BEYOND_CHANCE, _SOME_BEYOND = 0.2, 0.05
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,10 @@ def _sentences(found: Diagnosis) -> Iterator[str]:
             f"(chance: {overlap.chance:.0%}): compare with that control."
         )
     others = ", ".join(f"{o.rule} {o.share.value:.0%}" for o in found.overlaps if o.rule != RANDOM)
-    if others and not named:
+    if some := [each for each in found.overlaps if each.beyond_chance.low >= _SOME_BEYOND and not each.is_named]:
+        rules = ", ".join(f"the {o.rule} {o.share.value:.0%} (chance: {o.chance:.0%})" for o in some)
+        yield f"Some picks of {metric}, more than by chance, are also {rules}."
+    elif others and not named:
         yield f"The picks of {metric} are its own: shared with the {others}; chance gives {_chance(found)}."
     elif found.overlaps and not others:
         yield f"No lengths or surprisals tell candidates apart: picks of {metric} cannot be compared with other rules."

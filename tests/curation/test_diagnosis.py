@@ -178,6 +178,14 @@ class TestSentences:
         found = diagnose(rows.map(lambda row: {"rsr": 9 - row["rsr"]}), "problem_id")
         assert {"length", "longest"} <= {*found.confounds}
 
+    def test_some_overlap_beyond_chance_is_said(self) -> None:
+        found = diagnose(drawn(0, groups=400, by_length=0.4), "problem_id")
+        shortest = found.overlaps[0]
+        assert 0.05 < shortest.beyond_chance.low < 0.2 and "shortest" not in found.confounds
+        share = f"{shortest.share.value:.0%} (chance: 17%)"
+        assert f"Some picks of RSR, more than by chance, are also the shortest {share}." in found.sentences
+        assert "its own" not in said(found)
+
     def test_length_between_problems_alone_is_said_to_count_between_problems(self) -> None:
         rows = drawn(2)
         level = np.log(rows["rsr_num_tokens"][:]).reshape(-1, 6).mean(axis=1)
