@@ -11,7 +11,7 @@ answers, whatever the result is.
 
 The run can be stopped and started again: ``OUTPUT_DIR`` holds the start, the scores, and a line for each student.
 
-The default sizes were declared before the run. They were the first of six settings, piloted with other seeds, with
+The default sizes were declared before the run. They were the only ones of six, piloted with other seeds, with
 which a student trained on a mixture of all teachers was right more than 15% of the time (30%). In an earlier run, from
 a start that knew sums of two numbers alone and with 60 steps a student, all students were right 0 to 8% of the time.
 
