@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import make_model
 from transformers import PreTrainedTokenizerFast
+from vision_students import make_processor, make_seeing_student
 
 from rsr_datasets import RSRScorer
 from rsr_datasets.engines.prompt_logprobs import to_scores
@@ -86,3 +88,12 @@ def test_metrics_beyond_vllm_are_refused_before_anything_is_loaded() -> None:
 def test_without_vllm_the_extra_is_named(student_folder: str) -> None:
     with pytest.raises(ImportError, match=r"pip install 'rsr_datasets\[vllm\]'"):
         RSRScorer(student_folder, engine="vllm")({"text": "a b c"})
+
+
+def test_rows_with_images_are_refused_by_name(student_folder: str, tmp_path: Path) -> None:
+    assert VllmStudent(student_folder).load_processor() is None
+    processor = make_processor("llava")
+    make_seeing_student("llava", processor).config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf'{tmp_path}.* with engine="transformers"; this engine reads text alone'):
+        VllmStudent(tmp_path).load_processor()
