@@ -67,6 +67,22 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     assert complaints == []
 
 
+def wait_until(page: Any, expression: str) -> None:
+    """Asks again and again from outside: a page whose policy forbids eval cannot poll an expression by itself."""
+    for _ in range(200):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"never came true: {expression}")
+
+
+def click_point(page: Any, row: int) -> None:
+    """Clicks the plane where the row's point is."""
+    page.locator("#plane-plot canvas").scroll_into_view_if_needed()
+    where = "(row) => { const i = points.row.indexOf(row); return { x: plots[0].px[i], y: plots[0].py[i] }; }"
+    page.locator("#plane-plot canvas").click(position=page.evaluate(where, row))
+
+
 def embedded(path: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
     return json.loads(found[1])

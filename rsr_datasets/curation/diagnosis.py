@@ -19,6 +19,7 @@ from .findings import (
     ALL_LENGTHS,
     CORRECTNESS,
     LENGTH,
+    LONGEST,
     OTHER_TEACHERS,
     RANDOM,
     SHORTEST,
@@ -187,7 +188,7 @@ class _Comparison:
 
     def add_overlaps(self, lengths: FloatArray | None, surprisals: FloatArray | None) -> None:
         """Adds how often the pick of a group is also the pick of another rule, and how often by chance."""
-        rules = {SHORTEST: (lengths, 1), "longest": (lengths, -1), f"lowest {_SURPRISAL}": (surprisals, 1)}
+        rules = {SHORTEST: (lengths, 1), LONGEST: (lengths, -1), f"lowest {_SURPRISAL}": (surprisals, 1)}
         has_choice = self.sizes > 1
         if not has_choice.any():
             return

@@ -17,6 +17,7 @@ LENGTH = "length"
 CORRECTNESS = "correctness"
 TURNS = "number of turns"
 SHORTEST = "shortest"
+LONGEST = "longest"
 RANDOM = "random"
 ALL_LENGTHS = "all"
 OTHER_TEACHERS = "(other teachers)"
@@ -173,6 +174,17 @@ class Diagnosis:
         """The findings, one a sentence or two."""
         return tuple(_sentences(self))
 
+    def sentences_about(self, trait: str) -> tuple[str, ...]:
+        """The findings about one trait; of the length also the picks that are the shortest or the longest."""
+        if self.compared < 2 or self.is_constant:
+            return ()
+        if trait == CORRECTNESS and self.correctness is not None:
+            return (_about_correctness(self.correctness, self.metric),)
+        extremes = (SHORTEST, LONGEST) if trait == LENGTH else ()
+        about = (_about_association(each, self.metric) for each in self.associations if each.trait == trait)
+        picks = (_about_overlap(o, self.metric) for o in self.overlaps if o.is_named and o.rule in extremes)
+        return (*(text for texts in about for text in texts), *picks)
+
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as a JSON object; null for NaN."""
         return {"sentences": [*self.sentences], "confounds": [*self.confounds], **to_json(self)}
@@ -219,24 +231,17 @@ def _sentences(found: Diagnosis) -> Iterator[str]:
     if found.correctness is not None:
         yield _about_correctness(found.correctness, metric)
     named = [each for each in found.overlaps if each.is_named]
-    for overlap in named:
-        yield (
-            f"{overlap.share.value:.0%} of what {metric} picks is also the {overlap.rule} "
-            f"(chance: {overlap.chance:.0%}): compare with that control."
-        )
+    yield from (_about_overlap(overlap, metric) for overlap in named)
     others = ", ".join(f"{o.rule} {o.share.value:.0%}" for o in found.overlaps if o.rule != RANDOM)
     if some := [each for each in found.overlaps if each.beyond_chance.low >= _SOME_BEYOND and not each.is_named]:
         rules = ", ".join(f"the {o.rule} {o.share.value:.0%} (chance: {o.chance:.0%})" for o in some)
         yield f"Some picks of {metric}, more than by chance, are also {rules}."
     elif others and not named:
-        yield f"The picks of {metric} are its own: shared with the {others}; chance gives {_chance(found)}."
+        chance = next(each.chance for each in found.overlaps if each.rule == RANDOM)
+        yield f"The picks of {metric} are its own: shared with the {others}; chance gives {chance:.0%}."
     elif found.overlaps and not others:
         yield f"No lengths or surprisals tell candidates apart: picks of {metric} cannot be compared with other rules."
     yield from _about_teachers(found)
-
-
-def _chance(found: Diagnosis) -> str:
-    return next(f"{each.chance:.0%}" for each in found.overlaps if each.rule == RANDOM)
 
 
 def _about_rows(found: Diagnosis) -> Iterator[str]:
@@ -328,6 +333,13 @@ def _about_correctness(auc: Estimate, metric: str) -> str:
     return (
         f"{metric} {does} candidates of a problem: the correct one of a pair has the better {metric} {auc.value:.0%} "
         f"of the time (AUC {auc}; 0.5 is chance)."
+    )
+
+
+def _about_overlap(overlap: Overlap, metric: str) -> str:
+    return (
+        f"{overlap.share.value:.0%} of what {metric} picks is also the {overlap.rule} "
+        f"(chance: {overlap.chance:.0%}): compare with that control."
     )
 
 

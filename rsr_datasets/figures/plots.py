@@ -94,7 +94,7 @@ def plot_teachers(
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("dataset-level RSR (lower suits the student better)")
     if after is not None:
-        _legend(axes, theme, styles, ["before the selection", "after it"], columns=2)
+        _legend(axes, theme, styles, ["all rows", "the selected rows"], columns=2)
     return figure
 
 

@@ -20,8 +20,10 @@ Limits = tuple[float, float]
 SERIES_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3a3a3a")
 SERIES_DARK = ("#4aa3dc", "#ee7d33", "#1fbf92", "#e09cc4", "#f2b631", "#8fd0f5", "#f0e442")
 NUM_SHAPES = 7
+FEW = 20  # fewer points are drawn one by one, and decide nothing
 
 _ROUND_NUMBERS = np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8])
+_FEWEST_LEVELS = 4
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,18 @@ def log_limits(values: FloatArray) -> Limits:
 
 
 def round_levels(low: float, high: float, most: int = 6) -> list[float]:
-    """At most ``most`` round numbers between two positive ones, spread evenly on a logarithmic scale."""
+    """At most ``most`` round numbers between two positive ones, spread evenly on a logarithmic scale.
+
+    Between two that are near each other they are multiples of one step.
+    """
     powers = np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     candidates = np.unique(np.round(np.outer(10.0**powers, _ROUND_NUMBERS), 12))
     inside = candidates[(candidates >= low) & (candidates <= high)]
+    if inside.size < _FEWEST_LEVELS and high > low:
+        power = 10.0 ** np.floor(np.log10((high - low) / most))
+        step = power * next(multiple for multiple in (1, 2, 5, 10, 20) if (high - low) / (power * multiple) < most)
+        candidates = np.round(np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step, 12)
+        inside = candidates[(candidates >= low) & (candidates <= high)]
     if inside.size > most:
         evenly = np.geomspace(inside[0], inside[-1], most)
         inside = np.unique(inside[np.abs(np.log(inside)[:, None] - np.log(evenly)).argmin(axis=0)])

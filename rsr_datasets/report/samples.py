@@ -13,7 +13,8 @@ from ..reading.rows import UnscorableRowError
 from ..reading.split import split_row, text_of
 from ..reading.steps import split_text
 from ..tables import arrays
-from .summary import ReportRows, json_size, rounded, shown
+from .rows import KeptRows, ReportRows, rounded, shown
+from .summary import json_size
 from .thumbnails import thumbnails
 
 _BYTES_PER_ROW = 400  # of the page, without text or tokens
@@ -22,19 +23,20 @@ _TOKEN_LIMITS = (16_000, 8_000, 4_000, 2_000, 1_000, 500)
 
 
 def draw_samples(
-    rows: ReportRows, max_points: int, tokenizer: PreTrainedTokenizerBase | None, budget: int
+    rows: ReportRows, kept: KeptRows | None, max_points: int, tokenizer: PreTrainedTokenizerBase | None, budget: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
     """Draws the points, the problems shown within ``budget`` bytes, and the tokens after which text is cut."""
     scores, scored = rows.scores, np.flatnonzero(rows.scores.has_score)
+    marks = None if kept is None else kept.marks
     drawn = sample_evenly(scored, rows.teacher_codes[scored], max_points, rows.seed)
-    budget -= json_size(_points(rows, drawn))
+    budget -= json_size(_points(rows, marks, drawn))
     problems: list[dict[str, Any]] = []
     limit = 0
     if rows.row_format is not None or tokenizer is not None:
         per_token = 16 if tokenizer is not None else 5  # bytes for its text, and its length, rank and surprisal
         codes = rows.problems.codes
         chosen, limit = choose_problems(codes, scores.num_tokens, scores.has_score, budget, per_token, rows.seed)
-        for problem in _read_problems(rows, chosen, tokenizer, limit):
+        for problem in _read_problems(rows, marks, chosen, tokenizer, limit):
             budget -= json_size(problem) + json_size(problem["label"]) + 80 * len(problem["candidates"])
             if budget < 0:
                 break
@@ -44,7 +46,7 @@ def draw_samples(
     drawn = np.union1d(drawn, with_text[scores.has_score[with_text]])
     for problem in problems:
         problem["candidates"].sort(key=lambda candidate: (candidate["rsr"] is None, candidate["rsr"] or 0.0))
-    return _points(rows, np.random.default_rng(rows.seed).permutation(drawn)), problems, limit
+    return _points(rows, marks, np.random.default_rng(rows.seed).permutation(drawn)), problems, limit
 
 
 def choose_problems(
@@ -76,7 +78,7 @@ def choose_problems(
     return chosen, limit
 
 
-def _points(rows: ReportRows, chosen: IntArray) -> dict[str, Any]:
+def _points(rows: ReportRows, marks: BoolArray | None, chosen: IntArray) -> dict[str, Any]:
     scores, labels = rows.scores, rows.labels(chosen)
     distinct = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     columns = {"rsr": scores.rsr, "surprisal": scores.avg_surprisal, "rank": scores.avg_rank}
@@ -88,11 +90,18 @@ def _points(rows: ReportRows, chosen: IntArray) -> dict[str, Any]:
         **{name: [rounded(value) for value in values[chosen]] for name, values in columns.items()},
         "tokens": scores.num_tokens[chosen].astype(int).tolist(),
         "truncated": np.flatnonzero(scores.truncated[chosen]).tolist(),
+        "selected": [] if marks is None else np.flatnonzero(marks[chosen]).tolist(),
+        "correct": np.flatnonzero(rows.correct[chosen] > 0).tolist(),
+        "incorrect": np.flatnonzero(rows.correct[chosen] <= 0).tolist(),
     }
 
 
 def _read_problems(
-    rows: ReportRows, chosen: Sequence[IntArray], tokenizer: PreTrainedTokenizerBase | None, token_limit: int
+    rows: ReportRows,
+    marks: BoolArray | None,
+    chosen: Sequence[IntArray],
+    tokenizer: PreTrainedTokenizerBase | None,
+    token_limit: int,
 ) -> Iterator[dict[str, Any]]:
     """Reads problems as the page shows them: prompt, and numbers and text of each candidate."""
     if not chosen:
@@ -111,6 +120,8 @@ def _read_problems(
             "status": shown([*statuses.values, None][statuses.codes[i]]),
             **{name: rounded(value[i]) if scores.has_score[i] else None for name, value in values.items()},
             "numTokens": int(scores.num_tokens[i]),
+            "selected": bool(marks is not None and marks[i]),
+            "correct": bool(rows.correct[i] > 0) if np.isfinite(rows.correct[i]) else None,
         }
         ids = row[columns.token_ids] if tokenizer is not None else None
         if ids is None:

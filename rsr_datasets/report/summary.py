@@ -1,6 +1,5 @@
-"""The scored rows as the report reads them, and the numbers, distributions and records of all rows in the page."""
+"""The conclusion, numbers, distributions and records of all rows, as the page shows them."""
 
-import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,75 +10,16 @@ from datasets import Dataset
 
 from ..curation.associations import Estimate
 from ..curation.diagnosis import diagnose
-from ..curation.findings import RANDOM
-from ..curation.prompts import group_problems
-from ..figures.plotting import FloatArray, IntArray, Limits, iso_levels, log_limits, read_scored_rows, series_style
+from ..curation.findings import RANDOM, Diagnosis
+from ..figures.plotting import FEW, FloatArray, Limits, iso_levels, log_limits, series_style
 from ..reading.counting import count_images
-from ..reading.formats import RowFormat, find_format
-from ..reading.messages import Turns
 from ..tables import arrays
-from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
-from ..tables.groups import Groups
 from ..tables.records import read_records
 from ..teachers.dataset_rsr import DatasetRSR, dataset_rsr, summarize_metrics
+from .conclusion import conclude
+from .rows import KeptRows, ReportRows, rounded, shown
 
-
-class ReportRows:
-    """The scored rows: their scores, the codes of teachers and problems, and how their text is read, if at all."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        columns: ScoreColumns,
-        teacher_column: str | None,
-        problem_column: str | None,
-        turns: Turns,
-        text_columns: Mapping[str, str] | None,
-        seed: int,
-    ) -> None:
-        self.dataset, self.columns, self.turns, self.seed = dataset, columns, turns, seed
-        self.text_columns = text_columns
-        self.scores = read_scored_rows(dataset, columns, "scored")
-        names = dataset.column_names
-        self.teacher_column = teacher_column or (DEFAULT_TEACHER_COLUMN if DEFAULT_TEACHER_COLUMN in names else None)
-        self.teacher_names, self.teacher_codes = self._read_teachers()
-        self.problem_column = problem_column or ("problem_id" if "problem_id" in names else None)
-        self.problems = Groups(np.arange(len(dataset)), len(dataset))
-        if self.problem_column is not None:
-            self.problems, _ = group_problems(dataset, self.problem_column, turns, text_columns)
-        self.row_format: RowFormat | None = None
-        with contextlib.nullcontext() if text_columns else contextlib.suppress(ValueError):
-            self.row_format = find_format(names, text_columns)
-
-    def _read_teachers(self) -> tuple[list[Any], IntArray]:
-        if self.teacher_column is None:
-            return [None], np.zeros(len(self.dataset), dtype=np.int64)
-        arrays.require_columns(self.dataset, [self.teacher_column], self.columns)
-        found = arrays.read_categories(self.dataset, self.teacher_column)
-        names = [*found.values, *([None] if (found.codes < 0).any() else [])]
-        if len(names) > 200:
-            reason = f"{len(names):,} different teachers, the report takes 200"
-            advice = "name the column that tells teachers apart"
-            raise ValueError(f"teacher_column={self.teacher_column!r}: {reason}; {advice}")
-        return names, np.where(found.codes < 0, len(found.values), found.codes).astype(np.int64)
-
-    def labels(self, rows: IntArray) -> list[str]:
-        """The problem of each row, as text."""
-        if self.problem_column not in self.dataset.column_names:
-            return [f"row {row}" for row in rows]
-        values = self.dataset.select(rows).select_columns([self.problem_column]).with_format(None)
-        return [shown(value, 60) for value in values[self.problem_column][:]]
-
-
-def shown(value: Any, longest: int = 200) -> str:
-    """A value as text of at most ``longest`` characters."""
-    text = "(none)" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def rounded(value: float, digits: int = 6) -> float | None:
-    """A number with ``digits`` digits; ``None`` where it is not finite."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+_LINE_BINS = 24
 
 
 def json_for_html(value: Any) -> str:
@@ -93,7 +33,7 @@ def json_size(value: Any) -> int:
     return len(json_for_html(value).encode("utf-8", "replace"))
 
 
-def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
+def summarize(rows: ReportRows, kept: KeptRows | None) -> dict[str, Any]:
     """Summarizes all rows, and the rows that were selected from them."""
     scores, has_score = rows.scores, rows.scores.has_score
     overall = _rsr(rows, rows.dataset)[None]
@@ -101,14 +41,19 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
     axes = {"rsr": log_limits(scores.rsr[has_score]), "tokens": log_limits(scores.num_tokens[has_score])}
     plane = {"surprisal": log_limits(scores.avg_surprisal[has_score]), "rank": log_limits(scores.avg_rank[has_score])}
     statuses = arrays.read_categories(rows.dataset, rows.columns.status).counts()
-    kept = None
-    if selected is not None:
-        found = read_scored_rows(selected, rows.columns, "selected")
-        arrays.require_one_setting(rows.columns, list(dict.fromkeys([*scores.settings, *found.settings])))
-        rsr, tokens = _interval(_rsr(rows, selected)[None]), int(found.num_tokens.sum())
-        kept = {"rows": len(selected), "rsr": rsr, "tokens": tokens}
+    found = diagnose(
+        rows.dataset,
+        rows.problem_column,
+        correct=rows.correct_column,
+        teacher_column=rows.teacher_column,
+        seed=rows.seed,
+        column_prefix=rows.columns.prefix,
+        turns=rows.turns,
+        columns=rows.text_columns,
+    )
     return {
-        "diagnosis": _diagnosis(rows),
+        "conclusion": conclude(rows, kept, found),
+        "diagnosis": _diagnosis(found),
         "rankClip": scores.rank_clip,
         # Where colours of a token's ratio saturate. A token of rank r has a surprisal of at least ln r, which bounds
         # its ratio from below; the ratio of a sure guess goes to infinity.
@@ -123,33 +68,30 @@ def summarize(rows: ReportRows, selected: Dataset | None) -> dict[str, Any]:
             "images": 0 if rows.row_format is None else count_images(rows.dataset, rows.row_format),
             "truncated": int((has_score & scores.truncated).sum()),
             "statuses": [(shown(name), n) for name, n in sorted(statuses.items(), key=lambda item: -item[1])],
+            "scoring": rows.scoring_facts(),
             "settings": shown(scores.settings[0]) if scores.settings else None,
+            "correctColumn": rows.correct_column,
             "rsr": _interval(overall),
             "metrics": summarize_metrics(rows.dataset, rows.columns),
-            "selected": kept,
+            "selected": None if kept is None else _selected(rows, kept),
         },
         "provenance": [
             {"step": shown(each.get("step")), "text": shown(json.dumps(each, ensure_ascii=False, indent=2), 20_000)}
-            for each in read_records(rows.dataset if selected is None else selected)
+            for each in read_records(rows.dataset if kept is None else kept.dataset)
         ],
-        "teachers": _teachers(rows, selected, axes),
+        "teachers": _teachers(rows, kept, axes),
         "plane": {**plane, "levels": iso_levels(scores.rsr[has_score])},
         "axes": axes,
-        "trend": _trend(scores.num_tokens[has_score], scores.rsr[has_score], axes["tokens"]),
+        "trend": _trend(scores.num_tokens[has_score], scores.rsr[has_score]),
     }
 
 
-def _diagnosis(rows: ReportRows) -> dict[str, Any]:
-    found = diagnose(
-        rows.dataset,
-        rows.problem_column,
-        teacher_column=rows.teacher_column,
-        seed=rows.seed,
-        column_prefix=rows.columns.prefix,
-        turns=rows.turns,
-        columns=rows.text_columns,
-    )
+def _selected(rows: ReportRows, kept: KeptRows) -> dict[str, Any]:
+    counts = {"rows": len(kept.dataset), "found": int(kept.marks.sum()), "tokens": int(kept.scores.num_tokens.sum())}
+    return {**counts, "rsr": _interval(_rsr(rows, kept.dataset)[None])}
 
+
+def _diagnosis(found: Diagnosis) -> dict[str, Any]:
     def ends(estimate: Estimate) -> list[float | None]:
         return [rounded(value, 4) for value in (estimate.value, estimate.low, estimate.high)]
 
@@ -173,15 +115,16 @@ def _rsr(rows: ReportRows, dataset: Dataset, group_by: str | None = None) -> dic
     return {None: found} if group_by is None else found
 
 
-def _teachers(rows: ReportRows, selected: Dataset | None, axes: Mapping[str, Limits]) -> list[dict[str, Any]]:
+def _teachers(rows: ReportRows, kept: KeptRows | None, axes: Mapping[str, Limits]) -> list[dict[str, Any]]:
     scores, column = rows.scores, rows.teacher_column
     before = _rsr(rows, rows.dataset, column)
+    after = {} if kept is None else _rsr(rows, kept.dataset, column)
     measures = {"rsr": scores.rsr, "tokens": scores.num_tokens}
-    teachers: dict[Any, dict[str, Any]] = {}
+    teachers = []
     for code, name in enumerate(rows.teacher_names):
         of_teacher = rows.teacher_codes == code
         scored = of_teacher & scores.has_score
-        teachers[name] = {
+        teacher = {
             "name": "all rows" if column is None else shown(name),
             "style": series_style(code),
             "rows": int(of_teacher.sum()),
@@ -189,29 +132,37 @@ def _teachers(rows: ReportRows, selected: Dataset | None, axes: Mapping[str, Lim
             "rsr": _interval(before[name]),
             "distributions": {key: _distribution(values[scored], axes[key]) for key, values in measures.items()},
         }
-    if selected is not None:
-        if column is not None:
-            arrays.require_columns(selected, [column], rows.columns)
-        kept = arrays.read_categories(selected, column).counts() if column else {None: len(selected)}
-        if foreign := [name for name in kept if name not in teachers]:
-            raise ValueError(f"selected: the teacher {foreign[0]!r} is not among those of the scored rows")
-        after = _rsr(rows, selected, column)
-        for name, teacher in teachers.items():
-            teacher["selected"] = {"rows": kept.get(name, 0), "rsr": _interval(after[name]) if name in after else None}
-    return list(teachers.values())
+        if kept is not None:
+            ratio = _interval(after[name]) if name in after else None
+            teacher["selected"] = {"rows": int((kept.teachers == code).sum()), "rsr": ratio}
+        teachers.append(teacher)
+    return teachers
 
 
-def _trend(lengths: FloatArray, rsr: FloatArray, limits: Limits) -> list[list[float | None]]:
-    """Median and quartiles of RSR by length: (tokens, lower, median, upper) of each bin."""
-    bins = np.digitize(lengths, np.geomspace(*limits, 25))
-    groups = [group for number in np.unique(bins) if (group := bins == number).sum() >= 5]
-    return [[rounded(np.median(lengths[group]), 4), *_quartiles(rsr[group])] for group in groups]
+def _trend(lengths: FloatArray, rsr: FloatArray) -> list[list[float | None]]:
+    """Median and quartiles of RSR by length, (tokens, lower, median, upper), of bins of as many rows each.
+
+    Empty for fewer rows than give three bins; rows of one length are in one bin.
+    """
+    bins = min(_LINE_BINS, lengths.size // FEW)
+    if bins < 3:
+        return []
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]))
+    place = np.searchsorted(edges, lengths, side="left")
+    groups = [place == number for number in np.unique(place)]
+    found = [[rounded(np.median(lengths[group]), 4), *_quartiles(rsr[group])] for group in groups]
+    return found if len(found) >= 3 else []
 
 
 def _distribution(values: FloatArray, limits: Limits) -> dict[str, Any] | None:
-    """Share of the values in each bin of a logarithmic axis, and their quartiles; the ends hold what lies beyond."""
+    """The quartiles of values, and the share in each bin of a logarithmic axis; of a few the values themselves.
+
+    The bins at the ends hold what lies beyond.
+    """
     if not values.size:
         return None
+    if values.size < FEW:
+        return {"values": [rounded(value) for value in np.sort(values)], "quartiles": _quartiles(values)}
     found, _ = np.histogram(np.clip(values, *limits), np.geomspace(*limits, 49))
     return {"bins": [round(float(share), 4) for share in found / values.size], "quartiles": _quartiles(values)}
 

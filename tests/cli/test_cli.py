@@ -350,7 +350,7 @@ EVERY_FLAG = {
     "--largest --allow-mixed-settings --seed 1 --column-prefix rsr --turns last --split train --json "
     '--columns {"messages":"messages"}',
     "report": "--output r.html --selected data --teacher-column category --problem-column problem_id "
-    "--tokenizer STUDENT --max-points 7 --seed 2 --column-prefix rsr --title Mine --turns last "
+    "--correct right --tokenizer STUDENT --max-points 7 --seed 2 --column-prefix rsr --title Mine --turns last "
     '--columns {"messages":"messages"} --split train --overwrite --json',
 }
 FROM_OTHER_TESTS = {

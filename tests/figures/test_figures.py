@@ -51,7 +51,7 @@ def test_a_selection_is_drawn_beside_what_it_was_selected_from(champ: Dataset) -
     figure = plot_teachers(dataset_rsr(champ, "teacher"), dataset_rsr(selected, "teacher"))
     markers = [line.get_marker() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     assert markers == ["o"] * 5 + ["D"] * 5
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["before the selection", "after it"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["all rows", "the selected rows"]
 
 
 def test_a_teacher_without_a_ratio_is_last_and_said() -> None:
@@ -141,6 +141,13 @@ def test_axes_hold_all_but_outliers(values: list[float]) -> None:
     assert low < np.median(array) < high
     levels = round_levels(low, high)
     assert len(levels) <= 6 and all(low <= level <= high for level in levels)
+
+
+@pytest.mark.parametrize("low", [1e-3, 0.7, 2.1, 45.0])
+@pytest.mark.parametrize("width", [1.01, 1.1, 1.4, 3.0])
+def test_an_axis_of_near_values_has_levels_too(low: float, width: float) -> None:
+    levels = round_levels(low, low * width, 8)
+    assert 4 <= len(levels) <= 8 and all(low <= level <= low * width for level in levels)
 
 
 def test_a_far_outlier_does_not_squeeze_the_axis() -> None:

@@ -13,7 +13,7 @@ import pytest
 import report_pages
 from champ import load_champ
 from datasets import Dataset
-from report_pages import NOT_TESTED, Rows, embedded, scored_row
+from report_pages import NOT_TESTED, Rows, click_point, embedded, scored_row, wait_until
 
 from rsr_datasets import dataset_rsr, diagnose, select_trajectories
 from rsr_datasets.reading.steps import split_text
@@ -33,28 +33,12 @@ def small_page(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -
     return open_page(build_report(small, tmp_path / "report.html", tokenizer=tokenizer))
 
 
-def wait_until(page: Any, expression: str) -> None:
-    """Asks again and again from outside: a page whose policy forbids eval cannot poll an expression by itself."""
-    for _ in range(200):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(20)
-    raise AssertionError(f"never came true: {expression}")
-
-
-def click_point(page: Any, row: int) -> None:
-    """Clicks the plane where the row's point is."""
-    page.locator("#plane-plot canvas").scroll_into_view_if_needed()
-    where = "(row) => { const i = points.row.indexOf(row); return { x: plots[0].px[i], y: plots[0].py[i] }; }"
-    page.locator("#plane-plot canvas").click(position=page.evaluate(where, row))
-
-
 def test_it_shows_teachers_in_the_order_of_their_rsr(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
     page = open_page(build_report(champ, tmp_path / "report.html", title="CHAMP"))
     assert page.title() == "CHAMP" and page.locator("h1").inner_text() == "CHAMP"
     results = dataset_rsr(champ, "teacher")
     order = sorted(results, key=lambda name: results[name].value)
-    rows = page.locator("#teacher-chart .row:not(.axis)")
+    rows = page.locator("#teacher-chart .row:not(.axis):not(.head)")
     assert rows.locator(".name").all_inner_texts() == order
     expected = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}] · 270" for r in (results[name] for name in order)]
     assert rows.locator(".numbers").all_inner_texts() == expected
@@ -64,12 +48,11 @@ def test_it_shows_teachers_in_the_order_of_their_rsr(champ: Dataset, tmp_path: P
     assert "nothing to read here" in page.locator("#trajectories").inner_text()
 
 
-def test_it_begins_with_the_diagnosis(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+def test_it_shows_the_diagnosis(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
     page = open_page(build_report(champ, tmp_path / "report.html"))
     found = diagnose(champ, "problem_id")
-    assert page.locator("main section").first.get_attribute("id") == "diagnosis"
     assert page.locator("#diagnosis-sentences li").all_inner_texts() == [*found.sentences]
-    rows = page.locator("#diagnosis-charts .row:not(.axis)")
+    rows = page.locator("#diagnosis-charts .row:not(.axis):not(.head)")
     assert rows.locator(".name").all_inner_texts() == [
         *(each.trait for each in found.associations),
         *(each.rule for each in found.overlaps if each.rule != "random"),
@@ -77,7 +60,7 @@ def test_it_begins_with_the_diagnosis(champ: Dataset, tmp_path: Path, open_page:
     assert rows.locator(".numbers").first.inner_text() == "−0.03 [−0.08, 0.03] · 0.10"
     dots = rows.first.locator(".dot").evaluate_all("(all) => all.map((dot) => parseFloat(dot.style.left))")
     within, between = found.associations[0].within.value, found.associations[0].between.value
-    assert dots == pytest.approx([2 + 48 * (1 + value) for value in (within, between)], abs=0.05)
+    assert dots == pytest.approx([2 + 48 * (1 + 2 * value) for value in (within, between)], abs=0.05)
 
 
 def test_a_diagnosis_without_problems_is_over_all_rows(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
@@ -116,6 +99,125 @@ def test_points_are_the_rows(champ: Dataset, tmp_path: Path, open_page: Any) -> 
     assert tooltip[2:6] == ["RSR", f"{row['rsr']:.3f}", "average rank", f"{row['rsr_avg_rank']:.3f}"]
     assert tooltip[6:8] == ["average surprisal", f"{row['rsr_avg_surprisal']:.3f} nats"]
     assert tooltip[-1] == "its text is not in this page"
+
+
+def test_selected_candidates_are_marked(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    chosen = [1, 5, 6]
+    path = build_report(small, tmp_path / "report.html", tokenizer=tokenizer, selected=small.select(chosen))
+    points = embedded(path)["points"]
+    assert sorted(points["row"][i] for i in points["selected"]) == chosen
+    page = open_page(path)
+    assert page.locator("tbody tr", has=page.locator(".badge")).locator(".name").all_inner_texts() == ["bob"]
+    assert page.locator(".candidate header", has_text="bob").locator(".badge").inner_text() == "selected"
+    page.click("#problem-next")
+    assert page.locator("tbody tr", has=page.locator(".badge")).locator(".name").all_inner_texts() == ["eve"]
+    assert page.locator(".candidate header .badge").count() == 1
+    assert page.locator("#plane [data-selection] .key").all_inner_texts() == ["selected", "not selected"]
+    middle = (
+        "([filled]) => plots[0].stamp(0, themeColors(), 1, false, filled).getContext('2d').getImageData(6, 6, 1, 1)"
+        ".data[3]"
+    )
+    assert page.evaluate(middle, [True]) == 255 and page.evaluate(middle, [False]) < 60
+    page.evaluate("plots[0].select(points.row.indexOf(5))")
+    assert "selected\nyes" in page.locator("#tooltip").inner_text()
+
+
+def test_equal_rows_are_marked_as_often_as_they_were_selected(small: Dataset, tmp_path: Path) -> None:
+    rows = Dataset.from_list([small[0], small[1], small[0], small[0]])
+    for chosen, marked in (([0], [0]), ([2, 3], [0, 2]), ([0, 1, 2, 3], [0, 1, 2, 3]), ([], [])):
+        points = embedded(build_report(rows, tmp_path / "a.html", selected=rows.select(chosen)))["points"]
+        assert sorted(points["row"][i] for i in points["selected"]) == marked
+
+
+def test_selected_rows_that_are_not_found_are_counted(small: Dataset, tmp_path: Path, open_page: Any) -> None:
+    other = Dataset.from_list([small[1], {**small[0], "rsr_num_tokens": 999}])
+    page = open_page(build_report(small, tmp_path / "report.html", selected=other))
+    assert "1 selected row cannot be marked" in page.locator("#plane-lead").inner_text()
+
+
+def test_correct_candidates_have_a_tick(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    rows = small.add_column("is_correct", [True, False, None] * 3)
+    page = open_page(build_report(rows, tmp_path / "report.html", tokenizer=tokenizer))
+    marks = {row.locator(".name").inner_text(): row.locator(".mark") for row in page.locator("tbody tr").all()}
+    assert marks["ada"].get_attribute("aria-label") == "correct" and marks["ada"].inner_text() == "✓"
+    assert marks["bob"].get_attribute("aria-label") == "incorrect" and marks["eve"].count() == 0
+    page.evaluate("plots[0].select(points.row.indexOf(1))")
+    assert "correct\n✗ no" in page.locator("#tooltip").inner_text()
+    plain = open_page(build_report(small, tmp_path / "plain.html", tokenizer=tokenizer))
+    assert plain.locator(".mark, .badge").count() == 0
+
+
+def test_headers_explain_themselves(champ: Dataset, small: Dataset, tmp_path: Path, open_page: Any) -> None:
+    page = open_page(build_report(champ, tmp_path / "a.html"))
+    head = page.locator("#teacher-chart .row.head span").all_inner_texts()
+    assert head == ["teacher", "RSR [95% interval] · rows"]
+    selected = select_trajectories(champ, "problem_id")
+    page = open_page(build_report(champ, tmp_path / "b.html", selected=selected))
+    head = page.locator("#teacher-chart .row.head").inner_text().split("\n")
+    assert head == [
+        "teacher",
+        "RSR, lower is better",
+        "RSR: all → selected · rows",
+        "share of the rows",
+        "all → selected",
+    ]
+    assert page.evaluate("document.documentElement.scrollWidth") == 1200
+    page = open_page(build_report(small, tmp_path / "c.html"))
+    heads = [text.replace("\n", ": ") for text in page.locator("th").all_inner_texts()]
+    assert heads == [
+        "candidate: a tick shows its text below",
+        "RSR: lower is better",
+        "average rank: clipped at 100",
+        "average surprisal: nats per token",
+        "length: scored tokens",
+        "row: of the data set",
+    ]
+
+
+def test_a_line_is_drawn_where_there_are_enough_points(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+    for count, has_line in ((1350, True), (60, True), (59, False)):
+        path = build_report(champ.shuffle(seed=1).select(range(count)), tmp_path / f"{count}.html")
+        trend = embedded(path)["trend"]
+        assert (len(trend) >= 3) == has_line and trend == sorted(trend)
+        assert all(lower <= median <= upper for _, lower, median, upper in trend)
+        assert ("line" in open_page(path).locator("#length-lead").inner_text()) == has_line
+    same = champ.remove_columns("rsr_num_tokens").add_column("rsr_num_tokens", [7] * 1350)
+    assert embedded(build_report(same.cast(champ.features), tmp_path / "same.html"))["trend"] == []
+
+
+def test_few_trajectories_are_dots(champ: Dataset, tmp_path: Path, open_page: Any) -> None:
+    few = champ.filter(lambda row, i: row["teacher"] != "human" or i % 20 == 0, with_indices=True)
+    page = open_page(build_report(few, tmp_path / "report.html"))
+    rows = {
+        row.locator(".name").inner_text(): row
+        for row in page.locator("#distribution-chart .row:not(.axis):not(.head)").all()
+    }
+    assert rows["human"].locator(".spot").count() == 2 * few["teacher"].count("human") < 40
+    assert rows["human"].locator("svg:not(.glyph)").count() == 0
+    assert rows["GPT-4"].locator(".spot").count() == 0 and rows["GPT-4"].locator("svg:not(.glyph)").count() == 2
+    assert "each is a dot" in page.locator("#distributions-lead").inner_text()
+    label = rows["human"].locator("[role=img]").first.get_attribute("aria-label")
+    assert re.fullmatch(r"RSR: median \S+, middle half from \S+ to \S+", label)
+
+
+def test_axes_have_ticks_where_the_values_are(small_page: Any) -> None:
+    for low in (0.7, 2.1, 45.0, 900.0):
+        for width in (1.01, 1.1, 1.4, 3.0, 1000.0):
+            levels = small_page.evaluate("([low, high]) => roundLevels(low, high, 8)", [low, low * width])
+            assert 3 < len(levels) < 10 and all(low <= level <= low * width for level in levels), (low, width)
+
+
+def test_a_box_says_that_it_scrolls(make_rows: Rows, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
+    rows = make_rows({("p", name): "Therefore x = 1.\n" * 200 for name in ("ada", "bob")})
+    question = [{**messages[0], "content": "Why is that so? " * 200} for messages in rows["messages"]]
+    rows = rows.map(lambda row, i: {"messages": [question[i], row["messages"][1]]}, with_indices=True)
+    page = open_page(build_report(rows, tmp_path / "report.html", tokenizer=tokenizer))
+    for selector in (".prompt", ".candidate .body"):
+        hint = f"getComputedStyle(document.querySelector('{selector}'), '::after').content.includes('more')"
+        wait_until(page, hint)
+        page.locator(selector).first.evaluate("(box) => { box.scrollTop = box.scrollHeight; }")
+        wait_until(page, f"!{hint}")
+    assert page.locator(".scroll-x").evaluate("(box) => box.className") == "scroll-x"
 
 
 def test_a_click_on_a_point_opens_its_tokens(small: Dataset, small_page: Any) -> None:
@@ -308,6 +410,7 @@ def test_it_fits_a_phone(make_rows: Rows, tokenizer: Any, tmp_path: Path, open_p
         "(all) => all.filter((e) => e.offsetParent && e.getBoundingClientRect().right > 390).map((e) => e.className)"
     )
     assert page.locator("main *:not(td):not(th):not(td *)").evaluate_all(beyond) == []
+    assert page.locator(".prompt").evaluate("(box) => box.scrollHeight - box.clientHeight") == 0
     background = "getComputedStyle(document.body).backgroundColor"
     light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 28)"
     assert page.evaluate(background) == {"light": light, "dark": dark}[scheme]
@@ -325,6 +428,13 @@ def test_paper_is_light(small: Dataset, tokenizer: Any, tmp_path: Path, open_pag
     assert page.evaluate("themeColors().bg") == "#14171c"
 
 
+def test_a_plot_without_a_size_waits_for_one(small_page: Any) -> None:
+    small_page.evaluate("plots[0].canvas.parentElement.hidden = true; plots[0].draw()")
+    small_page.wait_for_timeout(200)
+    small_page.evaluate("plots[0].canvas.parentElement.hidden = false")
+    wait_until(small_page, "plots[0].width > 0")
+
+
 def test_rows_without_scores_are_counted(small: Dataset, tokenizer: Any, tmp_path: Path, open_page: Any) -> None:
     nothing = dict.fromkeys(
         ["rsr", "rsr_avg_rank", "rsr_avg_surprisal", "rsr_token_ids", "rsr_token_ranks", "rsr_token_surprisals"]
@@ -334,7 +444,12 @@ def test_rows_without_scores_are_counted(small: Dataset, tokenizer: Any, tmp_pat
     ]
     rows = Dataset.from_list([*small, *unscored])
     page = open_page(build_report(rows, tmp_path / "a.html", tokenizer=tokenizer))
-    assert page.locator(".statuses").inner_text().split("\n") == ["scored", "9 (75.0%)", "bad_row", "3 (25.0%)"]
+    assert page.locator(".statuses").inner_text().split("\n") == [
+        "scoredon the whole response",
+        "9 (75.0%)",
+        "bad_rowcannot be read",
+        "3 (25.0%)",
+    ]
     assert page.locator("#teacher-chart .name").all_inner_texts()[-2] == "(none)"
     click_point(page, 0)
     page.locator("tbody tr", has_text="bad_row").first.locator("input").check()

@@ -42,6 +42,15 @@ const visible = (text) =>
     c === "\u007f" ? "␡" : String.fromCodePoint(0x2400 + c.charCodeAt(0)),
   );
 
+function linearLevels(low, high, most) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / most));
+  const step = power * [1, 2, 5, 10].find((multiple) => (high - low) / (power * multiple) <= most);
+  const levels = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) levels.push(Number((i * step).toPrecision(6)));
+  return levels;
+}
+
+// Round numbers for a logarithmic axis; between two that are near each other, multiples of one step.
 function roundLevels(low, high, most) {
   const levels = [];
   for (const steps of [[1, 1.5, 2, 3, 4, 5, 6, 8], [1, 1.5, 2, 3, 5, 7], [1, 2, 3, 5], [1, 2, 5], [1, 3], [1]]) {
@@ -51,6 +60,7 @@ function roundLevels(low, high, most) {
         const level = Number((step * 10 ** power).toPrecision(6));
         if (level >= low && level <= high) levels.push(level);
       }
+    if (levels.length < 4 && high > low) return linearLevels(low, high, most);
     if (levels.length <= most) return levels;
   }
   return levels.filter((_, i) => i % Math.ceil(levels.length / most) === 0);
@@ -60,6 +70,18 @@ const logScale =
   ([low, high]) =>
   (value) =>
     Math.log(Math.min(high, Math.max(low, value)) / low) / Math.log(high / low);
+
+// A box that scrolls says so at the edge where it goes on.
+function scrollHint(box) {
+  const update = () => {
+    box.classList.toggle("more-below", box.scrollHeight - box.clientHeight - box.scrollTop > 8);
+    box.classList.toggle("more-right", box.scrollWidth - box.clientWidth - box.scrollLeft > 8);
+  };
+  box.addEventListener("scroll", update, { passive: true });
+  const observer = new ResizeObserver(update);
+  for (const each of [box, ...box.children]) observer.observe(each);
+  return box;
+}
 
 const tooltip = byId("tooltip");
 let shownAtScroll = 0;

@@ -15,7 +15,7 @@ function drawProvenance() {
         "details",
         { class: "record" },
         element("summary", {}, `${index + 1}. ${visible(record.step)}`),
-        element("pre", { tabindex: 0 }, visible(record.text)),
+        scrollHint(element("pre", { tabindex: 0 }, visible(record.text))),
       ),
     ),
   );
@@ -54,12 +54,14 @@ function setUpTheme() {
   });
 }
 
-drawDiagnosis();
+byId("conclusion-sentences").append(visible(data.conclusion.join(" ")));
 drawOverview();
 drawTeachers();
+drawDiagnosis();
 drawDistributions();
 drawLegends();
 drawPlots();
 drawTrajectorySection();
 drawProvenance();
+document.querySelectorAll("nav, .legend").forEach(scrollHint);
 setUpTheme();

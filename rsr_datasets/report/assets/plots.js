@@ -8,7 +8,13 @@ problems.forEach((problem, p) =>
   problem.candidates.forEach((candidate, c) => trajectoryOfRow.set(candidate.row, [p, c])),
 );
 const ringTexts = trajectoryOfRow.size > 0 && points.row.some((row) => !trajectoryOfRow.has(row));
-const truncatedPoints = new Set(points.truncated);
+const hasSelection = data.overview.selected !== null;
+const [truncatedPoints, selectedPoints, correctPoints, incorrectPoints] = [
+  points.truncated,
+  points.selected,
+  points.correct,
+  points.incorrect,
+].map((indices) => new Set(indices));
 const highlighted = new Set(); // teachers that are not faded; all of them where it is empty
 const plots = [];
 const isFaded = (teacher) => highlighted.size > 0 && !highlighted.has(teacher);
@@ -46,6 +52,7 @@ class Plot {
 
   draw() {
     this.measure();
+    if (!this.width) return; // not shown yet; drawn once it has a size
     const ratio = devicePixelRatio || 1;
     this.canvas.width = this.width * ratio;
     this.canvas.height = this.height * ratio;
@@ -58,16 +65,21 @@ class Plot {
     pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
     this.drawAxes(pen, colors);
     this.below?.(pen, this, colors);
-    const [plain, ringed] = [false, true].map((ring) => teachers.map((_, i) => this.stamp(i, colors, ratio, ring)));
+    const stamps = [false, true].map((ring) =>
+      [false, true].map((filled) => teachers.map((_, i) => this.stamp(i, colors, ratio, ring, filled))),
+    );
     const alpha = Math.min(0.9, Math.max(0.35, 40 / Math.sqrt(numPoints)));
-    for (const faded of [true, false])
-      for (let i = 0; i < numPoints; i++) {
-        const teacher = points.teacher[i],
-          isRinged = ringTexts && trajectoryOfRow.has(points.row[i]);
-        if (isFaded(teacher) !== faded) continue;
-        pen.globalAlpha = faded ? 0.07 : isRinged ? 1 : alpha;
-        pen.drawImage((isRinged ? ringed : plain)[teacher], this.px[i] - 6, this.py[i] - 6, 12, 12);
-      }
+    const layers = [0, 1, 2].map(() => []);
+    for (let i = 0; i < numPoints; i++) layers[isFaded(points.teacher[i]) ? 0 : selectedPoints.has(i) ? 2 : 1].push(i);
+    layers.forEach((layer, depth) =>
+      layer.forEach((i) => {
+        const isRinged = ringTexts && trajectoryOfRow.has(points.row[i]);
+        const isFilled = !hasSelection || selectedPoints.has(i);
+        pen.globalAlpha = !depth ? 0.07 : isRinged || depth === 2 ? 1 : alpha;
+        const stamp = stamps[Number(isRinged)][Number(isFilled)][points.teacher[i]];
+        pen.drawImage(stamp, this.px[i] - 6, this.py[i] - 6, 12, 12);
+      }),
+    );
     pen.globalAlpha = 1;
     this.above?.(pen, this, colors);
     this.pen = this.canvas.getContext("2d");
@@ -77,19 +89,19 @@ class Plot {
   }
 
   // One marker drawn once: thousands of paths would make every redraw slow.
-  stamp(index, colors, ratio, ring) {
+  stamp(index, colors, ratio, ring, filled) {
     const stamp = element("canvas", { width: 12 * ratio, height: 12 * ratio });
     const pen = stamp.getContext("2d");
     pen.scale(ratio, ratio);
     pen.translate(6, 6);
     const [color, shape] = teachers[index].style;
+    const path = new Path2D(SHAPES[shape](numPoints > 3000 ? 2.6 : numPoints > 300 ? 3.2 : 4.2));
     pen.fillStyle = colors.series[color];
-    const path = new Path2D(SHAPES[shape](numPoints > 3000 ? 2.6 : 3.2));
+    pen.globalAlpha = filled ? 1 : 0.15;
     pen.fill(path);
-    if (ring) {
-      pen.strokeStyle = colors.text;
-      pen.stroke(path);
-    }
+    pen.globalAlpha = 1;
+    pen.strokeStyle = ring ? colors.text : colors.series[color];
+    if (ring || !filled) pen.stroke(path);
     return stamp;
   }
 
@@ -195,6 +207,9 @@ function pointTooltip(index) {
     ["row", whole.format(points.row[index])],
   ];
   if (truncatedPoints.has(index)) facts.push(["status", "truncated"]);
+  if (correctPoints.has(index) || incorrectPoints.has(index))
+    facts.push(["correct", correctPoints.has(index) ? "✓ yes" : "✗ no"]);
+  if (hasSelection) facts.push(["selected", selectedPoints.has(index) ? "yes" : "no"]);
   const head = hasTeachers ? teacherName(points.teacher[index]) : null;
   const problem = points.problemLabels[points.problem[index]];
   const hint = trajectoryOfRow.has(points.row[index]) ? "click to read it" : "its text is not in this page";
@@ -225,7 +240,6 @@ function drawIsoLines(pen, plot, colors) {
 }
 
 function drawTrendBand(pen, plot, colors) {
-  if (data.trend.length < 2) return;
   const at = (row, k) => [plot.toX(row[0]), plot.toY(row[k])];
   pen.beginPath();
   data.trend.forEach((row) => pen.lineTo(...at(row, 1)));
@@ -260,9 +274,17 @@ function drawPlots() {
     : problems.length
       ? " A click opens the trajectory."
       : "";
+  const lost = hasSelection ? overview.selected.rows - overview.selected.found : 0;
   byId("plane-lead").append(
     `One point a trajectory; each dashed line is one RSR, and the farther to the lower right, the better for the student.${sampled}${click}`,
   );
+  if (lost) byId("plane-lead").append(` ${count(lost, "selected row")} cannot be marked: no scored row is equal.`);
+  if (hasSelection)
+    for (const legend of document.querySelectorAll("[data-selection]"))
+      legend.append(
+        element("span", { class: "key" }, element("span", { class: "selected disc" }), "selected"),
+        element("span", { class: "key" }, element("span", { class: "disc" }), "not selected"),
+      );
   new Plot(byId("plane-plot"), {
     x: points.surprisal,
     y: points.rank,
@@ -275,7 +297,9 @@ function drawPlots() {
       "Scatter plot of average rank against average surprisal. Arrow keys move from point to point, Enter opens one.",
   });
   byId("length-lead").append(
-    "The line is the median of all trajectories of about that length, the band the middle half; the points are those of the plane.",
+    data.trend.length
+      ? "The line is the median RSR of all trajectories of about that length, the band their middle half; the points are those of the plane."
+      : "The points are those of the plane.",
   );
   new Plot(byId("length-plot"), {
     x: points.tokens,

@@ -71,7 +71,7 @@ function drawOverview() {
     [hasTeachers ? whole.format(overview.teachers) : null, "teachers"],
     [compact.format(overview.tokens), "scored tokens"],
     [overview.images ? whole.format(overview.images) : null, "images"],
-    [fixed(rsr), low === null ? "RSR of the data set" : `RSR of the data set, 95% in ${fixed(low)} – ${fixed(high)}`],
+    [fixed(rsr), low === null ? "RSR of all rows" : `RSR of all rows [${fixed(low)}, ${fixed(high)}]`],
   ];
   if (overview.selected) {
     tiles.push([
@@ -86,18 +86,48 @@ function drawOverview() {
 
   const most = Math.max(1, ...overview.statuses.map(([, n]) => n));
   const bars = element("div", { class: "statuses" });
-  for (const [status, n] of overview.statuses)
+  // One bar alone says what the tiles say.
+  for (const [status, n] of overview.scored < overview.rows || overview.truncated ? overview.statuses : [])
     bars.append(
-      element("span", {}, visible(status)),
+      element("span", {}, visible(status), element("span", { class: "quiet" }, STATUSES[status] ?? "")),
       element("span", { class: "bar", style: { width: `${(100 * n) / most}%` } }),
       element("span", { class: "numbers" }, `${whole.format(n)}  (${percent(n, overview.rows)})`),
     );
   byId("statuses").append(bars);
-  const settings = overview.settings
-    ? `Settings ${overview.settings}; ranks clipped at ${data.rankClip}.`
-    : `No settings are recorded in the rows; ranks are taken as clipped at ${data.rankClip}.`;
-  byId("statuses").append(element("p", { class: "quiet" }, settings));
+  drawScoring();
   if (overview.metrics.length) byId("statuses").append(metricTable(overview.metrics));
+}
+
+const STATUSES = {
+  scored: "on the whole response",
+  truncated: "scored on the part that fits",
+  skipped_too_long: "longer than the student reads",
+  no_response: "nothing to score",
+  bad_row: "cannot be read",
+  template_dropped_text: "the chat template leaves text out",
+  nonfinite: "no surprisal, or not a number",
+  pruned: "not read to the end by a selection",
+};
+
+function drawScoring() {
+  const { scoring, settings } = data.overview;
+  const facts = [...scoring, ["ranks clipped at", String(data.rankClip)]];
+  if (settings) facts.push(["settings", settings]);
+  byId("statuses").append(
+    element(
+      "dl",
+      { class: "facts" },
+      ...facts.map(([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, visible(value)))),
+    ),
+  );
+  if (!scoring.length)
+    byId("statuses").append(
+      element(
+        "p",
+        { class: "quiet" },
+        "The data does not say which student gave the scores: score_dataset writes it, build_report(..., scorer=) adds it.",
+      ),
+    );
 }
 
 function metricTable(metrics) {
@@ -149,13 +179,13 @@ function drawTeachers() {
   const after = selected ? teachers.map((teacher) => teacher.selected.rsr ?? [null, null, null]) : [];
   const values = [...before, ...after].flat().filter((value) => value !== null);
   byId("teachers-lead").append(
-    "Dataset-level RSR (Eq. 9) over all rows with a score, with a 95% bootstrap interval; lower suits the student better. ",
+    "The RSR of each teacher's rows together (Eq. 9), the best first: lower suits the student better. A line is the 95% bootstrap interval.",
   );
   if (selected)
     byId("teachers-lead").append(
       element("br"),
-      element("span", { class: "key" }, element("span", { class: "dot" }), "before the selection"),
-      element("span", { class: "key" }, element("span", { class: "dot after" }), "after it"),
+      element("span", { class: "key" }, element("span", { class: "dot" }), "all rows"),
+      element("span", { class: "key" }, element("span", { class: "dot after" }), "the selected rows"),
     );
   const chart = byId("teacher-chart");
   chart.classList.toggle("with-shares", Boolean(selected));
@@ -175,26 +205,29 @@ function drawTeachers() {
       strip("", ...axisMarks(levels, position, tick)),
       element("span", { class: "numbers" }),
     );
-  if (selected)
-    chart.append(
-      element(
-        "div",
-        { class: "row head" },
-        element("span"),
-        element("span", {}, "RSR"),
-        element("span", {}, "RSR → after"),
-        element("span", {}, "share of the rows"),
-        element("span", {}, "→ after"),
-      ),
-    );
+  const heads = selected
+    ? ["RSR: all → selected · rows", "share of the rows", "all → selected"]
+    : ["RSR [95% interval] · rows"];
+  const [ofNumbers, ...ofShares] = heads.map((text) => element("span", { class: "numbers" }, text));
+  ofShares.forEach((head) => head.classList.add("shares"));
+  ofShares[0]?.classList.replace("numbers", "strip");
+  chart.append(
+    element(
+      "div",
+      { class: "row head" },
+      element("span", { class: "name" }, hasTeachers ? "teacher" : ""),
+      strip("", "RSR, lower is better"),
+      ofNumbers,
+      ...ofShares,
+    ),
+  );
   if (levels.length && teacherOrder.length > 8) chart.append(axis());
   for (const index of teacherOrder) {
     const teacher = teachers[index];
     const marks = intervalMarks(before[index], position, "", selected ? "32%" : "50%");
     if (selected) marks.push(...intervalMarks(after[index], position, "after", "72%"));
     const text = element("span", { class: "numbers" }, element("b", {}, fixed(teacher.rsr[0])));
-    if (selected)
-      text.append(" → ", element("b", {}, fixed(after[index][0])), ` · ${compact.format(teacher.scored)} scored`);
+    if (selected) text.append(" → ", element("b", {}, fixed(after[index][0])), ` · ${compact.format(teacher.scored)}`);
     else
       text.append(
         teacher.rsr[1] === null ? "" : ` [${fixed(teacher.rsr[1])}, ${fixed(teacher.rsr[2])}]`,
@@ -222,78 +255,4 @@ function drawTeachers() {
     chart.append(element("div", { class: "row" }, ...cells));
   }
   if (levels.length) chart.append(axis());
-}
-
-function linearLevels(low, high, most) {
-  const power = 10 ** Math.floor(Math.log10((high - low) / most));
-  const step = power * [1, 2, 5, 10].find((multiple) => (high - low) / (power * multiple) <= most);
-  const levels = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) levels.push(Number((i * step).toPrecision(6)));
-  return levels;
-}
-
-function drawDistributions() {
-  const chart = byId("distribution-chart");
-  const scales = { rsr: logScale(data.axes.rsr), tokens: logScale(data.axes.tokens) };
-  const levels = { rsr: roundLevels(...data.axes.rsr, 5), tokens: roundLevels(...data.axes.tokens, 5) };
-  const format = { rsr: (value) => fixed(value, 2), tokens: (value) => count(Math.round(value), "token") };
-  const axisCell = (key, name) =>
-    element(
-      "div",
-      { class: "cell" },
-      strip("", ...axisMarks(levels[key], scales[key], tick)),
-      element("span", { class: "numbers" }, name),
-    );
-  const axis = () =>
-    element(
-      "div",
-      { class: "row axis" },
-      element("span", { class: "name" }),
-      axisCell("rsr", "RSR"),
-      axisCell("tokens", "length"),
-    );
-  chart.append(axis());
-  for (const index of teacherOrder) {
-    const cells = ["rsr", "tokens"].map((key) =>
-      histogram(
-        teachers[index].distributions[key],
-        teachers[index].style[0],
-        scales[key],
-        levels[key],
-        format[key],
-        key,
-      ),
-    );
-    chart.append(element("div", { class: "row" }, teacherName(index), ...cells));
-  }
-  if (teacherOrder.length > 8) chart.append(axis());
-}
-
-function histogram(distribution, color, position, levels, format, key) {
-  const plot = element("div", { class: "histogram" }, ...gridMarks(levels, position));
-  const cell = element(
-    "div",
-    { class: "cell" },
-    plot,
-    element("span", { class: "numbers" }, distribution ? format(distribution.quartiles[1]) : "none scored"),
-  );
-  if (!distribution) return cell;
-  const { bins, quartiles } = distribution;
-  const most = Math.max(...bins);
-  const steps = bins.map((share, i) => `V${(100 * (1 - share / most)).toFixed(1)}H${i + 1}`).join("");
-  const path = drawing("path", { d: `M0,100${steps}V100Z`, "fill-opacity": 0.75 });
-  path.style.fill = `var(--c${color})`;
-  const [lower, median, upper] = quartiles.map(position);
-  const label = `${key === "rsr" ? "RSR" : "Length"}: median ${format(quartiles[1])}, middle half from ${format(quartiles[0])} to ${format(quartiles[2])}`;
-  plot.append(
-    drawing(
-      "svg",
-      { viewBox: `0 0 ${bins.length} 100`, preserveAspectRatio: "none", role: "img", "aria-label": label },
-      path,
-    ),
-    element("span", { class: "half", style: { left: `${100 * lower}%`, width: `${100 * (upper - lower)}%` } }),
-    element("span", { class: "median", style: { left: `${100 * median}%` } }),
-  );
-  cell.title = label;
-  return cell;
 }

@@ -1,237 +1,14 @@
-// The candidates of a problem side by side, token by token.
-
-const view = { problem: -1, shown: [], mode: "ratio" };
-const FIRST_UNITS = 700; // drawn at once; the others follow frame by frame, so that a click is answered at once
-const UNITS_A_FRAME = 1500;
-
-const ratioOf = (rank, surprisal) => (surprisal > 0 ? Math.min(rank, data.rankClip) / surprisal : Infinity);
-
-// Tokens as they are shown: those that spell one character together are one unit.
-function unitsOf(candidate) {
-  if (candidate.units) return candidate.units;
-  const { text, lengths, ranks, surprisals } = candidate.tokens;
-  const units = [];
-  let at = 0,
-    first = 0;
-  lengths.forEach((length, i) => {
-    const start = at;
-    at += length;
-    if (length === 0 && i + 1 < lengths.length) return;
-    let rank = 0,
-      surprisal = 0,
-      clipped = false;
-    for (let k = first; k <= i; k++) {
-      rank += Math.min(ranks[k], data.rankClip);
-      surprisal += surprisals[k];
-      clipped ||= ranks[k] > data.rankClip;
-    }
-    units.push({ text: text.slice(start, at), start, first, last: i, rank, surprisal, clipped });
-    first = i + 1;
-  });
-  candidate.units = units;
-  return units;
-}
-
-function tokenClass(unit, mode) {
-  const { low, neutral, high } = data.tokenScale;
-  const size = unit.last - unit.first + 1;
-  let side = "h",
-    strength;
-  if (mode === "rank") strength = Math.log(unit.rank / size) / Math.log(data.rankClip);
-  else if (mode === "surprisal") [side, strength] = ["l", unit.surprisal / size / 8];
-  else {
-    const ratio = unit.surprisal > 0 ? unit.rank / unit.surprisal : high;
-    const bounded = Math.min(high, Math.max(low, ratio));
-    if (bounded < neutral) [side, strength] = ["l", Math.log(bounded / neutral) / Math.log(low / neutral)];
-    else strength = Math.log(bounded / neutral) / Math.log(high / neutral);
-  }
-  const step = Math.min(6, Math.round(strength * 6.5 - 0.25));
-  return step > 0 ? ` ${side}${step}` : "";
-}
-
-function unitElement(candidate, index) {
-  const unit = candidate.units[index];
-  const breaks = /[\n\r]/.test(unit.text) ? " break" : "";
-  const made = element(
-    "span",
-    { class: `token${tokenClass(unit, view.mode)}${unit.clipped ? " clipped" : ""}${breaks}` },
-    visible(unit.text),
-  );
-  made.unit = index;
-  return made;
-}
-
-function tokenTooltip(candidate, unit) {
-  const { ranks, surprisals } = candidate.tokens;
-  const parts = [
-    element(
-      "div",
-      { class: "head" },
-      visible(unit.text).replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/ /g, "␣") || "∅",
-    ),
-  ];
-  for (let k = unit.first; k <= unit.last; k++) {
-    const ratio = ratioOf(ranks[k], surprisals[k]);
-    parts.push([
-      [
-        "rank",
-        ranks[k] > data.rankClip ? `${whole.format(ranks[k])} (counts as ${data.rankClip})` : whole.format(ranks[k]),
-      ],
-      ["surprisal", `${tick(surprisals[k])} nats`],
-      ["token-level RSR", ratio === Infinity ? "∞" : tick(ratio)],
-      ["token", whole.format(k + 1)],
-    ]);
-  }
-  if (unit.last > unit.first) parts.push(`${unit.last - unit.first + 1} tokens spell this`);
-  return parts;
-}
-
-function tokenView(candidate) {
-  const units = unitsOf(candidate);
-  const holder = element("div", {
-    class: "tokens written",
-    dir: "auto",
-    tabindex: 0,
-    role: "group",
-    "aria-label": "Tokens; arrow keys move from one to the next",
-  });
-  let drawn = 0;
-  const drawTo = (end) => {
-    const part = document.createDocumentFragment();
-    for (; drawn < Math.min(end, units.length); drawn++) part.append(unitElement(candidate, drawn));
-    holder.append(part);
-  };
-  const drawOn = () => {
-    if (!holder.isConnected) return;
-    drawTo(drawn + UNITS_A_FRAME);
-    if (drawn < units.length) requestAnimationFrame(drawOn);
-  };
-  drawTo(FIRST_UNITS);
-  if (drawn < units.length) requestAnimationFrame(() => requestAnimationFrame(drawOn));
-  candidate.drawAll = () => drawTo(units.length);
-
-  let cursor = -1;
-  const show = (index) => {
-    holder.children[cursor]?.classList.remove("cursor");
-    cursor = index;
-    const made = holder.children[cursor];
-    if (!made) return hideTooltip();
-    made.classList.add("cursor");
-    made.scrollIntoView({ block: "nearest" });
-    const box = made.getBoundingClientRect();
-    showTooltip(box.left, box.bottom - 8, tokenTooltip(candidate, units[cursor]));
-  };
-  const point = (event) => {
-    const made = event.target.closest(".token");
-    if (made) showTooltip(event.clientX, event.clientY + 6, tokenTooltip(candidate, units[made.unit]));
-    else hideTooltip();
-  };
-  holder.addEventListener("pointermove", point);
-  holder.addEventListener("pointerdown", point);
-  holder.addEventListener("pointerleave", hideTooltip);
-  holder.addEventListener("blur", () => show(-1));
-  holder.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    show(Math.min(drawn - 1, Math.max(0, cursor + step)));
-  });
-  candidate.holder = holder;
-  return holder;
-}
-
-// How much lower the trajectory's RSR would be without each sentence or line.
-function segmentsOf(candidate) {
-  const { text } = candidate.tokens;
-  const units = unitsOf(candidate);
-  const ranks = candidate.rank * candidate.numTokens,
-    surprisals = candidate.surprisal * candidate.numTokens;
-  const ends = [...text.matchAll(/[.!?]["')\]}]*\s+|[。！？；]["”』」]*|\n+/g)].map(
-    (match) => match.index + match[0].length,
-  );
-  const segments = [];
-  let next = 0;
-  units.forEach((unit, i) => {
-    // Most tokens of a sentence's first word begin with the space before it.
-    const word = unit.text.trimStart();
-    const start = word ? unit.start + unit.text.length - word.length : unit.start;
-    while (next < ends.length && start >= ends[next]) next++;
-    let segment = segments.at(-1);
-    if (!segment || segment.end !== next)
-      segments.push((segment = { end: next, first: i, last: i, rank: 0, surprisal: 0 }));
-    segment.last = i;
-    segment.rank += unit.rank;
-    segment.surprisal += unit.surprisal;
-  });
-  for (const segment of segments) {
-    const without = (ranks - segment.rank) / (surprisals - segment.surprisal);
-    segment.raises = surprisals - segment.surprisal > 1e-6 * surprisals ? candidate.rsr - without : 0;
-    segment.text = units
-      .slice(segment.first, segment.last + 1)
-      .map((unit) => unit.text)
-      .join("")
-      .trim();
-  }
-  return segments
-    .filter((segment) => segment.text && segment.raises >= 0.0005)
-    .sort((a, b) => b.raises - a.raises)
-    .slice(0, 5);
-}
-
-function segmentList(candidate) {
-  const segments = segmentsOf(candidate);
-  if (!segments.length) return null;
-  const list = element("ol");
-  for (const segment of segments)
-    list.append(
-      element(
-        "li",
-        {},
-        element(
-          "button",
-          {
-            type: "button",
-            title: "Show it in the text",
-            onclick: () => {
-              candidate.drawAll();
-              const tokens = candidate.holder.children;
-              for (const token of candidate.holder.querySelectorAll(".marked")) token.classList.remove("marked");
-              for (let i = segment.first; i <= segment.last; i++) tokens[i].classList.add("marked");
-              const body = candidate.holder.parentElement;
-              body.scrollTop = tokens[segment.first].offsetTop - body.offsetTop - 40;
-            },
-          },
-          element("b", {}, `+${segment.raises.toFixed(3)}`),
-          element("span", { class: "excerpt" }, visible(segment.text.slice(0, 300))),
-        ),
-      ),
-    );
-  return element(
-    "div",
-    { class: "segments" },
-    element(
-      "h4",
-      { title: "The trajectory's RSR less its RSR without the sentence or line" },
-      "What raises its RSR most",
-    ),
-    list,
-  );
-}
+// The candidates of a problem side by side.
 
 const writtenMessages = (messages) =>
   messages.map(({ role, text }) =>
-    element(
-      "div",
-      {},
-      role ? element("div", { class: "role" }, role) : null,
-      element("p", { class: "written", dir: "auto" }, visible(text)),
-    ),
+    element("div", {}, role ? element("div", { class: "role" }, role) : null, writtenText(text)),
   );
 
 function candidateView(candidate) {
   const body = element("div", { class: "body" });
   if (candidate.tokens) {
-    body.append(tokenView(candidate));
+    body.append(view.mode === "text" ? plainView(candidate) : tokenView(candidate));
     if (candidate.omittedTokens)
       body.append(
         element(
@@ -262,16 +39,38 @@ function candidateView(candidate) {
       "header",
       {},
       hasTeachers ? teacherName(candidate.teacher) : null,
+      ...marksOf(candidate),
       element("span", { class: "numbers" }, numbers),
     ),
-    body,
-    candidate.tokens && candidate.rsr !== null ? segmentList(candidate) : null,
+    scrollHint(body),
+    candidate.tokens && candidate.rsr !== null && view.mode !== "text" ? segmentList(candidate) : null,
   );
 }
 
-const MINOR = new Set([1, 2, 4]); // columns that a narrow screen leaves out; they stand above the text too
+// Whether a candidate was selected, and whether it is correct, where that is known.
+function marksOf({ selected, correct }) {
+  const marks = selected ? [element("span", { class: "selected badge" }, "selected")] : [];
+  if (correct !== null) marks.push(correct ? CORRECT() : INCORRECT());
+  return marks;
+}
+
+const CORRECT = () =>
+  element("span", { class: "correct mark", role: "img", "aria-label": "correct", title: "correct" }, "✓");
+const INCORRECT = () =>
+  element("span", { class: "incorrect mark", role: "img", "aria-label": "incorrect", title: "incorrect" }, "✗");
+
+// Header, what explains it, the cell of a candidate, and whether a narrow screen leaves the column out.
+const COLUMNS = [
+  ["RSR", "lower is better", ({ rsr }) => fixed(rsr), false],
+  ["average rank", `clipped at ${data.rankClip}`, ({ rank }) => fixed(rank), true],
+  ["average surprisal", "nats per token", ({ surprisal }) => fixed(surprisal), true],
+  ["length", "scored tokens", ({ numTokens }) => whole.format(numTokens), false],
+  ["row", "of the data set", ({ row }) => whole.format(row), true],
+];
+const STATUS = ["status", "", ({ status }) => (status === "scored" ? "" : visible(status)), false];
 
 function candidateTable(problem) {
+  const columns = problem.candidates.some(({ status }) => status !== "scored") ? [...COLUMNS, STATUS] : COLUMNS;
   const rows = problem.candidates.map((candidate, index) => {
     const box = element("input", {
       type: "checkbox",
@@ -286,31 +85,32 @@ function candidateTable(problem) {
       "label",
       {},
       box,
-      hasTeachers ? teacherName(candidate.teacher) : `row ${whole.format(candidate.row)}`,
+      element(
+        "span",
+        { class: "who" },
+        hasTeachers ? teacherName(candidate.teacher) : `row ${whole.format(candidate.row)}`,
+        ...marksOf(candidate),
+      ),
     );
-    const status = candidate.status === "scored" ? "" : visible(candidate.status);
-    return element(
-      "tr",
-      { class: box.checked ? "shown" : "" },
-      element("td", {}, name),
-      ...[
-        fixed(candidate.rsr),
-        fixed(candidate.rank),
-        fixed(candidate.surprisal),
-        whole.format(candidate.numTokens),
-        whole.format(candidate.row),
-        status,
-      ].map((text, i) => element("td", { class: MINOR.has(i) ? "minor" : "" }, text)),
+    const cells = columns.map(([, , cell, isMinor]) =>
+      element("td", isMinor ? { class: "minor" } : {}, cell(candidate)),
     );
+    return element("tr", { class: box.checked ? "shown" : "" }, element("td", {}, name), ...cells);
   });
-  const names = ["RSR", "avg. rank", "avg. surprisal", "tokens", "row", ""].map((text, i) =>
-    element("th", { class: MINOR.has(i) ? "minor" : "" }, text),
-  );
-  const head = [element("th", {}, "candidate"), ...names];
-  return element(
-    "div",
-    { class: "scroll-x" },
-    element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)),
+  const head = (name, explained, isMinor) =>
+    element("th", isMinor ? { class: "minor" } : {}, name, element("span", { class: "explained" }, explained));
+  const names = columns.map(([name, explained, , isMinor]) => head(name, explained, isMinor));
+  return scrollHint(
+    element(
+      "div",
+      { class: "scroll-x" },
+      element(
+        "table",
+        {},
+        element("thead", {}, element("tr", {}, head("candidate", "a tick shows its text below"), ...names)),
+        element("tbody", {}, ...rows),
+      ),
+    ),
   );
 }
 
@@ -326,6 +126,7 @@ function colorScale() {
     element("span", { class: "token clipped" }, "underlined"),
     `: rank above ${data.rankClip}`,
   );
+  if (view.mode === "text") return "";
   if (view.mode === "rank")
     return element(
       "div",
@@ -354,7 +155,17 @@ function drawTrajectories() {
   const left = problem.numCandidates - problem.candidates.length;
   byId("trajectory-view").replaceChildren(
     element("h3", { class: "problem-name" }, visible(problem.label)),
-    ...(problem.prompt.length ? [element("div", { class: "prompt" }, ...writtenMessages(problem.prompt))] : []),
+    ...(problem.prompt.length
+      ? [
+          scrollHint(
+            element(
+              "div",
+              { class: "prompt", tabindex: 0, role: "region", "aria-label": "Prompt" },
+              ...writtenMessages(problem.prompt),
+            ),
+          ),
+        ]
+      : []),
     ...problem.images.map((source) => element("img", { class: "thumbnail", src: source, alt: "image of the problem" })),
     candidateTable(problem),
     ...(left
@@ -379,11 +190,18 @@ function drawCandidates() {
   hideTooltip();
 }
 
-function openProblem(index, candidate = 0) {
+function openProblem(index, chosen) {
   view.problem = (index + problems.length) % problems.length;
-  // The chosen candidate beside the best one, or the best beside the next.
+  const { candidates } = problems[view.problem];
+  // The chosen candidate, or the first selected one, beside the best one or the next.
+  const candidate =
+    chosen ??
+    Math.max(
+      0,
+      candidates.findIndex(({ selected }) => selected),
+    );
   const other = candidate === 0 ? 1 : 0;
-  view.shown = [candidate, other].filter((i) => i < problems[view.problem].candidates.length);
+  view.shown = [candidate, other].filter((i) => i < candidates.length);
   byId("problem-search").value = "";
   byId("problem-search").placeholder = visible(problems[view.problem].label);
   drawTrajectories();
@@ -448,65 +266,4 @@ function drawTrajectorySection() {
   });
   setUpSearch();
   openProblem(0);
-}
-
-function setUpSearch() {
-  const input = byId("problem-search"),
-    list = byId("problem-list");
-  const searchable = problems.map((problem) =>
-    `${problem.label}\n${problem.prompt.map((message) => message.text).join("\n")}`.toLowerCase(),
-  );
-  let found = [],
-    active = 0;
-  const close = () => {
-    list.hidden = true;
-    input.setAttribute("aria-expanded", "false");
-  };
-  const choose = (index) => {
-    close();
-    input.blur();
-    openProblem(index);
-  };
-  const activate = (place) => {
-    active = Math.max(0, Math.min(found.length - 1, place));
-    [...list.children].forEach((item, i) => item.setAttribute("aria-selected", String(i === active)));
-    list.children[active]?.scrollIntoView({ block: "nearest" });
-  };
-  const search = () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    found = problems
-      .map((_, index) => index)
-      .filter((index) => words.every((word) => searchable[index].includes(word)))
-      .slice(0, 100);
-    list.replaceChildren(
-      ...found.map((index) =>
-        element(
-          "li",
-          {
-            role: "option",
-            onmousedown: (event) => {
-              event.preventDefault();
-              choose(index);
-            },
-          },
-          element("span", { class: "label" }, visible(problems[index].label)),
-          element("span", { class: "excerpt" }, visible(problems[index].prompt.at(-1)?.text.slice(0, 200) ?? "")),
-        ),
-      ),
-    );
-    if (!found.length) list.append(element("li", { class: "empty" }, "no such problem in this page"));
-    list.hidden = false;
-    input.setAttribute("aria-expanded", "true");
-    activate(0);
-  };
-  input.addEventListener("input", search);
-  input.addEventListener("focus", search);
-  input.addEventListener("blur", close);
-  input.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      event.preventDefault();
-      activate(active + (event.key === "ArrowDown" ? 1 : -1));
-    } else if (event.key === "Enter" && found.length) choose(found[active]);
-    else if (event.key === "Escape") input.blur();
-  });
 }
