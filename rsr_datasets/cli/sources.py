@@ -5,8 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import json
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -152,10 +150,10 @@ def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool =
     The output is a ``.parquet`` or ``.jsonl`` file for one split, or a folder for ``save_to_disk``.
     """
     from ..tables.records import read_records
+    from ..utils.files import written_aside
 
     check_output(output, overwrite)
-    aside = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-    try:
+    with written_aside(output) as aside:
         if output.suffix in (".parquet", ".jsonl"):
             if isinstance(dataset, dict):
                 raise ValueError(f"{output}: the splits {list(dataset)} need a folder, or name one with --split")
@@ -164,11 +162,6 @@ def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool =
             raise ValueError(f"{output}: give a .parquet or .jsonl file, or a folder")
         else:
             dataset.save_to_disk(aside)
-        if output.is_dir():
-            shutil.rmtree(output)
-        aside.replace(output)
-    finally:
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
     records = read_records("\n".join(part.info.description or "" for part in splits_of(dataset).values()))
     _provenance_file(output).write_text(json.dumps(records, indent=1, ensure_ascii=False), encoding="utf-8")
 

@@ -3,9 +3,7 @@
 import contextlib
 import logging
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,12 @@ from datasets import Dataset, concatenate_datasets
 from ..metrics import trajectory_scores
 from ..runs.prefixes import PrefixScorer
 from ..runs.score import process_state, score_dataset
-from ..scoring.columns import ScoredRow, add_features
+from ..scoring.columns import ScoredRow, add_features, empty_dataset
 from ..scoring.scorer import RSRScorer
 from ..tables import arrays
 from ..tables.columns import NONFINITE, PRUNED, SCORED, TRUNCATED
 from ..tables.records import SCORE, append_record, package_versions, student_name
+from ..utils.files import written_aside
 from .pool import BoolArray, IntArray, SelectionOptions, positive_int
 from .pruning import LENGTHS, FloatArray, Sample, choose_rule, lowest, quota
 
@@ -101,7 +100,8 @@ class Stages:
             }
             found = rows.result(account)
             if self.output_dir is not None and process_state().is_main_process and len(found):
-                _save(found, folder / "scored")
+                with written_aside(folder / "scored") as aside:
+                    found.save_to_disk(aside)
             return found, rows.not_kept(), account
 
 
@@ -227,8 +227,7 @@ class _Rows:
         """All rows with their columns, in their order, and the account among the records."""
         types = {**self.scorer.column_types, self.columns.tokens_read: pa.int32()}
         features = add_features(self.dataset.features, types)
-        # `datasets` 5.2 joins no columns to a dataset without rows.
-        found = self._joined() if len(self.dataset) else Dataset.from_dict({name: [] for name in features}, features)
+        found = self._joined() if len(self.dataset) else empty_dataset(features)
         found._info, found._split = self.dataset.info.copy(), self.dataset.split
         found._info.features = features
         settings = {"settings": self.scorer.settings, "output": self.scorer.output, "versions": package_versions()}
@@ -255,10 +254,3 @@ def _row_bytes(dataset: Dataset, scorer: RSRScorer) -> npt.NDArray[np.float64]:
     for where, batch in arrays.batches(dataset, names, arrays.ROWS_PER_BATCH):
         sizes[where] = [batch.slice(i, 1).nbytes for i in range(batch.num_rows)]
     return sizes
-
-
-def _save(dataset: Dataset, folder: Path) -> None:
-    aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.aside")
-    dataset.save_to_disk(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)

@@ -7,7 +7,6 @@ batches depend on its rows and the settings alone: any number of processes gives
 import json
 import logging
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,12 +15,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
-from datasets import Dataset, Features, concatenate_datasets, load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
 
 from ..engines.base import BatchAccount
 from ..reading.formats import RowFormat
 from ..reading.rows import EncodedRow, UnscorableRowError
-from ..scoring.columns import ScoredRow
+from ..scoring.columns import ScoredRow, add_features, empty_dataset
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
 from ..tables.content_hash import content_hash
@@ -177,11 +176,9 @@ class RunFolder:
         manifest = {**self.settings, **about, "accounts": accounts, "totals": _totals(accounts)}
         file, saved = self.path / "manifest.json", self.path / "scored"
         if not (saved.exists() and file.exists() and read_json(file) == manifest):
-            aside = self.path / f"scored.{uuid.uuid4().hex}.aside"
             file.unlink(missing_ok=True)
-            self._joined().save_to_disk(aside)
-            shutil.rmtree(saved, ignore_errors=True)
-            aside.rename(saved)
+            with written_aside(saved) as aside:
+                self._joined().save_to_disk(aside)
             write_json(file, manifest)
         return dict(manifest["totals"]["statuses"])
 
@@ -192,12 +189,14 @@ class RunFolder:
 
     def _joined(self) -> Dataset:
         columns = self.scorer.column_types
-        parts = [Dataset.from_file(str(self._files(unit.number)[0])) for unit in self.units]
-        scores = concatenate_datasets(parts or [Dataset(pa.schema(columns).empty_table())])
-        kept = self.dataset.remove_columns([name for name in columns if name in self.dataset.column_names])
-        joined = concatenate_datasets([kept.with_format(None), scores], axis=1)
+        features = add_features(self.dataset.features, columns)
+        if parts := [Dataset.from_file(str(self._files(unit.number)[0])) for unit in self.units]:
+            kept = self.dataset.remove_columns([name for name in columns if name in self.dataset.column_names])
+            joined = concatenate_datasets([kept.with_format(None), concatenate_datasets(parts)], axis=1)
+        else:
+            joined = empty_dataset(features)
         joined._info, joined._split = self.dataset.info.copy(), self.dataset.split
-        joined._info.features = Features(kept.features | scores.features)
+        joined._info.features = features
         account = {part: self.settings[part] for part in ("settings", "output", "versions")}
         return append_record(joined, {"step": "score", "student": student_name(self.scorer.source.name), **account})
 

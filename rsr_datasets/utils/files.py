@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,19 +15,23 @@ import xxhash
 
 
 @contextlib.contextmanager
-def written_aside(file: Path) -> Iterator[Path]:
-    """Gives a path to write to; the finished file, flushed to the disk, then replaces ``file`` in one step.
+def written_aside(path: Path) -> Iterator[Path]:
+    """Gives a path for a file or a folder, which takes the place of ``path`` when it is finished.
 
-    A reader sees the old file or the new one, never a part. The folder must exist.
+    A reader sees the old file or the new one, never a part; of a folder, the old one, none or the new one. A file is
+    flushed to the disk. The folder around ``path`` must exist.
     """
-    aside = file.with_name(f"{file.name}.{uuid.uuid4().hex}.aside")
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.aside")
     try:
         yield aside
-        with aside.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        aside.replace(file)
+        if aside.is_file():
+            with aside.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        aside.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
