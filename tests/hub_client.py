@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,20 @@ def push(folder: str, repo_id: str, **arguments: Any) -> Any:
     from rsr_datasets import push_curated
 
     return push_curated(load_from_disk(folder), repo_id, **arguments)
+
+
+def command(*arguments: object, cwd: Path) -> tuple[int, str, str]:
+    """Runs ``rsr-datasets ARGUMENTS``; the exit code, and what was written to stdout and stderr."""
+    from rsr_datasets.cli.commands import main
+
+    os.chdir(cwd)
+    sys.argv = ["rsr-datasets", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as end:
+        return end.code, out.getvalue(), err.getvalue()
 
 
 def load(repo_id: str, **arguments: Any) -> Any:

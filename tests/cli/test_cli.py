@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -12,14 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import hub_client
 import pytest
 import yaml
 from champ import load_champ
 from conftest import ROOT, conversation
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from forked_python import ForkedPython, run_python
 from hub_server import Hub
 from transformers import AutoModelForCausalLM
 
@@ -40,23 +43,6 @@ from rsr_datasets.tables.records import append_record, read_records, settings_ha
 SCORES = ROOT / "tests" / "data" / "champ_smollm2_scores.parquet"
 TOKEN = "hf_MeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMeMe"
 
-# Imports once, then forks a process for each command: what starting Python costs is paid once.
-COMMANDS = """
-import json, os, sys
-import rsr_datasets.cli.commands, rsr_datasets.hub, rsr_datasets.report, rsr_datasets.runs.estimate
-for line in sys.stdin:
-    job = json.loads(line)
-    process = os.fork()
-    if not process:
-        os.chdir(job["cwd"])
-        for stream, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        sys.argv = ["rsr-datasets", *job["arguments"]]
-        rsr_datasets.cli.commands.main()
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
-"""
-
-
 # Runs a command in this process and says what was imported that takes long.
 DOOR = """
 import sys
@@ -66,36 +52,6 @@ try:
 finally:
     print("loaded:", *{"torch", "transformers", "datasets", "pyarrow", "pandas"} & sys.modules.keys())
 """
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Done]]:
-    """Runs a command that needs no student, each in a process of its own."""
-    folder = tmp_path_factory.mktemp("commands")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
-    server = subprocess.Popen(
-        [sys.executable, "-c", COMMANDS], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    out, err = folder / "stdout", folder / "stderr"
-
-    def run_command(*arguments: object, cwd: Path) -> Done:
-        assert server.stdin is not None and server.stdout is not None
-        job = {"arguments": [*map(str, arguments)], "cwd": str(cwd), "stdout": str(out), "stderr": str(err)}
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        return Done(int(server.stdout.readline()), out.read_text(), err.read_text())
-
-    yield run_command
-    server.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +80,21 @@ def traces(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(
-    *arguments: object, cwd: Path, launcher: tuple[str, ...] = ("-m", "rsr_datasets"), **variables: str
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    return run_python("-m", "rsr_datasets", *arguments, cwd=cwd, ACCELERATE_USE_CPU="true")
+
+
+def run_afresh(
+    *arguments: object, cwd: Path, launcher: tuple[str, ...] = ("-m", "rsr_datasets")
 ) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "home")}
-    environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | variables
+    environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launcher, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def test_score_from_files_to_a_dataset(traces: Path, student_folder: str) -> None:
-    done = run("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", cwd=traces)
+    done = run_afresh("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", cwd=traces)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out/scored: 8 scored, 2 no_response\n"
     assert load_from_disk(traces / "out" / "scored")["id"][:] == [f"{p}-{i}" for p in range(2) for i in range(5)]
@@ -143,23 +103,19 @@ def test_score_from_files_to_a_dataset(traces: Path, student_folder: str) -> Non
     assert again.stdout == done.stdout
 
 
-def test_strict_takes_truncated_rows_for_scored(
-    traces: Path, command: Callable[..., Done], student_folder: str
-) -> None:
+def test_strict_takes_truncated_rows_for_scored(traces: Path, student_folder: str) -> None:
     Dataset.from_json(str(traces / "part0.jsonl")).select([1]).to_json(traces / "one.jsonl")
     arguments = ("score", "one.jsonl", "--student", student_folder, "--max-length", 14, "--output-dir", "out")
-    done = command(*arguments, "--strict", cwd=traces)
+    done = run(*arguments, "--strict", cwd=traces)
     assert (done.returncode, done.stdout) == (0, "out/scored: 1 truncated\n"), done.stderr
 
 
-def test_nothing_scored_is_exit_code_1_with_the_reasons(
-    traces: Path, command: Callable[..., Done], student_folder: str
-) -> None:
+def test_nothing_scored_is_exit_code_1_with_the_reasons(traces: Path, student_folder: str) -> None:
     rows = [{"messages": conversation("?", "")}, {"messages": conversation("?", "")}, {"messages": 3}]
     (traces / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = ("--student", student_folder, "--output-dir")
     for _ in ("scored", "resumed"):
-        done = command("score", "bad.jsonl", *arguments, "bad", cwd=traces)
+        done = run("score", "bad.jsonl", *arguments, "bad", cwd=traces)
         assert (done.returncode, done.stdout) == (1, "bad/scored: 2 no_response, 1 bad_row\n"), done.stderr
         said = done.stderr.splitlines()[-1]
         assert (
@@ -172,11 +128,11 @@ def test_score_under_accelerate_launch(traces: Path, student_folder: str) -> Non
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
     launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "rsr_datasets")
     arguments = ("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", "--unit-rows", 3)
-    done = run(*arguments, cwd=traces, launcher=launcher)
+    done = run_afresh(*arguments, cwd=traces, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out/scored: 8 scored, 2 no_response\n"  # said once
     assert sorted(file.name for file in traces.glob("out/launch-*/alive-*.json")) == ["alive-0.json", "alive-1.json"]
-    by_file = run(*arguments[1:], cwd=traces, launcher=(str(ROOT / "scripts" / "score.py"),))
+    by_file = run_python(ROOT / "scripts" / "score.py", *arguments[1:], cwd=traces, ACCELERATE_USE_CPU="true")
     assert by_file.stdout == done.stdout
 
 
@@ -195,7 +151,7 @@ COMMANDS_WITH_HELP = [[], *([name] for name in ("score", "teachers", "diagnose",
 )
 def test_help_and_mistakes_import_nothing_that_takes_long(arguments: list[str], code: int, tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = run(*arguments, cwd=tmp_path, launcher=("-c", DOOR))
+    done = run_afresh(*arguments, cwd=tmp_path, launcher=("-c", DOOR))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == code, done.stderr
     assert done.stdout.endswith("loaded:\n")
@@ -283,16 +239,16 @@ def test_a_saved_dataset_and_its_splits(traces: Path, student_folder: str) -> No
 
 
 def test_from_files_of_four_teachers_to_a_subset_a_report_and_a_card(
-    champ: Path, command: Callable[..., Done], student_folder: str, tmp_path: Path
+    champ: Path, student_folder: str, tmp_path: Path
 ) -> None:
     """The commands of the README after scoring: names of files become teachers, and no Python is typed."""
     scored = load_from_disk(champ / "run" / "scored")
     assert sorted(set(scored["teacher"])) == ["GPT-3.5", "GPT-4", "GPT-4 Turbo", "PaLM 2 Medium"]
-    ranked = command("teachers", champ / "run", "--problem-column", "problem_id", cwd=tmp_path)
+    ranked = run("teachers", champ / "run", "--problem-column", "problem_id", cwd=tmp_path)
     assert ranked.returncode == 0, ranked.stderr
     assert ranked.stdout == f"{rank_teachers(scored, problem_column='problem_id')}\n"
 
-    chosen = command("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
+    chosen = run("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
     assert chosen.returncode == 0, chosen.stderr
     assert "rows    12 -> 3" in chosen.stdout and "written to best" in chosen.stdout
     best = load_from_disk(tmp_path / "best")
@@ -300,35 +256,35 @@ def test_from_files_of_four_teachers_to_a_subset_a_report_and_a_card(
     assert json.loads((tmp_path / "best.provenance.json").read_text()) == read_records(best)
 
     page = ("report", champ / "run", "--selected", "best", "--tokenizer", student_folder, "--output", "report.html")
-    reported = command(*page, cwd=tmp_path)
+    reported = run(*page, cwd=tmp_path)
     assert (reported.returncode, reported.stdout) == (0, "written to report.html\n"), reported.stderr
     assert "<html" in (tmp_path / "report.html").read_text()
 
-    pushed = command("push", "best", "me/curated", "--dry-run", cwd=tmp_path)
+    pushed = run("push", "best", "me/curated", "--dry-run", cwd=tmp_path)
     assert pushed.returncode == 0, pushed.stderr
     assert pushed.stdout.startswith("---\n") and "select_trajectories" in pushed.stdout
 
 
-def test_json_is_what_the_functions_return(champ: Path, command: Callable[..., Done], tmp_path: Path) -> None:
+def test_json_is_what_the_functions_return(champ: Path, tmp_path: Path) -> None:
     scored = load_from_disk(champ / "run" / "scored")
-    ranked = command("teachers", champ / "run", "--json", cwd=tmp_path)
+    ranked = run("teachers", champ / "run", "--json", cwd=tmp_path)
     assert json.loads(ranked.stdout) == json.loads(json.dumps(rank_teachers(scored).to_dict()))
-    chosen = command("select", champ / "run", "--n", 5, "--output", "x.parquet", "--json", cwd=tmp_path)
+    chosen = run("select", champ / "run", "--n", 5, "--output", "x.parquet", "--json", cwd=tmp_path)
     _, report = select_subset(scored, n=5, return_report=True)
     assert json.loads(chosen.stdout) == {
         "output": "x.parquet",
         "splits": {"": json.loads(json.dumps(report.to_dict()))},
     }
-    reported = command("report", champ / "run", "--output", "r.html", "--json", cwd=tmp_path)
+    reported = run("report", champ / "run", "--output", "r.html", "--json", cwd=tmp_path)
     assert json.loads(reported.stdout) == {"output": "r.html", "bytes": (tmp_path / "r.html").stat().st_size}
-    card = command("push", "x.parquet", "me/curated", "--dry-run", "--json", cwd=tmp_path)
+    card = run("push", "x.parquet", "me/curated", "--dry-run", "--json", cwd=tmp_path)
     assert json.loads(card.stdout)["card"].startswith("---\n")
 
 
-def test_records_travel_with_files(champ: Path, command: Callable[..., Done], tmp_path: Path) -> None:
+def test_records_travel_with_files(champ: Path, tmp_path: Path) -> None:
     for name, kind in (("x.parquet", "parquet"), ("x.jsonl", "json")):
-        command("select", champ / "run", "--n", 5, "--output", name, cwd=tmp_path)
-        again = command("select", name, "--n", 2, "--output", f"again-{kind}", cwd=tmp_path)
+        run("select", champ / "run", "--n", 5, "--output", name, cwd=tmp_path)
+        again = run("select", name, "--n", 2, "--output", f"again-{kind}", cwd=tmp_path)
         assert again.returncode == 0, again.stderr
         assert len(load_dataset(kind, data_files=str(tmp_path / name), split="train")) == 5
         assert [r["step"] for r in read_records(load_from_disk(tmp_path / f"again-{kind}"))] == [
@@ -363,16 +319,14 @@ FROM_OTHER_TESTS = {
 
 
 @pytest.mark.parametrize("name", EVERY_FLAG)
-def test_every_flag_is_taken(
-    champ: Path, command: Callable[..., Done], student_folder: str, name: str, tmp_path: Path
-) -> None:
+def test_every_flag_is_taken(champ: Path, student_folder: str, name: str, tmp_path: Path) -> None:
     scored = load_from_disk(champ / "run" / "scored")
     part = scored.add_column("right", [i % 2 == 0 for i in range(len(scored))])
     DatasetDict(train=part, test=part.select([0])).save_to_disk(tmp_path / "data")
     given = EVERY_FLAG[name].replace("STUDENT", student_folder).split()
-    done = command(name, "data", *given, cwd=tmp_path)
+    done = run(name, "data", *given, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    shown = set(re.findall(r"^  (--[\w-]+)", command(name, "--help", cwd=tmp_path).stdout, re.MULTILINE)) - {"--help"}
+    shown = set(re.findall(r"^  (--[\w-]+)", run(name, "--help", cwd=tmp_path).stdout, re.MULTILINE)) - {"--help"}
     scorer_flags = {f"--{argument.replace('_', '-')}" for argument in inspect.signature(RSRScorer).parameters}
     scorer_flags |= {"--base-url"}  # an entry of model_kwargs in Python
     of_all = {"--config", "--config-name", "--teacher-from-file"}
@@ -394,24 +348,24 @@ def test_every_flag_is_taken(
         assert json.loads(done.stdout) == json.loads(json.dumps(expected.to_dict()))
 
 
-def test_a_subset_balanced_by_teacher(command: Callable[..., Done], tmp_path: Path) -> None:
+def test_a_subset_balanced_by_teacher(tmp_path: Path) -> None:
     arguments = ("select", SCORES, "--fraction", 0.1, "--balance-by", "teacher", "--output", "few.jsonl")
-    done = command(*arguments, cwd=tmp_path)
+    done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = select_subset(Dataset.from_parquet(str(SCORES)), 0.1, balance_by="teacher")
     assert Dataset.from_json(str(tmp_path / "few.jsonl"))["rsr"][:] == pytest.approx(expected["rsr"][:], abs=1e-15)
-    low = command("select", SCORES, "--max-rsr", 2.5, "--output", "low.parquet", cwd=tmp_path)
+    low = run("select", SCORES, "--max-rsr", 2.5, "--output", "low.parquet", cwd=tmp_path)
     assert low.returncode == 0
     assert max(Dataset.from_parquet(str(tmp_path / "low.parquet"))["rsr"]) <= 2.5
 
 
-def test_a_selection_is_diagnosed_and_gets_its_control_arms(command: Callable[..., Done], tmp_path: Path) -> None:
-    said = command("diagnose", SCORES, "--group-by", "problem_id", cwd=tmp_path)
+def test_a_selection_is_diagnosed_and_gets_its_control_arms(tmp_path: Path) -> None:
+    said = run("diagnose", SCORES, "--group-by", "problem_id", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     rows = Dataset.from_parquet(str(SCORES))
     assert said.stdout == f"{diagnose(rows, 'problem_id')}\n"
     arguments = ("select", SCORES, "--group-by", "problem_id", "--output", "best", "--controls", "arms")
-    done = command(*arguments, "--match", "tokens", "--match", "teacher", cwd=tmp_path)
+    done = run(*arguments, "--match", "tokens", "--match", "teacher", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "arm random: 270 rows, " in done.stdout and "written to arms" in done.stdout
     expected = control_subsets(rows, load_from_disk(tmp_path / "best"), "problem_id", match=["tokens", "teacher"])
@@ -421,25 +375,25 @@ def test_a_selection_is_diagnosed_and_gets_its_control_arms(command: Callable[..
     score = {"step": "score", "student": "x", "settings": {"rank_clip": 100}}
     renamed = rows.map(lambda _: {"rsr_settings": settings_hash(score["settings"])})
     append_record(renamed, score).select(range(300)).save_to_disk(tmp_path / "scored")
-    card = command("push", "scored", "me/curated", "--controls", "arms", "--dry-run", cwd=tmp_path)
+    card = run("push", "scored", "me/curated", "--controls", "arms", "--dry-run", cwd=tmp_path)
     assert card.returncode == 0, card.stderr
     assert "## Control arms" in card.stdout and "| `shortest` | 270 | 74.9% |" in card.stdout
 
 
-def test_control_arms_take_what_the_selection_takes(command: Callable[..., Done], tmp_path: Path) -> None:
+def test_control_arms_take_what_the_selection_takes(tmp_path: Path) -> None:
     rows = Dataset.from_parquet(str(SCORES)).sort("problem_id").select(range(50))
     rows.map(lambda _, i: {"rsr_settings": f"a{i % 2}"}, with_indices=True).to_parquet(tmp_path / "mixed.parquet")
     arguments = ("select", "mixed.parquet", "--group-by", "problem_id", "--output", "best", "--allow-mixed-settings")
     for controls, reason in (("best", "--output and --controls are both best"), ("a.parquet", "need a folder")):
-        done = command(*arguments, "--controls", controls, cwd=tmp_path)
+        done = run(*arguments, "--controls", controls, cwd=tmp_path)
         assert done.returncode == 2 and reason in done.stderr and not (tmp_path / "best").exists()
-    done = command(*arguments, "--controls", "arms", cwd=tmp_path)
+    done = run(*arguments, "--controls", "arms", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {len(arm) for arm in load_from_disk(tmp_path / "arms").values()} == {10}
 
 
-def test_a_selection_that_keeps_nothing_writes_nothing(command: Callable[..., Done], tmp_path: Path) -> None:
-    done = command("select", SCORES, "--max-rsr", 0.5, "--output", "none", cwd=tmp_path)
+def test_a_selection_that_keeps_nothing_writes_nothing(tmp_path: Path) -> None:
+    done = run("select", SCORES, "--max-rsr", 0.5, "--output", "none", cwd=tmp_path)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "rsr-datasets: no row is kept: nothing is written")
     assert "rows    1,350 -> 0" in done.stdout and not list(tmp_path.iterdir())
 
@@ -467,16 +421,14 @@ def test_candidates_are_pruned_for_a_student(champ: Path, student_folder: str, t
 
 
 @pytest.mark.parametrize("flags", [["--prune"], ["--student", "x"]])
-def test_a_student_and_pruning_go_together(command: Callable[..., Done], flags: list[str], tmp_path: Path) -> None:
-    done = command("select", SCORES, "--group-by", "problem_id", *flags, "--output", "best", cwd=tmp_path)
+def test_a_student_and_pruning_go_together(flags: list[str], tmp_path: Path) -> None:
+    done = run("select", SCORES, "--group-by", "problem_id", *flags, "--output", "best", cwd=tmp_path)
     assert done.returncode == 2 and "--student and --prune go together" in done.stderr
 
 
-def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
-    champ: Path, command: Callable[..., Done], student_folder: str
-) -> None:
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(champ: Path, student_folder: str) -> None:
     arguments = ("score", "traces/*.jsonl", "--student", student_folder, "--output-dir", "dry", "--dry-run")
-    done = command(*arguments, "--unit-rows", 5, "--json", cwd=champ)
+    done = run(*arguments, "--unit-rows", 5, "--json", cwd=champ)
     assert done.returncode == 0, done.stderr
     estimate = json.loads(done.stdout)["splits"][""]
     manifest = json.loads((champ / "run" / "manifest.json").read_text())
@@ -491,10 +443,10 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     assert not (champ / "dry").exists()
     finished = ("--teacher-from-file", "--token-columns", "--max-length", 9000, "--output-dir", "run", "--dry-run")
     before = files_of(champ)
-    again = command(*arguments[:4], *finished, cwd=champ)
+    again = run(*arguments[:4], *finished, cwd=champ)
     assert again.stdout == "all: nothing is left to score: all 12 rows are done\n", again.stderr
     assert files_of(champ) == before
-    assert f"about {estimate['tokens']:,} tokens" in command(*arguments, cwd=champ).stdout
+    assert f"about {estimate['tokens']:,} tokens" in run(*arguments, cwd=champ).stdout
 
 
 def test_options_come_from_a_file_and_a_run_can_be_repeated(traces: Path, student_folder: str) -> None:
@@ -510,9 +462,9 @@ def test_options_come_from_a_file_and_a_run_can_be_repeated(traces: Path, studen
     assert one == two
 
 
-def test_a_list_in_a_config_may_be_a_single_value(command: Callable[..., Done], tmp_path: Path) -> None:
+def test_a_list_in_a_config_may_be_a_single_value(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("group_by: problem_id\nkeep: 2\n")
-    done = command("select", SCORES, "--config", "mine.yaml", "--output", "kept", cwd=tmp_path)
+    done = run("select", SCORES, "--config", "mine.yaml", "--output", "kept", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     expected = select_trajectories(Dataset.from_parquet(str(SCORES)), group_by="problem_id", keep=2)
     assert load_from_disk(tmp_path / "kept")["rsr"][:] == expected["rsr"][:]
@@ -523,59 +475,62 @@ def test_an_interrupted_score_says_how_to_go_on(student_folder: str, tmp_path: P
     row = {"messages": conversation("Solve it.", "the answer is 42. " * 40)}
     Dataset.from_list([row] * 1000).to_parquet(tmp_path / "rows.parquet")
     options = ("--student", student_folder, "--output-dir", tmp_path / "run", "--unit-rows", 1)
-    line = [sys.executable, "-m", "rsr_datasets", "score", *map(str, (tmp_path / "rows.parquet", *options))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home")}
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
-    try:
-        process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, heard)
+    process = ForkedPython("-m", "rsr_datasets", "score", tmp_path / "rows.parquet", *options)
     while process.poll() is None and not list((tmp_path / "run").glob("units/*.json")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err[-2000:]
+    assert process.poll() == 130, err[-2000:]
     assert "rsr-datasets: stopped; what score has done stays done" in err and "Traceback" not in err
     assert 0 < len(list((tmp_path / "run").glob("units/*.json"))) < 1000
 
 
-def test_names_cannot_command_the_terminal(command: Callable[..., Done], tmp_path: Path) -> None:
+def test_names_cannot_command_the_terminal(tmp_path: Path) -> None:
     scores = Dataset.from_parquet(str(SCORES)).select(range(20))
     hostile = "\x1b[31m[bold]red[/bold]\n\x07"
     renamed = scores.remove_columns("teacher").add_column("teacher", [hostile] * 20)
     renamed.to_parquet(tmp_path / "scores.parquet")
-    done = command("teachers", "scores.parquet", cwd=tmp_path)
+    done = run("teachers", "scores.parquet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout and "\x07" not in done.stdout and "[bold]red[/bold]" in done.stdout
 
 
-def test_push_sends_what_was_selected(champ: Path, command: Callable[..., Done], tmp_path: Path) -> None:
-    command("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
     with Hub({TOKEN: ["me"]}) as hub:
-        arguments = ("push", "best", "me/curated", "--private", "--token", TOKEN, "--json", "--max-shard-size", "1MB")
-        online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-        done = run(*arguments, "--card", '{"license": "mit"}', cwd=tmp_path, **online)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["repo_id"] == "me/curated"
-        assert TOKEN not in done.stdout + done.stderr
-        repository = hub.dataset("me/curated")
-        assert repository.private and b"license: mit" in repository.files()["README.md"].content
+        yield hub
 
 
-def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def run_online(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    folder = tmp_path_factory.mktemp("client")
+    with hub_client.client_process(hub.endpoint, folder / "home", folder / "log.txt") as call:
+        yield functools.partial(call, hub_client.command)
+
+
+def test_push_sends_what_was_selected(champ: Path, hub: Hub, run_online: Callable[..., Any], tmp_path: Path) -> None:
+    run("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
+    arguments = ("push", "best", "me/curated", "--private", "--token", TOKEN, "--json", "--max-shard-size", "1MB")
+    code, out, err = run_online(*arguments, "--card", '{"license": "mit"}', cwd=tmp_path)
+    assert code == 0, err
+    assert json.loads(out)["repo_id"] == "me/curated"
+    assert TOKEN not in out + err
+    repository = hub.dataset("me/curated")
+    assert repository.private and b"license: mit" in repository.files()["README.md"].content
+
+
+def test_a_configuration_of_a_hub_dataset(hub: Hub, run_online: Callable[..., Any], tmp_path: Path) -> None:
     names = ("easy", "hard")
     header = yaml.safe_dump({"configs": [{"config_name": name, "data_files": f"{name}.jsonl"} for name in names]})
     files = {f"{name}.jsonl": json.dumps({"rsr": 1.5, "kind": name}).encode() for name in names}
-    with Hub({TOKEN: ["me"]}) as hub:
-        hub.create("dataset", "me/two", files={"README.md": f"---\n{header}---\n".encode(), **files})
-        arguments = ("select", "me/two", "--n", 1, "--output", "kept")
-        online = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-        for given in ((), ("--config-name", "odd")):
-            refused = run(*arguments, *given, cwd=tmp_path, **online)
-            assert refused.returncode == 2
-            assert "['easy', 'hard']" in refused.stderr and ("--config-name" in refused.stderr or given)
-        done = run(*arguments, "--config-name", "hard", cwd=tmp_path, **online)
-        assert done.returncode == 0, done.stderr
+    hub.create("dataset", "me/two", files={"README.md": f"---\n{header}---\n".encode(), **files})
+    arguments = ("select", "me/two", "--n", 1, "--output", "kept")
+    for given in ((), ("--config-name", "odd")):
+        code, _, err = run_online(*arguments, *given, cwd=tmp_path)
+        assert code == 2
+        assert "['easy', 'hard']" in err and ("--config-name" in err or given)
+    code, _, err = run_online(*arguments, "--config-name", "hard", cwd=tmp_path)
+    assert code == 0, err
     assert load_from_disk(tmp_path / "kept" / "train")["kind"][:] == ["hard"]
 
 
@@ -644,7 +599,7 @@ def test_a_configuration_of_a_hub_dataset(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    traces: Path, command: Callable[..., Done], student_folder: str, arguments: list[str], message: str
+    traces: Path, student_folder: str, arguments: list[str], message: str
 ) -> None:
     (traces / "empty").mkdir()
     (traces / "empty" / "notes.txt").write_text("mine")
@@ -661,7 +616,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         needed = {"--student": student_folder, "--output-dir": "out"}
         given += [part for flag, value in needed.items() if flag not in given for part in (flag, value)]
     before = files_of(traces)
-    done = command(*given, cwd=traces)
+    done = run(*given, cwd=traces)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("rsr-datasets: ")]
     assert len(said) == 1 and message in said[0] and len(said[0]) <= 400

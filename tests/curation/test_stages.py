@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, conversation
+from conftest import conversation
 from datasets import Dataset, DatasetDict, load_from_disk
+from forked_python import ForkedPython, ranks
 
 from rsr_datasets import RSRScorer, preview_card, score_dataset, select_trajectories
 from rsr_datasets.runs.prefixes import PrefixScorer
@@ -216,13 +214,11 @@ def test_two_processes_give_the_same_bits(run, source, student_folder, tmp_path:
     source.save_to_disk(tmp_path / "source")
     (tmp_path / "prune.py").write_text(SCRIPT)
     arguments = [tmp_path / "source", student_folder, tmp_path / "run", json.dumps(ARGUMENTS)]
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launcher += ["--num_machines", "1", "--num_processes", "2", "--main_process_port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, *launcher, tmp_path / "prune.py", *arguments]
-    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-6000:]
-    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    printed = []
+    for process in [ForkedPython(tmp_path / "prune.py", *arguments, **variables) for variables in ranks(2)]:
+        out, err = process.communicate()
+        assert process.poll() == 0, err[-6000:]
+        printed += [json.loads(line) for line in out.splitlines() if line.startswith("[")]
     assert printed == [best["candidate"][:]] * 2
     found, expected = (load_from_disk(where / "scored") for where in (tmp_path / "run", folder))
     assert Counter(found["rsr_status"]) == Counter(expected["rsr_status"])

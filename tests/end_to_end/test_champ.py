@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from champ import load_champ
 from conftest import SHARED
 from datasets import Dataset
@@ -57,6 +58,36 @@ def test_smollm2_scores_equal_its_own_full_logits(add_rsr: RSRScorer) -> None:
         assert (np.abs(row["rsr_token_ranks"] - expected.ranks) <= expected.near).mean() > 0.999
         assert add_rsr.load_tokenizer().decode(row["rsr_token_ids"]) == row["messages"][-1]["content"]
         np.testing.assert_allclose(row["rsr_token_entropies"], expected.entropies, rtol=0, atol=1e-4)
+
+
+def test_smollm2_reads_an_agentic_conversation_once_and_as_exactly(add_rsr: RSRScorer) -> None:
+    """Against the same student in float64."""
+    messages = [{"role": "user", "content": "How many files are in the folder, and how many of them are hidden?"}]
+    for command, result in (("ls | wc -l", "17"), ("ls -A | wc -l", "21"), ("ls -d .* | head", ".git .venv")):
+        call = {"type": "function", "function": {"name": "bash", "arguments": {"command": command}}}
+        thinking = f"The shell can count: {command} prints one number, which I then compare with the others."
+        messages += [
+            {"role": "assistant", "content": "", "reasoning_content": thinking, "tool_calls": [call]},
+            {"role": "tool", "content": result},
+            {"role": "user", "content": "Go on."},  # the template drops thinking before a user's message
+        ]
+    answer = {"content": "There are 17, and 4 more are hidden.", "reasoning_content": "21 - 17 = 4"}
+    messages[-1] = {"role": "assistant", **answer}
+    student, _ = add_rsr._session.load_engine({}, torch.device("cpu"))
+    tokenizer = add_rsr.load_tokenizer()
+    scorer = RSRScorer(student.model, tokenizer=tokenizer, turns="each", chat_template="trl:qwen3")
+    [row] = scorer.encode([{"messages": messages}], scorer.find_format(["messages"]))
+    assert isinstance(row, EncodedRow) and len(row.sequences) == 4
+    batches: list[BatchAccount] = []
+    found = student.score(row.sequences, on_batch=batches.append)
+    assert sum(batch.tokens for batch in batches) == row.num_read < 0.6 * sum(p.input_ids.size for p in row.sequences)
+    exact = copy.deepcopy(student.model).double()
+    errors = []
+    for part, once in zip(row.sequences, found, strict=True):
+        expected = plain_scores(exact, part).surprisals
+        errors.append([np.abs(each.surprisals - expected) for each in (once, plain_scores(student.model, part))])
+    together, alone = np.concatenate(errors, axis=1)
+    assert together.mean() < 1.2 * alone.mean() and together.max() < 1.5 * alone.max() < 1e-4
 
 
 @pytest.mark.slow

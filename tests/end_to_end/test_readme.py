@@ -13,6 +13,7 @@ import pytest
 from champ import load_champ
 from conftest import ROOT, conversation, make_model
 from datasets import Dataset
+from forked_python import run_python
 from hub_server import Hub
 from transformers import PreTrainedTokenizerFast
 
@@ -76,10 +77,11 @@ def test_the_commands_run_in_order(tmp_path: Path, tokenizer: PreTrainedTokenize
     for teacher in list(rows["teacher"].unique())[:4]:
         own = rows[rows["teacher"] == teacher].drop(columns="teacher")
         Dataset.from_pandas(own, preserve_index=False).to_json(tmp_path / "traces" / f"{teacher}.jsonl")
-    command = f'rsr-datasets() {{ {sys.executable} -m rsr_datasets "$@"; }}\n'
-    done = run(["bash", "-ec", command + block[1].replace(HUB_STUDENT, str(student))], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "PaLM 2 Medium" in done.stdout and "rows    8 -> 2" in done.stdout
+    record = 'rsr-datasets() { printf "%s\\n" "$@" ""; }\n'  # the shell says which words each command gets
+    given = run(["bash", "-ec", record + block[1].replace(HUB_STUDENT, str(student))], tmp_path).stdout.split("\n\n")
+    done = [run_python("-m", "rsr_datasets", *words.split("\n"), cwd=tmp_path) for words in given[:-1]]
+    assert [command.returncode for command in done] == [0] * 5, [command.stderr for command in done]
+    assert "PaLM 2 Medium" in done[1].stdout and "rows    8 -> 2" in done[2].stdout
     assert (tmp_path / "report.html").is_file()
 
 

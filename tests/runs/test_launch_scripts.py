@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, conversation
 from datasets import Dataset, load_from_disk
-from launching import free_port
+from forked_python import free_port
 
 ROWS = 12
 SRUN = """#!/usr/bin/env bash
@@ -45,6 +46,7 @@ def assert_scored_by_two_processes(run: Path) -> None:
     assert sorted(file.name for file in run.glob("launch-*/alive-*.json")) == ["alive-0.json", "alive-1.json"]
 
 
+@pytest.mark.slow  # the job below starts the same script
 def test_two_nodes(student_folder: str, tmp_path: Path) -> None:
     script = str(ROOT / "scripts" / "two_nodes.sh")
     settings = environment(PROCESSES_PER_NODE="1", PORT=str(free_port()))

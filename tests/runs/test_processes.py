@@ -10,7 +10,18 @@ from pathlib import Path
 import psutil
 import pytest
 from datasets import load_from_disk
-from launching import ROWS, accounts, assert_same_bits, finish, free_port, kill_when, launch, make_source, times
+from forked_python import free_port
+from launching import (
+    ROWS,
+    accounts,
+    assert_same_bits,
+    finish,
+    kill_when,
+    launch,
+    launch_by_accelerate,
+    make_source,
+    times,
+)
 
 from rsr_datasets import RSRScorer, score_dataset
 from rsr_datasets.runs import workers as workers_module
@@ -27,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(source: Path, student_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(launch(source, student_folder, folder, pause=0))
+    finish(*launch(source, student_folder, folder, pauses=[0]))
     return folder
 
 
@@ -35,7 +46,7 @@ def undisturbed(source: Path, student_folder: str, tmp_path_factory: pytest.Temp
 def test_any_number_of_processes_gives_the_same_bits(
     source: Path, student_folder: str, undisturbed: Path, tmp_path: Path, processes: int
 ) -> None:
-    printed = finish(launch(source, student_folder, tmp_path / "run", processes))
+    printed = finish(*launch(source, student_folder, tmp_path / "run", processes))
     assert sorted((line["rank"], line["world"], line["rows"]) for line in printed) == [
         (rank, processes, ROWS) for rank in range(processes)
     ]
@@ -43,15 +54,9 @@ def test_any_number_of_processes_gives_the_same_bits(
     assert_same_bits(tmp_path / "run", undisturbed)
 
 
-def test_a_slow_machine_is_helped(source: Path, student_folder: str, undisturbed: Path, tmp_path: Path) -> None:
-    """The second machine needs ten times as long for a unit: the first one does most of its share too."""
-    port = free_port()
-    machines = [
-        launch(source, student_folder, tmp_path / "run", machine=(rank, port), pause=pause)
-        for rank, pause in enumerate((0.1, 1.0))
-    ]
-    printed = [line for machine in machines for line in finish(machine)]
-    assert sorted((line["rank"], line["world"]) for line in printed) == [(0, 2), (1, 2)]
+def test_a_slow_process_is_helped(source: Path, student_folder: str, undisturbed: Path, tmp_path: Path) -> None:
+    """The second process needs ten times as long for a unit: the first one does most of its share too."""
+    finish(*launch(source, student_folder, tmp_path / "run", 2, pauses=(0.1, 1.0)))
     by_process = Counter(account["process"] for account in accounts(tmp_path / "run"))
     assert set(by_process) == {0, 1} and by_process[0] > 2 * by_process[1]
     assert_same_bits(tmp_path / "run", undisturbed)
@@ -65,7 +70,7 @@ def test_a_killed_run_resumes_with_another_number_of_processes(
     done = kill_when(launch(source, student_folder, folder, first), folder, notes=3)
     assert 3 <= len(done) < ROWS // 4
     before = times(folder, done)
-    assert {line["world"] for line in finish(launch(source, student_folder, folder, second))} == {second}
+    assert {line["world"] for line in finish(*launch(source, student_folder, folder, second))} == {second}
     assert times(folder, done) == before  # nothing finished was scored again
     assert_same_bits(folder, undisturbed)
 
@@ -76,26 +81,43 @@ def test_when_one_process_is_killed_the_next_launch_finishes(
     source: Path, student_folder: str, undisturbed: Path, tmp_path: Path, victim: str
 ) -> None:
     folder = tmp_path / "run"
-    done = kill_when(launch(source, student_folder, folder, processes=2), folder, notes=3, victim=victim)
+    launched = launch_by_accelerate(source, student_folder, folder)
+    done = kill_when([launched], folder, notes=3, rank=victim)
     before = times(folder, done)
-    assert {line["world"] for line in finish(launch(source, student_folder, folder, processes=2))} == {2}
+    assert {line["world"] for line in finish(*launch(source, student_folder, folder, 2))} == {2}
     assert times(folder, done) == before
     assert_same_bits(folder, undisturbed)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_when_a_machine_dies_the_other_one_does_its_work(
+def test_when_a_process_dies_the_other_one_does_its_work(
+    source: Path, student_folder: str, undisturbed: Path, tmp_path: Path, victim: int
+) -> None:
+    folder = tmp_path / "run"
+    pauses = [0.05, 0.05]
+    pauses[victim] = 1000  # the victim never ends the unit that it has taken
+    processes = launch(source, student_folder, folder, 2, heartbeat_timeout=3, pauses=pauses)
+    kill_when([processes[victim]], folder, taken_by=str(victim))
+    with pytest.raises(FolderInUseError, match="another launch is at work"):
+        score_dataset(load_from_disk(source), RSRScorer(student_folder), folder)
+    out, err = processes[1 - victim].communicate()
+    assert '"world": 2' in out, err[-3000:]
+    assert f"process {1 - victim} takes over from a process that died" in err
+    assert_same_bits(folder, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_machine_dies_the_launcher_of_the_other_one_lets_it_do_the_work(
     source: Path, student_folder: str, undisturbed: Path, tmp_path: Path, victim: int
 ) -> None:
     folder, port = tmp_path / "run", free_port()
-    pauses = (1000, 0.05) if victim == 0 else (0.05, 1000)  # the victim never ends the unit that it has taken
+    pauses = (1000, 0.05) if victim == 0 else (0.05, 1000)
     machines = [
-        launch(source, student_folder, folder, machine=(rank, port), heartbeat_timeout=9, pause=pause)
+        launch_by_accelerate(source, student_folder, folder, (rank, port), heartbeat_timeout=9, pause=pause)
         for rank, pause in enumerate(pauses)
     ]
-    kill_when(machines[victim], folder, taken_by=str(victim))
-    with pytest.raises(FolderInUseError, match="another launch is at work"):
-        score_dataset(load_from_disk(source), RSRScorer(student_folder), folder)
+    kill_when([machines[victim]], folder, taken_by=str(victim))
     survivor = machines[1 - victim]
     launcher = psutil.Process(survivor.pid)
     deadline = time.monotonic() + 120
@@ -105,19 +127,15 @@ def test_when_a_machine_dies_the_other_one_does_its_work(
     survivor.kill()  # torch's launcher waits five minutes for the other machine's before it ends
     out, err = survivor.communicate()
     assert '"world": 2' in out, err[-3000:]
-    assert f"process {1 - victim} takes over from a process that died" in err
     assert_same_bits(folder, undisturbed)
 
 
-@pytest.mark.slow
 def test_every_process_is_refused(source: Path, student_folder: str, undisturbed: Path, tmp_path: Path) -> None:
-    process = launch(source, student_folder, undisturbed, processes=2, options={"rank_clip": 7})
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0 and "rank_clip 100, now 7" in err
     (tmp_path / "thesis.txt").touch()
-    process = launch(source, student_folder, tmp_path, processes=2)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0 and "not a run folder" in err
+    for folder, message in ((undisturbed, "rank_clip 100, now 7"), (tmp_path, "not a run folder")):
+        for process in launch(source, student_folder, folder, 2, options={"rank_clip": 7}):
+            _, err = process.communicate()
+            assert process.poll() != 0 and message in err
 
 
 def test_processes_that_accelerate_does_not_see_are_an_error(

@@ -11,7 +11,7 @@ import datasets
 import pytest
 from conftest import conversation, make_model
 from datasets import Dataset, DatasetDict, IterableDataset, NamedSplit, load_dataset, load_from_disk
-from launching import ROWS, UNIT_ROWS, assert_close, columns, finish, launch, make_source, times
+from launching import ROWS, UNIT_ROWS, assert_close, columns, command_of, finish, launch, make_source, start, times
 from tqdm import tqdm
 
 from rsr_datasets import RSRScorer, score_dataset
@@ -86,14 +86,14 @@ def test_a_full_disk_is_a_clear_error_and_a_rerun_completes(
     """No file may grow beyond a limit: then nothing can be written at all, or not the joined dataset."""
     dataset.save_to_disk(tmp_path / "rows")
     limited = ("bash", "-c", f'ulimit -f {kib}; trap "" XFSZ; exec "$@"', "limited")
-    process = launch(tmp_path / "rows", student_folder, tmp_path / "run", prefix=limited)
+    process = start(command_of(tmp_path / "rows", student_folder, tmp_path / "run"), limited)
     _, err = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "File too large" in err and "make room and run again" in err
     done = {file.name for file in (tmp_path / "run").glob("units/*.json")}
     assert len(done) == (0 if kib == 1 else ROWS // UNIT_ROWS)
     before = times(tmp_path / "run", done)
-    finish(launch(tmp_path / "rows", student_folder, tmp_path / "run"))
+    finish(*launch(tmp_path / "rows", student_folder, tmp_path / "run"))
     assert times(tmp_path / "run", done) == before
     assert_close(rsr(tmp_path / "run"), rsr(undisturbed))
 
@@ -178,6 +178,8 @@ def test_splits_keep_their_names_and_share_a_student(dataset: Dataset, student_f
     assert {name: len(split) for name, split in scored.items()} == {"test": 6, "train": 6, "empty": 0}
     assert [split.split for split in scored.values()] == ["test", "train", "empty"]
     assert scored["test"].features == scored["empty"].features
+    assert scored["test"].data.schema.types == scored["empty"].data.schema.types
+    assert scored["test"].column_names == scored["empty"].column_names
     assert (tmp_path / "train" / "manifest.json").exists() and scorer._session.engine is not None
 
 

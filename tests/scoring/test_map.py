@@ -5,11 +5,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -17,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import ROOT, conversation, make_model
+from conftest import conversation, make_model
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value
 from datasets.fingerprint import Hasher
+from forked_python import run_python
 from safetensors.torch import load_file, save_file
 
 import rsr_datasets.scoring.scorer as scorer_module
@@ -214,12 +212,6 @@ def test_map_under_a_launch_of_several_processes_warns_once(
     assert len(said) == 1 and "8 processes" in said[0]
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
 PROCESSES = """
 import sys, multiprocess, torch, datasets
 from rsr_datasets import RSRScorer
@@ -236,7 +228,7 @@ if __name__ == "__main__":
 def test_num_proc(dataset: Dataset, student_folder: str, scored: Dataset, tmp_path: Path, start: str) -> None:
     script = tmp_path / "processes.py"
     script.write_text(PROCESSES)
-    done = run(script, str(tmp_path / "dataset"), student_folder, str(tmp_path / "scored"), start)
+    done = run_python(script, tmp_path / "dataset", student_folder, tmp_path / "scored", start)
     if start == "spawn":
         assert done.returncode == 0, done.stderr
         assert_same_scores(datasets.load_from_disk(tmp_path / "scored"), scored)
@@ -266,7 +258,7 @@ print(json.dumps({"loads": len(loads), "settings": scored["rsr_settings"][0], "f
 
 
 def scored_in_a_new_process(folder: Path, student: str, **arguments: object) -> dict:
-    done = run("-c", CACHE, str(folder), student, json.dumps(arguments))
+    done = run_python("-c", CACHE, folder, student, json.dumps(arguments))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -287,7 +279,6 @@ def test_a_cache_is_hit_by_the_same_student_and_missed_by_a_retrained_one(
     assert retrained["loads"] == 1 and retrained["settings"] != first["settings"]
 
 
-@pytest.mark.slow
 def test_changed_settings_are_a_cache_miss(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
     template = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
     changes = [{"rank_clip": 7}, {"max_length": 20}, {"chat_template": template}, {"scores_version_step": 1}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import json
@@ -176,32 +175,3 @@ def test_the_account_of_a_run_agrees_with_the_tokens_that_are_read(student_folde
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_estimate_knows_which_students_share(family: str) -> None:
     assert _shares_beginnings(make_model(family, VOCABULARY)) == (family in PACKING_FAMILIES)
-
-
-def test_smollm2_reads_an_agentic_conversation_once_and_as_exactly(smollm2: str) -> None:
-    """Against the same student in float64."""
-    messages = [{"role": "user", "content": "How many files are in the folder, and how many of them are hidden?"}]
-    for command, result in (("ls | wc -l", "17"), ("ls -A | wc -l", "21"), ("ls -d .* | head", ".git .venv")):
-        call = {"type": "function", "function": {"name": "bash", "arguments": {"command": command}}}
-        thinking = f"The shell can count: {command} prints one number, which I then compare with the others."
-        messages += [
-            {"role": "assistant", "content": "", "reasoning_content": thinking, "tool_calls": [call]},
-            {"role": "tool", "content": result},
-            {"role": "user", "content": "Go on."},  # the template drops thinking before a user's message
-        ]
-    answer = {"content": "There are 17, and 4 more are hidden.", "reasoning_content": "21 - 17 = 4"}
-    messages[-1] = {"role": "assistant", **answer}
-    scorer = RSRScorer(smollm2, dtype="float32", turns="each", chat_template="trl:qwen3")
-    [row] = scorer.encode([{"messages": messages}], scorer.find_format(["messages"]))
-    assert isinstance(row, EncodedRow) and len(row.sequences) == 4
-    student, _ = scorer._session.load_engine({}, torch.device("cpu"))
-    batches: list[BatchAccount] = []
-    found = student.score(row.sequences, on_batch=batches.append)
-    assert sum(batch.tokens for batch in batches) == row.num_read < 0.6 * sum(p.input_ids.size for p in row.sequences)
-    exact = copy.deepcopy(student.model).double()
-    errors = []
-    for part, once in zip(row.sequences, found, strict=True):
-        expected = plain_scores(exact, part).surprisals
-        errors.append([np.abs(each.surprisals - expected) for each in (once, plain_scores(student.model, part))])
-    together, alone = np.concatenate(errors, axis=1)
-    assert together.mean() < 1.2 * alone.mean() and together.max() < 1.5 * alone.max() < 1e-4
