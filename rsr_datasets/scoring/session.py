@@ -1,5 +1,6 @@
 """A student at work: rows to token ids, token ids to outcomes; and its second reading, with less before the tokens."""
 
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,7 +102,24 @@ class Session:
             encoded = encode_tokenized(rows, row_format)
         else:
             encoded = self.load_encoder().encode(rows, row_format)
+        encoded = [self._seen(row) for row in encoded] if self._media_ids else encoded
         return [self._fit(row, self._limit, place) for row, place in zip(encoded, places, strict=True)]
+
+    @cached_property
+    def _media_ids(self) -> list[int]:
+        """The token ids that stand for images and videos, by the student's configuration."""
+        config, names = self._settings.source.load_config(), itertools.product(("image", "video"), ("id", "index"))
+        found = (getattr(config, f"{kind}_token_{name}", None) for kind, name in names)
+        return [number for number in found if isinstance(number, int)]
+
+    def _seen(self, row: Encoded) -> Encoded:
+        """A row, unless it has tokens for images and no image: the student would read them as any other token."""
+        parts = row.sequences if isinstance(row, EncodedRow) else ()
+        if any(not part.images and np.isin(part.input_ids, self._media_ids).any() for part in parts):
+            return UnscorableRowError(
+                BAD_ROW, f"tokens {self._media_ids} stand for an image, and the row has no image"
+            )
+        return row
 
     def score(
         self,
