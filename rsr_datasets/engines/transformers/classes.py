@@ -51,6 +51,7 @@ def text_module(base: torch.nn.Module) -> torch.nn.Module:
     return base if blind else base.get_decoder()  # type: ignore[operator]
 
 
+@torch.no_grad()
 def place(model: PreTrainedModel, device: torch.device) -> None:
     """Puts a student onto a device, but for the parts of its base model that only images need."""
     base = model._modules.get(decoder_name(model) or "")
@@ -64,3 +65,7 @@ def place(model: PreTrainedModel, device: torch.device) -> None:
         model.to(device)
     finally:
         base._modules = parts
+    try:
+        model(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=device), use_cache=False)
+    except Exception:  # text needs more of the base model than the part that reads text
+        model.to(device)

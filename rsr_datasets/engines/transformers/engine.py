@@ -69,6 +69,7 @@ class TransformersEngine:
     Hidden states at scored positions go through the output head, ``chunk_tokens`` at a time, and each chunk of logits
     is reduced at once. ``tokens_per_batch`` counts padding too, and may be changed, as ``share_prefixes``. ``None``
     leaves a number to the device. ``ValueError`` refuses a model that :func:`.probes.check` finds unfit.
+    ``load_processor`` is called for the first row with images, which :class:`.vision.Vision` reads.
     """
 
     provides = frozenset({ENTROPIES})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import ROOT, make_model
 from oracle import PlainScores, assert_scored_the_same, plain_scores
 from transformers import PreTrainedModel
@@ -188,12 +189,27 @@ def test_a_processor_names_the_package_that_it_lacks(tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_parts_that_only_images_need_stay_where_they_were_loaded() -> None:
+class Reading(transformers.LlavaForConditionalGeneration):
+    """A student that runs on a device without numbers."""
+
+    def forward(self, input_ids, **_):
+        return self.lm_head(self.model.language_model.embed_tokens(input_ids))
+
+
+class ReadingWithTheTower(Reading):
+    def forward(self, input_ids, **given):
+        self.model.multi_modal_projector(torch.zeros((1, 32), device=input_ids.device))
+        return super().forward(input_ids, **given)
+
+
+@pytest.mark.parametrize(("kind", "left"), [(Reading, {"cpu"}), (ReadingWithTheTower, {"meta"})])
+def test_parts_that_only_images_need_stay_where_they_were_loaded(kind: type, left: set[str]) -> None:
     model = make_seeing_student("llava", processor_of("llava"))
+    model.__class__ = kind
     names = list(model.model._modules)
     place(model, torch.device("meta"))
     assert {p.device.type for p in (*model.model.language_model.parameters(), *model.lm_head.parameters())} == {"meta"}
-    assert {p.device.type for p in model.model.vision_tower.parameters()} == {"cpu"}
+    assert {p.device.type for p in model.model.vision_tower.parameters()} == left
     assert list(model.model._modules) == names
 
 
