@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,23 @@ from typing import Any
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rsr_datasets import add_verified
+
 TEACHERS = ("GPT-3.5", "GPT-4", "GPT-4 Turbo", "PaLM 2 Medium")
 HUMAN = "human"
 PROBLEMS = 270
+VERIFIABLE = 33  # of them have answers that a program can check
 
 
-def chosen_problems(problems: int) -> list[dict[str, Any]]:
-    """Chooses ``problems`` of the problems, evenly spread over the file."""
+def all_problems() -> list[dict[str, Any]]:
+    """Reads all problems, in the order of the file."""
     file = resources.files("champ_dataset") / "dataset_files" / "v0.json"
-    known = list(json.loads(file.read_text(encoding="utf-8"))["problems"].values())
-    return [known[i * len(known) // problems] for i in range(problems)]
+    return list(json.loads(file.read_text(encoding="utf-8"))["problems"].values())
+
+
+def spread(problems: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Chooses ``count`` of the problems, evenly spread."""
+    return [problems[i * len(problems) // count] for i in range(count)]
 
 
 def load_champ(problems: int = PROBLEMS) -> Dataset:
@@ -36,29 +45,55 @@ def load_champ(problems: int = PROBLEMS) -> Dataset:
         Rows of ``problem_id``, ``category``, ``teacher`` and ``messages``, one teacher after the other. A teacher's
         row ends with its solution; the follow-up that asks for the answer alone is left out.
     """
-    chosen = chosen_problems(problems)
-    rows = []
+    return Dataset.from_list([row for row, *_ in _solutions(spread(all_problems(), problems))])
+
+
+def load_champ_with_answers(problems: int = VERIFIABLE) -> Dataset:
+    """Loads the same solutions of problems whose answer a program can check, and whether they are right.
+
+    Those are the problems with a whole number of several digits as answer that the question does not mention: in what
+    a solver states at the end, the last such number is the solver's answer. Math-Verify compares the two.
+
+    Args:
+        problems: How many of the 33 problems, evenly spread over the file, which is ordered by category.
+
+    Returns:
+        The rows of :func:`load_champ` with ``answer`` and ``is_correct``.
+    """
+    verifiable = [each for each in all_problems() if _numbers(each["_answer"], each) == [each["_answer"]]]
+    rows, stated = [], []
+    for row, problem, last_words in _solutions(spread(verifiable, problems)):
+        rows.append({**row, "answer": problem["_answer"]})
+        numbers = _numbers(last_words, problem)
+        completion = f"${numbers[-1]}$" if numbers else last_words or "no answer"
+        stated.append({"prompt": problem["_text"], "completion": completion, "answer": problem["_answer"]})
+    verified = add_verified(Dataset.from_list(stated), "answer")["verified"]
+    return Dataset.from_list(rows).add_column("is_correct", list(verified))
+
+
+def _solutions(problems: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+    """A row for each teacher and problem, the problem, and what the solver states at the end."""
     for teacher in (*TEACHERS, HUMAN):
-        for problem in chosen:
+        for problem in problems:
             conversation = problem["conversations"][f"{teacher if teacher != HUMAN else TEACHERS[0]}|0-Shot"]
-            system, question, answer = (message["text"] for message in conversation["messages"][:3])
+            system, question, answer, *_, last_words = (message["text"] for message in conversation["messages"])
             if teacher == HUMAN:
                 steps = [step["_text"] for step in problem["solution"]["steps"]]
-                answer = "\n".join([*steps, f"Answer: {problem['_answer']}"])
+                last_words = f"Answer: {problem['_answer']}"
+                answer = "\n".join([*steps, last_words])
             messages = [
                 {"role": "system", "content": system},
                 {"role": "user", "content": question},
                 {"role": "assistant", "content": answer},
             ]
-            rows.append(
-                {
-                    "problem_id": problem["identifier"],
-                    "category": problem["category"],
-                    "teacher": teacher,
-                    "messages": messages,
-                }
-            )
-    return Dataset.from_list(rows)
+            ids = {"problem_id": problem["identifier"], "category": problem["category"], "teacher": teacher}
+            yield {**ids, "messages": messages}, problem, last_words or ""
+
+
+def _numbers(text: str, problem: dict[str, Any]) -> list[str]:
+    """The whole numbers of several digits in a text that the question of its problem does not mention."""
+    mentioned, found = (re.findall(r"\d[\d,]*\d", each) for each in (problem["_text"], text))
+    return [number.replace(",", "") for number in found if number not in mentioned]
 
 
 def load_champ_candidates(problems: int = PROBLEMS) -> Dataset:
@@ -72,7 +107,7 @@ def load_champ_candidates(problems: int = PROBLEMS) -> Dataset:
         the first one, and in ``copies`` how many there were.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for problem in chosen_problems(problems):
+    for problem in spread(all_problems(), problems):
         for name, conversation in problem["conversations"].items():
             teacher, style = name.split("|")
             system, question = problem["conversations"][f"{teacher}|0-Shot"]["messages"][:2]

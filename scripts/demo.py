@@ -1,6 +1,6 @@
 """Scores CHAMP trajectories for SmolLM2-135M-Instruct and prints what that student would learn from.
 
-Run by demo.sh. Stopping it loses at most the scores of this run; a finished run is found in the cache of `datasets`.
+Run by demo.sh. Run it again to go on after a stop, or to see a finished run once more.
 """
 
 from __future__ import annotations
@@ -13,65 +13,86 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the student and the trajectories are installed packages
 
 import transformers
-from champ import load_champ, smollm2_path
-from datasets import Dataset, load_from_disk
+from champ import load_champ_with_answers, smollm2_path
+from datasets import Dataset
 
-from rsr_datasets import RSRScorer, rank_teachers, select_trajectories
+from rsr_datasets import RSRScorer, rank_teachers, score_dataset, select_trajectories
 from rsr_datasets.report import build_report
+from rsr_datasets.runs.estimate import estimate_run
+from rsr_datasets.utils.texts import text_table
 
 FOLDER = Path(__file__).resolve().parents[1] / ".demo"
-ROWS_PER_BATCH = 5
+UNIT_ROWS = 1000  # all rows in one unit: many batches at once can be read side by side
 
 
-def load_trajectories(problems: int) -> Dataset:
-    """The trajectories as a dataset on disk, where `datasets` caches what it computes."""
-    path = FOLDER / f"champ-{problems}"
-    if not (path / "state.json").exists():  # written last
-        load_champ(problems).save_to_disk(path)
-    return load_from_disk(path)
+def tell_estimate(dataset: Dataset, scorer: RSRScorer, folder: Path) -> None:
+    """Says what will be scored, and how long that takes here."""
+    estimate = estimate_run(dataset, scorer, folder, UNIT_ROWS)
+    if not estimate["rows"]:
+        print("All trajectories are scored already.")
+        return
+    minutes = 60 * estimate["hours"]
+    print(
+        f"Scoring {estimate['rows']} trajectories, about {estimate['tokens']:,} tokens, for SmolLM2-135M-Instruct: "
+        f"about {minutes:.1f} minutes, by the speed of this machine just now."
+    )
 
 
-def describe(row: dict, width: int = 88) -> str:
-    answer = " ".join(row["messages"][-1]["content"].split())
-    head = f"{row['problem_id']:<22} {row['teacher']:<14} RSR {row['rsr']:.3f}  {row['rsr_num_tokens']:>4} tokens"
-    return f"{head}\n    {answer[:width]}{' ...' if len(answer) > width else ''}"
+def show(row: dict) -> list[str]:
+    """Teacher, RSR and correctness of a picked solution."""
+    return [row["teacher"], f"{row['rsr']:.3f}", "right" if row["is_correct"] else "WRONG"]
+
+
+def ending(row: dict, width: int = 100) -> str:
+    text = " ".join(row["messages"][-1]["content"].split())
+    return f"... {text[-width:]}" if len(text) > width else text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--problems", type=int, default=12, help="how many of the 270 problems (default: 12)")
+    parser.add_argument("--problems", type=int, default=14, help="how many of the 33 problems (default: 14)")
     problems = parser.parse_args().problems
 
     transformers.utils.logging.disable_progress_bar()  # the one of scoring is enough
-    dataset = load_trajectories(problems)
+    dataset = load_champ_with_answers(problems)
     add_rsr = RSRScorer(smollm2_path(), dtype="float32", token_columns=True)
-    print(f"Scoring {len(dataset)} trajectories of {problems} problems for SmolLM2-135M-Instruct ...")
+    folder = FOLDER / f"run-{problems}-{add_rsr.settings_hash}"
+    tell_estimate(dataset, add_rsr, folder)
     started = time.monotonic()
-    scored = dataset.map(add_rsr, batched=True, batch_size=ROWS_PER_BATCH, desc="RSR")
-    seconds = time.monotonic() - started
-    print(f"{sum(scored['rsr_num_tokens']):,} response tokens in {seconds:.0f} s\n")
+    scored = score_dataset(dataset, add_rsr, folder, unit_rows=UNIT_ROWS)
+    print(f"{sum(scored['rsr_num_tokens']):,} response tokens in {time.monotonic() - started:.0f} s\n")
 
-    print("Teachers by dataset-level RSR (lower teaches this student better):")
+    print("Which teacher suits this student?")
     print(rank_teachers(scored, teacher_column="teacher", problem_column="problem_id"), "\n")
 
-    print("The best trajectory of the first problems:")
-    best = select_trajectories(scored, group_by="problem_id")
-    for row in best.select(range(min(4, problems))):
-        print(describe(row))
+    lowest = select_trajectories(scored, group_by="problem_id")
+    right = select_trajectories(scored, group_by="problem_id", correct="is_correct")
+    print("Which solution of each problem has the lowest RSR: of all, and of the right ones (correct=)?")
+    picks = {row["problem_id"]: row for row in right}
+    rows = [[row["problem_id"], row["answer"], *show(row), *show(picks[row["problem_id"]])[:2]] for row in lowest]
+    print(text_table(["problem", "answer", "of all", "RSR", "", "of the right ones", "RSR"], rows))
+    wrong = [row for row in lowest if not row["is_correct"]]
+    print(
+        f"RSR measures how well a solution fits the student, not whether it is true: {len(wrong)} of {problems} picks "
+        f"are wrong.\nWhere answers are known, select with correct=.\n"
+    )
+    if wrong:
+        row = wrong[0]
+        print(f"For example {row['problem_id']}, whose answer is {row['answer']}:")
+        for each in (row, picks[row["problem_id"]]):
+            print(f"  {each['teacher']} ({'right' if each['is_correct'] else 'wrong'}): {ending(each)}")
 
-    output = FOLDER / "champ-scored"
-    scored.save_to_disk(output)
     page = build_report(
         scored,
         FOLDER / "report.html",
-        selected=best,
+        selected=right,
         problem_column="problem_id",
         tokenizer=add_rsr.load_tokenizer(),
         title="CHAMP trajectories for SmolLM2-135M-Instruct",
     )
-    print(f"\nThe scored dataset: {output}")
+    print(f"\nThe scored dataset: {folder / 'scored'}")
     print(f"The report, for a browser: {page}")
-    print("Next: score your own trajectories, README.md, 'From files to a published subset'.")
+    print("Next: score your own trajectories, as README.md says.")
 
 
 if __name__ == "__main__":

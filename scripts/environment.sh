@@ -9,9 +9,9 @@ make_environment() {
     fi
     echo "Installing into $folder (the first time this takes a few minutes) ..."
     "${PYTHON:-python3}" -m venv "$folder"
-    "$folder/bin/python" -m pip install --quiet --upgrade pip
+    "$folder/bin/python" -m pip install -qq --upgrade pip
     # torch first and pinned, so that no other package pulls a build of its own choice
-    "$folder/bin/python" -m pip install --quiet --constraint scripts/constraints.txt torch
-    "$folder/bin/python" -m pip install --quiet --constraint scripts/constraints.txt --editable ".[$extra]"
+    "$folder/bin/python" -m pip install -qq --constraint scripts/constraints.txt torch
+    "$folder/bin/python" -m pip install -qq --constraint scripts/constraints.txt --editable ".[$extra]"
     echo "$stamp" >"$folder/installed"
 }

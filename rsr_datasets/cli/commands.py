@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 import re
 import sys
 from collections import Counter
@@ -15,6 +16,8 @@ import yaml
 
 import rsr_datasets as rsr  # public functions are imported at their first use
 
+from .help import GroupedCommand, examples
+from .next_steps import next_steps
 from .options import call, options_of, read_config, with_options
 from .sources import check_output, find_files, folder_of, one_split, open_dataset, save_dataset, splits_of
 from .wording import FlagsFormatter, in_flags, one_line
@@ -59,9 +62,12 @@ def about() -> None:
 
 
 @app.command(
-    epilog="Examples: rsr-datasets score 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --output-dir runs/qwen. "
-    "Several GPUs: accelerate launch -m rsr_datasets score ... "
-    "What would it cost: rsr-datasets score 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --output-dir x --dry-run"
+    cls=GroupedCommand,
+    epilog=examples(
+        "rsr-datasets score 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --output-dir runs/qwen",
+        "rsr-datasets score 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --output-dir runs/qwen --dry-run",
+        "accelerate launch -m rsr_datasets score ...",
+    ),
 )
 @with_options(SOURCE_OPTIONS, options_of("rsr_datasets.score_dataset"), SCORER_OPTIONS)
 def score(
@@ -69,11 +75,15 @@ def score(
     student: Annotated[str, typer.Option(help=STUDENT_HELP)],
     output_dir: Annotated[Path, typer.Option(help="Run folder; one of the same run is resumed.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and score nothing.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 where a row has no score.")] = False,
     as_json: Json = False,
     config: Config = None,
     **options: Any,
 ) -> None:
     """Score a dataset, in checkpoints that a second call resumes; the result is in OUTPUT_DIR/scored."""
+    from ..runs.same_run import refuse_other_arguments
+
+    refuse_other_arguments(output_dir, options)  # before anything that takes long
     from ..runs.estimate import estimate_run
     from ..runs.folder import CONFIG_FILE
     from ..runs.score import process_state
@@ -102,21 +112,26 @@ def score(
     has_scores, is_main = bool(counts.keys() & {*STATUSES_WITH_SCORE}), process_state().is_main_process
     if is_main:
         told = {k: v for k, v in (options["model_kwargs"] or {}).items() if k not in SECRETS} or None
-        arguments = {"dataset": dataset, "student": student, **options, "model_kwargs": told}
+        arguments = {"dataset": dataset, "student": student, "strict": strict, **options, "model_kwargs": told}
         content = yaml.safe_dump({name: value for name, value in arguments.items() if value is not None})
         (output_dir / CONFIG_FILE).write_text(content, encoding="utf-8")
         lines = [f"{split['path']}: {_counted(split['statuses']) or 'no rows'}" for split in found.values()]
         _show({"splits": found}, "\n".join(lines), as_json)
         if not has_scores:
             _fail(f"no row has a score: {_reasons(source, scored, scorer, counts) or 'there are no rows'}", 1)
-    if not has_scores or (options["strict"] and counts.keys() & {*STATUSES_WITHOUT_SCORE}):
+        if not as_json:
+            columns = {name: part.column_names for name, part in splits_of(scored).items()}
+            typer.echo(next_steps(output_dir, student, columns, options), err=True)
+    if not has_scores or (strict and counts.keys() & {*STATUSES_WITHOUT_SCORE}):
         raise typer.Exit(1)
 
 
 @app.command(
-    epilog="Examples: rsr-datasets teachers runs/qwen/scored --problem-column problem_id. "
-    "Without scoring everything first: "
-    "rsr-datasets teachers 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --problem-column problem_id --adaptive"
+    cls=GroupedCommand,
+    epilog=examples(
+        "rsr-datasets teachers runs/qwen --problem-column problem_id",
+        "rsr-datasets teachers 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --problem-column problem_id --adaptive",
+    ),
 )
 @with_options(SOURCE_OPTIONS, options_of("rsr_datasets.rank_teachers", skip=["dataset_or_datasets"]), SCORER_OPTIONS)
 def teachers(
@@ -134,7 +149,8 @@ def teachers(
 
 
 @app.command(
-    epilog="Example: rsr-datasets diagnose runs/qwen/scored --group-by problem_id --correct is_correct",
+    cls=GroupedCommand,
+    epilog=examples("rsr-datasets diagnose runs/qwen --group-by problem_id --correct is_correct"),
 )
 @with_options(SOURCE_OPTIONS, options_of("rsr_datasets.diagnose", skip=["scored"]))
 def diagnose(dataset: Names, as_json: Json = False, config: Config = None, **options: Any) -> None:
@@ -144,12 +160,13 @@ def diagnose(dataset: Names, as_json: Json = False, config: Config = None, **opt
 
 
 @app.command(
-    epilog="Examples: rsr-datasets select runs/qwen/scored --group-by problem_id --output best. "
-    "With arms to compare with: "
-    "rsr-datasets select runs/qwen/scored --group-by problem_id --output best --controls arms --match tokens. "
-    "rsr-datasets select runs/qwen/scored --fraction 0.5 --balance-by teacher --output half.parquet. "
-    "Without scoring everything first: rsr-datasets select 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --prune "
-    "--group-by problem_id --output-dir runs/qwen --output best"
+    cls=GroupedCommand,
+    epilog=examples(
+        "rsr-datasets select runs/qwen --group-by problem_id --output best",
+        "rsr-datasets select runs/qwen --group-by problem_id --output best --controls arms --match tokens",
+        "rsr-datasets select runs/qwen --fraction 0.5 --balance-by teacher --output half.parquet",
+        "rsr-datasets select 'traces/*.jsonl' --student Qwen/Qwen2.5-7B --prune --group-by problem_id --output best",
+    ),
 )
 @with_options(
     SOURCE_OPTIONS,
@@ -165,7 +182,7 @@ def select(
     controls: Annotated[
         Path | None, typer.Option(help="Folder for control arms: as many rows of each problem.")
     ] = None,
-    student: Annotated[str | None, typer.Option(help=f"With --prune: read the rows for it. {STUDENT_HELP}")] = None,
+    student: Annotated[str | None, typer.Option(help=f"With --prune: who reads the rows. {STUDENT_HELP}")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     config: Config = None,
@@ -225,7 +242,10 @@ def select(
     _show(content, text, as_json)
 
 
-@app.command(epilog="Example: rsr-datasets report runs/qwen/scored --selected best --output report.html")
+@app.command(
+    cls=GroupedCommand,
+    epilog=examples("rsr-datasets report runs/qwen --selected best --output report.html"),
+)
 @with_options(SOURCE_OPTIONS, options_of("rsr_datasets.report.build_report"))
 def report(
     dataset: Names,
@@ -249,7 +269,10 @@ def report(
     _show({"output": str(file), "bytes": file.stat().st_size}, f"written to {file}", as_json)
 
 
-@app.command(epilog='Example: rsr-datasets push best me/curated --private --card \'{"license": "mit"}\' --dry-run')
+@app.command(
+    cls=GroupedCommand,
+    epilog=examples("""rsr-datasets push best me/curated --private --card '{"license": "mit"}' --dry-run"""),
+)
 @with_options(SOURCE_OPTIONS, options_of("rsr_datasets.push_curated"), SCORER_OPTIONS)
 def push(
     dataset: Annotated[str, typer.Argument(help="A save_to_disk folder or a file, as select wrote it.")],
@@ -283,6 +306,7 @@ def push(
 
 def main() -> None:
     """Runs the command line; a caller's mistake is one line on stderr and exit code 2."""
+    os.environ.setdefault("TQDM_DELAY", "2")  # seconds: no bars for what takes less
     logger = logging.getLogger(rsr.__name__)
     logger.addHandler(handler := logging.StreamHandler())
     handler.setFormatter(FlagsFormatter(_flags()))

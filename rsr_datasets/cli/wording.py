@@ -12,6 +12,13 @@ LONGEST_LINE = 400
 _LONGEST_LIST = 120
 _SCORER_CALL = re.compile(r"(?:dataset\.map\()?RSRScorer\(student(?:, ([^()]*))?\)(?:, batched=True\))?")
 _PYTHON_CALL = r"\b(?:rescore|score_dataset)\([^()]*\)"
+_IN_HELP = (
+    (r"\bNone(?: or True)? is\b", "the default is"),
+    (r"\bNone (for|to|where)\b", r"leave it out \1"),
+    (r"\ba scorer\b", "--student"),
+    (r"\b(?:rsr_datasets\.)?select_trajectories\b", "select"),
+    (r"\b(?:rsr_datasets\.)?score_dataset\b", "score"),
+)
 _LIST = re.compile(r"\[((?:'[^']*'|\"[^\"]*\"|[^\[\]'\"])*)\]")
 
 
@@ -42,6 +49,13 @@ def in_flags(text: str, names: Collection[str]) -> str:
         said += text[position : found.start()] + flag
         position = end
     return said + text[position:]
+
+
+def help_in_flags(text: str, names: Collection[str]) -> str:
+    """The meaning of an argument as the meaning of a flag: without Python's values and functions."""
+    for words, said in _IN_HELP:
+        text = re.sub(words, said, text)
+    return in_flags(text, names)
 
 
 class FlagsFormatter(logging.Formatter):

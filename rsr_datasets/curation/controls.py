@@ -98,9 +98,9 @@ def control_subsets(
         keep_truncated: Let rows be candidates that were scored on a part of their response alone.
         allow_mixed_settings: Compare scores of several students or settings.
         teacher_column: Column with the teacher; ``None`` for ``"teacher"`` where there is one.
-        column_prefix: The scorer's ``column_prefix``.
+        column_prefix: The ``column_prefix`` that the scorer had.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
-        columns: For the same: standard column name to actual name, as given to the scorer.
+        columns: For ``group_by="prompt"`` too: standard column name to actual name, as given to the scorer.
         return_report: Return ``(arms, reports)``, the second a dict of arm to :class:`ControlReport`.
 
     Returns:

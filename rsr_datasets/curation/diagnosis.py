@@ -78,7 +78,7 @@ def diagnose(
             other column.
         allow_mixed_settings: Compare scores of several students or settings.
         seed: Seed of the bootstrap, the halves and the samples.
-        column_prefix: The scorer's ``column_prefix``.
+        column_prefix: The ``column_prefix`` that the scorer had.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
         columns: Standard column name to actual name, as given to the scorer.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..teachers.dataset_rsr import to_json
+from ..utils.texts import dashed, text_table
 from .associations import Estimate
 
 if TYPE_CHECKING:
@@ -363,33 +364,24 @@ def _about_teachers(found: Diagnosis) -> Iterator[str]:
 
 def _tables(found: Diagnosis) -> Iterator[str]:
     if found.associations:
-        yield _table(
+        yield text_table(
             [f"Spearman of {found.metric} with", "all rows", "within a problem", "between problems", "no value"],
             [[a.trait, a.overall, a.within, a.between, f"{a.missing:,}"] for a in found.associations],
         )
     if found.overlaps:
         rows = [[each.rule, each.share, f"{each.chance:.2f}"] for each in found.overlaps]
-        yield _table([f"picks of {found.metric} that are also the", "share", "by chance"], rows)
+        yield text_table([f"picks of {found.metric} that are also the", "share", "by chance"], rows)
     if found.teachers:
         lengths = list(dict.fromkeys(each.length for each in found.teachers))
         cells = {(t.teacher, t.length): f"{t.of_candidates:.0%} -> {_share(t.of_chosen)}" for t in found.teachers}
         names = dict.fromkeys(each.teacher for each in found.teachers)
         rows = [[name, *(cells.get((name, length), "-") for length in lengths)] for name in names]
-        yield _table(["share of candidates -> of picks, by length", *lengths], rows)
+        yield text_table(["share of candidates -> of picks, by length", *lengths], rows)
     if found.stability:
-        rows = [[s.change, f"{s.spearman:.2f}", f"{s.same_best:.0%}"] for s in found.stability]
-        yield _table(["ranking of teachers", "Spearman", "same best"], rows)
+        rows = [[s.change, dashed(s.spearman, ".2f"), dashed(s.same_best, ".0%")] for s in found.stability]
+        yield text_table(["ranking of teachers", "Spearman", "same best"], rows)
     if found.unscored_teachers:
-        yield _table(["rows without a score", "share"], [[u.teacher, u.share] for u in found.unscored_teachers])
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    lines = [head, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
+        yield text_table(["rows without a score", "share"], [[u.teacher, u.share] for u in found.unscored_teachers])
 
 
 def _share(value: float) -> str:

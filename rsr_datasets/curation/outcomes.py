@@ -15,6 +15,7 @@ from scipy import stats
 from ..metrics.trajectory import FloatArray
 from ..teachers.correlation import correlation
 from ..teachers.dataset_rsr import DatasetRSR, to_json
+from ..utils.texts import dashed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +124,7 @@ class Outcomes:
         width = max((len(each.arm) for each in self.arms), default=0)
         lines = [*self.sentences, "", f"{'':<{width}}  {'RSR':>7}  {'score':>7}  by seed"]
         for each in self.arms:
-            ratio = "-" if math.isnan(each.rsr) else f"{each.rsr:.3f}"
+            ratio = dashed(each.rsr, ".3f")
             scores = "  ".join(f"{score:.3f}" for score in each.scores.values())
             lines.append(f"{each.arm:<{width}}  {ratio:>7}  {each.mean:>7.3f}  {scores}")
         lines.append("")

@@ -14,6 +14,7 @@ from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN
 from ..tables.groups import Groups
 from ..tables.records import append_record
+from ..utils.texts import dashed
 from .pool import IntArray, Pool
 
 logger = logging.getLogger(__name__)
@@ -181,4 +182,4 @@ def _describe(pool: Pool, groups: Groups, keys: Sequence[str], group: int) -> st
 
 
 def _change(before: float | None, after: float | None, digits: int) -> str:
-    return " -> ".join("-" if value is None else f"{value:,.{digits}f}" for value in (before, after))
+    return " -> ".join(dashed(value, f",.{digits}f") for value in (before, after))

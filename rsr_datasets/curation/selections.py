@@ -62,16 +62,16 @@ def select_trajectories(
             only correct ones are kept, even if none of them has a score; of a problem with none all may be kept
             (paper, section E.3.1). Null is unverified: it counts as not correct, no better and no worse than false.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
-        columns: For the same: standard column name to actual name, as given to the scorer.
+        columns: For ``group_by="prompt"`` too: standard column name to actual name, as given to the scorer.
         scorer: With ``prune``: the scorer that reads the candidates.
         prune: Read candidates in stages instead of scoring all of them first.
-        regret: With ``prune``: the mean ratio of what is kept lies at most this share above choosing from everything.
-            0 keeps the same rows, and reads every candidate.
-        confidence: With ``prune``: the probability of that over samples of problems, at least 0.5.
-        calibration: With ``prune``: how many problems are read whole, to find the boldest rule that keeps the promise.
-            With fewer than 20 everything is read.
-        output_dir: With ``prune``: a folder for run folders of :func:`rsr_datasets.score_dataset`, one a stage, from
-            which the same call resumes, and for all rows with their columns (``scored``). ``None`` is a temporary one.
+        regret: With ``prune=True``: the mean ratio of what is kept lies at most this share above choosing from
+            everything. 0 keeps the same rows, and reads every candidate.
+        confidence: With ``prune=True``: the probability of that over samples of problems, at least 0.5.
+        calibration: With ``prune=True``: how many problems are read whole, to find the boldest rule that keeps the
+            promise. With fewer than 20 everything is read.
+        output_dir: With ``prune=True``: a folder from which the same call resumes, and for all rows with their columns
+            (``scored``). It holds run folders of :func:`rsr_datasets.score_dataset`; ``None`` is a temporary one.
         options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.
 
     Returns:
@@ -140,7 +140,7 @@ def select_subset(
             the token limits), rounded to the nearest number of rows and at least one.
         n: Rows to keep; all, with a warning, where fewer can be kept.
         max_rsr: Keep the rows whose ratio is at most this; nothing else can be compared then.
-        balance_by: Column such as ``"teacher"``: with ``fraction`` take that share of each of its groups, with ``n``
+        balance_by: Column such as ``"teacher"``: with ``fraction=`` take that share of each of its groups, with ``n=``
             the same number from each, where a group with fewer rows leaves its places to the others.
         options: Each field of :class:`~rsr_datasets.curation.pool.SelectionOptions` is an argument, given by name.
 

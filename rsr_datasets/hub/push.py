@@ -75,8 +75,8 @@ def push_curated(
         dataset: Scored, and mostly selected, rows; not changed.
         repo_id: ``"namespace/name"``, or a name in the namespace of the token's owner.
         scorer: The scorer that gave the scores.
-        provenance: A provenance record, a list of them, a JSON file of these, or a run folder of
-            :func:`rsr_datasets.score_dataset` or the ``run.json`` or ``manifest.json`` in it.
+        provenance: Where it says how the rows were scored: a run folder of :func:`rsr_datasets.score_dataset`, the
+            ``run.json`` or ``manifest.json`` in it, or a JSON file of records. Records themselves are taken too.
         private: Whether a new repository is private. ``None`` is the Hub's own default: public, unless the
             organisation's settings say otherwise. An existing repository keeps its visibility.
         token: Access token with the right to write; ``None`` or ``True`` is the one of ``hf auth login`` or
@@ -85,7 +85,7 @@ def push_curated(
         create_pr: Open a pull request, which holds data and card, in place of writing to ``main``.
         card: Fields of the card's YAML header, such as ``{"license": "mit", "language": ["en"], "source_datasets":
             ["me/traces"]}``; they win over those of an existing card.
-        max_shard_size: As in ``Dataset.push_to_hub``.
+        max_shard_size: The largest file of the data, such as ``"500MB"``, as in ``Dataset.push_to_hub``.
         embed_report: An HTML report to upload beside the card, which links to it.
         controls: Control arms by name, as :func:`control_subsets` gives them: each becomes a configuration of the
             repository, with its rows as the split ``train``. The selection is the configuration ``default``.

@@ -1,4 +1,4 @@
-"""Chat templates: where their Jinja text comes from, and rendering."""
+"""Chat templates: where their Jinja text comes from, and rendering. transformers is imported when one is rendered."""
 
 import datetime
 import functools
@@ -6,12 +6,13 @@ import importlib.util
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.meta
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import chat_template_utils
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PRESETS = ("chatml", "llama3", "plain")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -79,7 +80,7 @@ class ChatTemplate:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         chat_template: str | None = None,
         tools: list[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -134,6 +135,8 @@ def _date_macro(date: str) -> str:
 def _render(
     source: str, messages: Messages, tools: list[Any] | None, add_generation_prompt: bool, kwargs: Mapping[str, Any]
 ) -> str:
+    from transformers.utils import chat_template_utils
+
     try:
         _environment(source)
         texts, _ = chat_template_utils.render_jinja_template(
@@ -157,6 +160,8 @@ def _environment(source: str) -> Any | None:
     The sandbox decides at each access to an attribute whether the access is safe, which takes most of the time of a
     rendering. The decision depends on nothing but the type and the name, and is made once for each.
     """
+    from transformers.utils import chat_template_utils
+
     compiled = getattr(chat_template_utils, "_compile_jinja_template", None)
     if compiled is None:
         return None

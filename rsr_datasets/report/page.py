@@ -82,7 +82,7 @@ def build_report(
             the token columns (``token_columns=True``), trajectories are shown token by token, else as plain text.
         max_points: The most points in a plot, at most 20,000. Trajectories whose text is in the page are drawn too.
         seed: Of the samples and the bootstrap.
-        column_prefix: The scorer's ``column_prefix``.
+        column_prefix: The ``column_prefix`` that the scorer had.
         title: The page's title; ``None`` for one with the student's name.
         turns: Which assistant turns were scored.
         columns: Standard column name to actual name, as given to the scorer.

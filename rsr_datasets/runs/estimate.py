@@ -14,12 +14,14 @@ from ..engines.transformers.batches import bytes_per_token, default_chunk_bytes,
 from ..engines.transformers.classes import auto_classes, decoder_name, text_module
 from ..engines.transformers.packing import packed_decoder
 from ..engines.transformers.speedups import SPEEDUPS
+from ..engines.transformers.speedups.side_by_side import side_by_side
 from ..reading.rows import EncodedRow
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
 from .folder import RunFolder
 
 _PROBE_SIZE = 2048
+_PROBE_SECONDS = 0.5
 
 
 def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_rows: int) -> dict[str, Any]:
@@ -61,7 +63,8 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_row
     read_once = getattr(source, "engine", "transformers") == "transformers" and _shares_beginnings(model)
     one_by_one = sum(part.read_ids.size for row in rows for part in row.sequences)
     read = tokens if read_once or not sampled else tokens * one_by_one / sampled
-    seconds = 2 * parameters * read / (0.5 * _matrix_rate(device, dtype)) if tokens else 0.0
+    batches = round(read / max(len(units), 1) / batch)
+    seconds = 2 * parameters * read / (0.5 * _matrix_rate(device, dtype, batches)) if tokens else 0.0
     return found | {"memory_gib": round(memory / 2**30, 2), "hours": round(seconds / 3600, 3)}
 
 
@@ -74,16 +77,25 @@ def _shares_beginnings(model: transformers.PreTrainedModel) -> bool:
     return True
 
 
-@torch.inference_mode()
-def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of large matrix products, measured now as a student's layers do them."""
+def _matrix_rate(device: torch.device, dtype: torch.dtype, batches: int) -> float:
+    """Floating-point operations a second of large matrix products, measured now as a unit's batches do them."""
     product: torch.nn.Module = torch.nn.Linear(_PROBE_SIZE, _PROBE_SIZE, bias=False, device=device, dtype=dtype)
     for faster in SPEEDUPS:
         product = faster(product, False)
     matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=dtype)
-    float(product(matrix)[0, 0])
-    products, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < 0.5:
-        products += 1
+
+    @torch.inference_mode()
+    def count_products() -> int:
+        products, started = 0, time.perf_counter()
+        while time.perf_counter() - started < _PROBE_SECONDS:
+            products += 1
+            float(product(matrix)[0, 0])
+        return products
+
+    with torch.inference_mode():
         float(product(matrix)[0, 0])
-    return 2 * _PROBE_SIZE**3 * products / elapsed
+    with side_by_side(device, batches) as (start, at_once):
+        started = time.perf_counter()
+        waits = [start(count_products) for _ in range(at_once)]
+        products = sum(wait() for wait in waits)
+        return 2 * _PROBE_SIZE**3 * products / (time.perf_counter() - started)

@@ -26,6 +26,7 @@ from ..tables.arrays import read_rows
 from ..tables.content_hash import content_hash
 from ..tables.records import append_record, package_versions, student_name
 from ..utils.files import hash_file, read_json, write_json, written_aside
+from .same_run import is_begun, require_same_settings
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +96,16 @@ class RunFolder:
 
     def _is_begun(self) -> bool:
         """Whether units of this run are done; ``ValueError`` if the folder is another run's."""
-        file = self.path / "run.json"
-        if not (file.exists() and any(self.path.glob("units/*.json"))):
+        if not is_begun(self.path):
             return False
-        _require_same_run(_read_settings(file), self._wanted, self.path)
+        found, wanted = _read_settings(self.path / "run.json"), self._wanted
+        before, now = (
+            {"rows": run["rows"], "media_root": run.get("media_root"), **run["settings"], **run["output"]}
+            for run in (found, wanted)
+        )
+        require_same_settings(before, dict.fromkeys(before) | now, self.path)
+        if found["versions"] != wanted["versions"]:
+            logger.warning("%s was begun with %s; now %s", self.path, found["versions"], wanted["versions"])
         return True
 
     @cached_property
@@ -226,16 +233,6 @@ def _read_settings(file: Path) -> dict[str, Any]:
         options = {"tokens_per_batch": settings["tokens_per_batch"], "share_prefixes": settings["share_prompts"]}
         settings |= {"format": RUN_FORMAT, "options": options}
     return settings
-
-
-def _require_same_run(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    names = ("format", "rows", "media_root")
-    before, now = ({key: run.get(key) for key in names} | run["settings"] | run["output"] for run in (found, wanted))
-    if changed := [name for name in before | now if before.get(name) != now.get(name)]:
-        different = "; ".join(f"{name} {before.get(name)!r}, now {now.get(name)!r}" for name in changed)
-        raise ValueError(f"{folder} belongs to another run: {different}; give another output_dir")
-    if found["versions"] != wanted["versions"]:
-        logger.warning("%s was begun with %s; now %s", folder, found["versions"], wanted["versions"])
 
 
 def _totals(accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

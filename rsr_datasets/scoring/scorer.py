@@ -59,36 +59,38 @@ class RSRScorer:
         student: A Hub id, a local folder, a ``.gguf`` file, a loaded model (then ``tokenizer`` is needed), or a
             :class:`rsr_datasets.engines.base.StudentSource` of another engine.
         revision: Git revision of a Hub student.
-        tokenizer: A tokenizer, or where to load it from, instead of the student's own; for a student that reads
-            images, its processor.
+        tokenizer: Where to load the tokenizer from, or for a student that reads images its processor, if not from the
+            student. A loaded one is taken too.
         chat_template: Instead of the tokenizer's own: Jinja text, a path to it, a preset (``"chatml"``, ``"llama3"``,
             ``"plain"``), or ``"trl:NAME"`` for a file of the installed trl package.
-        dtype: A name, a ``torch.dtype``, or ``"auto"``: the dtype of the student's files, but float32 on a CPU that is
-            slow in half precision, which ``settings`` then say.
+        dtype: The numbers to compute in, such as ``"bfloat16"``; ``"auto"`` is the dtype of the student's files, but
+            float32 on a CPU that is slow in half precision. A ``torch.dtype`` is taken too; ``settings`` say which.
         device: Where the student runs; ``None`` is the process's own accelerator, else the CPU.
-        attn_implementation: As in transformers.
-        model_kwargs: Passed to ``from_pretrained`` (quantisation, ``device_map``, ...) or, under ``engine="vllm"``, to
-            ``vllm.LLM`` (``tensor_parallel_size``, ...); under ``"server"`` those of
-            :class:`rsr_datasets.engines.server.ServerStudent` (``base_url``, ``api_key``, ...).
+        attn_implementation: The kernel of attention by its name in transformers, such as ``"sdpa"``.
+        model_kwargs: How the student is loaded: arguments of transformers' ``from_pretrained`` (quantisation, ...), of
+            ``vllm.LLM`` under ``engine="vllm"`` (``tensor_parallel_size``, ...), or of the client under
+            ``engine="server"`` (``timeout``, ...). See :class:`rsr_datasets.engines.server.ServerStudent`.
         trust_remote_code: Whether code of the student's repository may run.
         chat_template_kwargs: Passed to the chat template for every row; a column of that name wins.
-        rank_clip: ``r_max``; greater ranks count as this one.
+        rank_clip: Greater ranks count as this one; ``r_max`` in the paper.
         max_length: Longest sequence in tokens, counted to the last scored token; ``None`` is the student's
             ``max_position_embeddings``, or less if the student cannot read as much.
-        on_overflow: ``"truncate"``, ``"skip"`` or ``"error"`` for longer rows.
+        on_overflow: How longer rows are treated: ``"truncate"``, ``"skip"`` or ``"error"``.
         turns: Which assistant turns count: ``"all"`` or ``"last"`` in one rendering of the conversation, or ``"each"``
             turn in the rendering that the student sees when it writes the turn.
         reasoning: Where the chat template gets a turn's reasoning: ``"as_is"``, ``"in_content"`` (reasoning in a field
             becomes ``<think>`` text before the content) or ``"in_field"`` (the other way round).
         engine: What runs the student: ``"transformers"``; ``"vllm"``, in this process; or ``"server"``, a vLLM server.
-        logits_dtype: ``"student"`` (as the published numbers) or ``"float32"``, which breaks the ties of bfloat16
-            logits, at the price of a float32 copy of the output head.
+        logits_dtype: The numbers of the logits: ``"student"`` (as published) or ``"float32"``, which breaks the ties
+            of bfloat16 logits, at the price of a float32 copy of the output head.
         template_date: The day, ``YYYY-MM-DD``, that chat templates write which ask for today's date.
         token_columns: Whether to add the per-token lists.
-        metrics: Further metrics to add a column for: names of :func:`rsr_datasets.available_metrics`, or
-            :class:`rsr_datasets.Metric` objects. They do not change the scores or ``rsr_settings``.
+        metrics: Further metrics to add a column for, by name, such as ``"perplexity"``. They are those of
+            :func:`rsr_datasets.available_metrics`, or :class:`rsr_datasets.Metric` objects, and do not change the
+            scores or ``rsr_settings``.
         column_prefix: Name of the ratio's column and prefix of the others.
-        tokens_per_batch: Tokens in one forward pass, with padding, or in flight to a server; ``None`` chooses.
+        tokens_per_batch: Tokens in one forward pass, with padding, or in flight to a server; ``None`` is what suits
+            the device.
         share_prefixes: Whether to read a prefix that several rows share only once where that saves work. Sharing
             changes rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
         columns: Standard to actual names of input columns, e.g. ``{"prompt": "question", "completion": "solution"}``;
@@ -98,7 +100,7 @@ class RSRScorer:
             that leaves it is refused. ``None`` is the working directory, for the commands the folder of the data file.
         allow_urls: Whether images are fetched from the URLs (http, https) that rows name.
         drop_images: Whether to leave the images of rows out and score their text alone.
-        strict: Whether to raise on the first row that cannot be scored instead of marking it.
+        strict: Whether the first row that cannot be scored is an error, instead of being marked.
 
     Raises:
         ValueError: For an argument that cannot be right; the message names it.

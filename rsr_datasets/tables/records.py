@@ -53,7 +53,8 @@ def read_records(source: Dataset | str) -> list[dict[str, Any]]:
 
 def student_name(name: str) -> str:
     """How a record calls a student: a Hub id as it is, a folder or file without its place on this machine."""
-    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+    path = Path(name)
+    return path.absolute().name if path.is_absolute() or path.exists() else name
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
-from scipy import stats
 
 from ..metrics.trajectory import FloatArray, IntArray
 from .dataset_rsr import ROW, value_of
@@ -104,5 +103,7 @@ def _log_ratio_bound(leader: Contestant, rival: Contestant, error: float) -> flo
     sums = np.bincount(index, weights=np.concatenate([leader.influence, -rival.influence]))
     unseen = 1 - min(c.scores.size / c.rows.size for c in (leader, rival))
     variance = float(np.sum(sums**2)) * units.size / (units.size - 1) * unseen
+    from scipy import stats  # takes long to import, and only early stopping needs it
+
     difference = math.log(leader.value) - math.log(rival.value)
     return difference + float(stats.t.isf(error, units.size - 1)) * math.sqrt(variance)

@@ -16,6 +16,7 @@ from ..tables import arrays
 from ..tables.columns import ScoreColumns
 from ..tables.splits import require_dataset
 from ..utils.deprecation import renamed_arguments
+from ..utils.texts import dashed, interval
 
 DEFAULT_RESAMPLES = 2000
 
@@ -67,7 +68,7 @@ class DatasetRSR:
         return to_json(self)
 
     def __str__(self) -> str:
-        found = f"{self.label} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        found = f"{self.label} {dashed(self.value, '.3f')} {interval(self.low, self.high, '.3f')}"
         unscored = f", {self.num_unscored:,} rows without a score" if self.num_unscored else ""
         return f"{found} over {self.num_trajectories:,} trajectories{unscored}"
 

@@ -19,6 +19,7 @@ from ..tables import arrays
 from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
 from ..tables.groups import group_by_columns
 from ..tables.splits import require_dataset
+from ..utils.texts import dashed, interval, text_table
 from .adaptive import Contestant, Stopped, sample_adaptively
 from .dataset_rsr import DEFAULT_RESAMPLES, DatasetRSR, aggregate, bootstrap, read_scores, require_confidence, to_json
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLE = 200
+_REASONS: dict[Stopped, str] = {
+    "certain": "the first teacher is surely the best, or within the tolerance",
+    "budget": "the sample is used up",
+}
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,38 @@ class TeacherRanking:
         return pd.DataFrame(rows).assign(before_the_next=[*self.order_confidence, math.nan])
 
     def __str__(self) -> str:
-        width = max(len(ranked.teacher) for ranked in self.teachers)
-        sure = [*(f"  before the next: {share:.1%}" for share in self.order_confidence), ""]
-        lines = [
-            f"{place:>3}  {t.teacher:<{width}}  {t.score}{sure[place - 1]}{'  (dropped early)' if t.dropped else ''}"
+        first = self.teachers[0].score
+        head = ["     teacher", first.label, f"{first.confidence:.0%} interval", "trajectories", "without a score"]
+        rows = [
+            [
+                f"{place:>3}  {t.teacher}{' (dropped early)' if t.dropped else ''}",
+                dashed(t.score.value, ".3f"),
+                interval(t.score.low, t.score.high, ".3f"),
+                f"{t.score.num_trajectories:,}",
+                f"{t.score.num_unscored:,}",
+            ]
             for place, t in enumerate(self.teachers, 1)
         ]
-        lines.append(
-            f"scored {self.trajectories_scored:,} trajectories and {self.tokens_scored:,} tokens; "
-            f"the fixed sample takes {self.fixed_trajectories:,} and about {self.fixed_tokens:,}"
-        )
-        return "\n".join([*lines, *([f"stopped: {self.stopped}"] if self.stopped else [])])
+        if not any(t.score.num_unscored for t in self.teachers):
+            head, rows = head[:-1], [row[:-1] for row in rows]
+        notes = [f"{find_metric(first.metric).direction.capitalize()} suits the student better."]
+        if self.order_confidence:
+            head.append("ahead of the next")
+            rows = [[*row, dashed(x, ".0%")] for row, x in zip(rows, [*self.order_confidence, None], strict=True)]
+            notes.append(
+                '"Ahead of the next" is how often a teacher stays ahead of the one below when the trajectories are '
+                "drawn again: 50% is a coin flip."
+            )
+            sure = sum(share >= first.confidence for share in self.order_confidence)
+            few = "" if sure == len(rows) - 1 else ": these trajectories are too few to tell the others apart"
+            notes.append(f"{sure} of {len(rows) - 1} neighbours are sure at {first.confidence:.0%}{few}.")
+        notes.append(f"Looked at {self.trajectories_scored:,} trajectories and {self.tokens_scored:,} tokens.")
+        if self.stopped is not None:
+            notes.append(
+                f"Without early stopping: {self.fixed_trajectories:,} trajectories and about {self.fixed_tokens:,} "
+                f"tokens. Stopped because {_REASONS[self.stopped]}."
+            )
+        return "\n".join([text_table(head, rows), *notes])
 
 
 def rank_teachers(
@@ -122,12 +148,13 @@ def rank_teachers(
     Args:
         dataset_or_datasets: Rows of all teachers, or a mapping of teacher to its rows. They are scored already, or
             ``scorer`` scores the sample.
-        teacher_column: Column with the teacher, for a single dataset.
+        teacher_column: Column with the teacher; a mapping needs none.
         problem_column: Column with the problem, alike in all datasets; ``None`` to sample rows independently.
         metric: The name of a metric whose column the scorer added or adds. Its direction decides which teacher is
             first. ``adaptive`` needs a metric with positive values of which lower is better.
-        sample: Trajectories per teacher, with ``adaptive`` the most that are taken; ``None`` for all where rows are
-            scored already, and 200 with a ``scorer``. A teacher with fewer rows gives all: ``len(dataset)`` takes all.
+        sample: Trajectories per teacher, with ``adaptive=True`` the most that are taken; ``None`` for all where rows
+            are scored already, and for 200 with a ``scorer``. A teacher with fewer rows gives all: ``len(dataset)``
+            takes all.
         seed: Seed of sampling and bootstrap.
         scorer: Scores rows inside ``map``, such as :class:`RSRScorer`; called on the sample alone.
         adaptive: Stop as soon as the best teacher is known well enough.
@@ -135,7 +162,7 @@ def rank_teachers(
         tolerance: Relative difference in RSR from the best teacher that is accepted, at least 0.
         resamples: Bootstrap resamples.
         allow_mixed_settings: Compare scores of several students or settings.
-        column_prefix: The ``column_prefix`` of the scores; ignored where ``scorer`` has one.
+        column_prefix: The ``column_prefix`` of the scores; with a ``scorer`` its own counts.
 
     Returns:
         The teachers in order. A teacher without any scored trajectory is last, with NaN, and logged.

@@ -1,6 +1,7 @@
-"""Values and names as texts that fit into a message."""
+"""Values, names and tables as texts that people read."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -15,3 +16,23 @@ def shorten_list(names: Iterable[Any], most: int = 120) -> str:
     shown = [shorten(name, 40) for name in names]
     fitting = next((k for k in range(len(shown), 0, -1) if len(", ".join(shown[:k])) <= most), min(1, len(shown)))
     return f"[{', '.join(shown[:fitting])}{f', and {len(shown) - fitting} more' if fitting < len(shown) else ''}]"
+
+
+def dashed(value: float | None, form: str) -> str:
+    """A number in a format such as ``".3f"``; a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:{form}}"
+
+
+def interval(low: float, high: float, form: str) -> str:
+    """Two ends in brackets; a dash where there is no interval."""
+    return "-" if math.isnan(low) else f"[{low:{form}}, {high:{form}}]"
+
+
+def text_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Lines of aligned cells: the first column to the left, the others to the right."""
+    lines = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )

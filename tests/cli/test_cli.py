@@ -8,6 +8,8 @@ import json
 import os
 import re
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +160,22 @@ def test_help_and_mistakes_import_nothing_that_takes_long(arguments: list[str], 
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
+@pytest.mark.parametrize("name", ["score", "teachers", "diagnose", "select", "report", "push"])
+def test_help_has_titles_and_speaks_of_flags(name: str, command: Callable[..., Done], tmp_path: Path) -> None:
+    shown = command(name, "--help", cwd=tmp_path).stdout
+    titles = re.findall(r"^(\w.*):$", shown, re.MULTILINE)
+    assert titles[0] == "Rows" and titles[-1] == "Output" and len(titles) > 2
+    if name == "score":
+        assert titles == ["Rows", "Student", "What is scored", "Speed", "Output"]
+    sections = dict(zip(titles, re.split(r"^\w.*:$", shown, flags=re.MULTILINE)[1:], strict=True))
+    assert "--config" in sections["Output"] and "--split" in sections["Rows"]
+    text = " ".join(shown.split())
+    for of_python in ("None", "True", "rsr_datasets.", "torch.", "``", "RSRScorer", "Whether to raise"):
+        assert of_python not in text
+    examples = re.findall(rf"^    (?:rsr-datasets|accelerate launch -m rsr_datasets) {name} .*$", shown, re.MULTILINE)
+    assert examples
+
+
 @pytest.mark.parametrize(
     ("path", "function"),
     [
@@ -227,6 +245,76 @@ def test_all_flags_reach_the_scorer(traces: Path, student_folder: str) -> None:
     assert settings["settings"] == json.loads(json.dumps(expected.settings))
     texts = [file.read_text() for kind in ("json", "yaml") for file in (traces / "out").rglob(f"*.{kind}")]
     assert len(texts) > 3 and not any("hf_secret" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--chat-template", "chatml"], "--chat-template was not given and is chatml now"),
+        (["--rank-clip", "7"], "--rank-clip was 100 and is 7 now"),
+        (["--turns", "each", "--token-columns"], "--turns was all and is each now; --token-columns was given and is"),
+        (["--columns", '{"messages": "chat"}'], "--columns was not given and is {'messages': 'chat'} now"),
+        (["--reasoning", "in_field"], "--reasoning was as_is and is in_field now"),
+    ],
+)
+def test_another_run_is_refused_in_words_of_flags_before_anything_loads(
+    champ: Path, flags: list[str], said: str
+) -> None:
+    own = ["--token-columns"] if "--token-columns" not in flags else []
+    arguments = ("score", "traces/*.jsonl", "--student", "any", "--max-length", 9000, *own, "--output-dir", "run")
+    done = run(*arguments, *flags, cwd=champ, launcher=("-c", DOOR))
+    assert done.returncode == 2 and done.stdout == "loaded:\n", done.stderr
+    assert done.stderr.startswith(f"rsr-datasets: run belongs to another run: {said}")
+    assert done.stderr.endswith("give another --output-dir\n")
+
+
+def test_score_says_what_to_type_next(champ: Path, command: Callable[..., Done], student_folder: str) -> None:
+    """The champ folder was scored with token columns; its rows have teachers and problem ids."""
+    arguments = ("score", "traces/*.jsonl", "--teacher-from-file", "--student", student_folder, "--token-columns")
+    again = command(*arguments, "--max-length", 9000, "--output-dir", "run", cwd=champ)
+    head, *lines = [line for line in again.stderr.splitlines() if line][-5:]
+    assert head == "Next, for example:"
+    assert [shlex.split(line)[1] for line in lines] == ["teachers", "diagnose", "select", "report"]
+    for line in lines:
+        done = command(*shlex.split(line)[1:], cwd=champ)
+        assert done.returncode == 0, (line, done.stderr)
+    for_programs = command(*arguments, "--max-length", 9000, "--output-dir", "run", "--json", cwd=champ)
+    assert "Next" not in for_programs.stdout + for_programs.stderr
+
+
+def test_the_next_commands_fit_rows_without_problem_ids(
+    traces: Path, command: Callable[..., Done], student_folder: str
+) -> None:
+    part = Dataset.from_json(str(traces / "part0.jsonl")).rename_column("messages", "chat")
+    DatasetDict(train=part, test=part).save_to_disk(traces / "saved")
+    columns = ("--columns", '{"messages": "chat"}', "--column-prefix", "tiny")
+    done = command("score", "saved", "--student", student_folder, *columns, "--output-dir", "a run", cwd=traces)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.split("Next, for example:\n")[1].splitlines()
+    assert [shlex.split(line)[1] for line in lines] == ["diagnose", "select", "report"]
+    for line in lines:
+        followed = command(*shlex.split(line)[1:], cwd=traces)
+        assert followed.returncode == 0, (line, followed.stderr)
+
+
+@pytest.mark.parametrize("name", ["teachers", "select", "diagnose"])
+def test_finished_scores_are_read_without_a_student(champ: Path, name: str, tmp_path: Path) -> None:
+    flags = {"teachers": (), "diagnose": (), "select": ("--group-by", "problem_id", "--output", tmp_path / "best")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run(name, champ / "run", *flags[name], cwd=tmp_path, launcher=("-c", DOOR))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "transformers"} & {*done.stdout.splitlines()[-1].split()}
+    assert name == "diagnose" or after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+def test_a_student_in_the_working_folder_has_a_name(
+    traces: Path, command: Callable[..., Done], student_folder: str
+) -> None:
+    shutil.copytree(student_folder, traces / "tiny")
+    done = command("score", "../part0.jsonl", "--student", ".", "--output-dir", "../out", cwd=traces / "tiny")
+    assert done.returncode == 0, done.stderr
+    assert read_records(load_from_disk(traces / "out" / "scored"))[0]["student"] == "tiny"
 
 
 def test_a_saved_dataset_and_its_splits(traces: Path, student_folder: str) -> None:

@@ -118,9 +118,14 @@ def test_another_setting_or_student_is_refused_by_name(
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-4}))
     for scorer, message in (
-        (RSRScorer(student_folder, rank_clip=7), "belongs to another run: rank_clip 100, now 7; give"),
-        (RSRScorer(student_folder, token_columns=True), "belongs to another run: token_columns False, now True; give"),
-        (RSRScorer(str(other)), "belongs to another run: student"),
+        (RSRScorer(student_folder, rank_clip=7), "belongs to another run: rank_clip= was 100 and is 7 now; give"),
+        (
+            RSRScorer(student_folder, token_columns=True),
+            "belongs to another run: token_columns= was not given and is given now; give",
+        ),
+        (RSRScorer(str(other)), "belongs to another run: student= was another one, or its files have changed; give"),
+        (RSRScorer(student_folder, tokenizer=str(other)), "belongs to another run: tokenizer= was another one; give"),
+        (RSRScorer(student_folder, chat_template="chatml"), "chat_template= was not given and is given now; give"),
     ):
         with pytest.raises(ValueError, match=message):
             score_dataset(dataset, scorer, run)
@@ -132,7 +137,7 @@ def test_another_dataset_is_refused(dataset: Dataset, scorer: RSRScorer, run: Pa
     )
     with pytest.raises(ValueError, match="scores of another dataset: rows 16 to 19"):
         score_dataset(changed, scorer, run)
-    with pytest.raises(ValueError, match=f"rows {ROWS}, now 39"):
+    with pytest.raises(ValueError, match=f"the dataset had {ROWS} rows and has 39 now"):
         score_dataset(dataset.select(range(39)), scorer, run)
 
 

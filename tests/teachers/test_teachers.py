@@ -206,10 +206,32 @@ class TestRanking:
         ds = scored_dataset([2.0, 3.0], [1.0, 1.0], teacher=["a", None])
         assert rank_teachers(ds).best == "a" and "null in 1 rows" in caplog.text
 
-    def test_it_prints_the_order(self):
-        text = str(rank_teachers(teachers_dataset({"a": 2.0, "b": 3.0}), adaptive=True))
-        assert text.splitlines()[0].strip().startswith("1  a  RSR ")
-        assert "stopped: certain" in text
+    def test_it_prints_the_order_and_what_its_columns_mean(self):
+        ranking = rank_teachers(teachers_dataset({"a": 2.0, "b": 3.0}))
+        head, first, second, *notes = str(ranking).splitlines()
+        assert head.split() == ["teacher", "RSR", "95%", "interval", "trajectories", "ahead", "of", "the", "next"]
+        assert first.split()[:3] == ["1", "a", f"{ranking.teachers[0].score.value:.3f}"] and first.endswith(" 100%")
+        assert second.split()[:2] == ["2", "b"] and second.endswith(" -")
+        assert notes[0] == "Lower suits the student better." and "50% is a coin flip" in notes[1]
+        assert notes[2] == "1 of 1 neighbours are sure at 95%."
+        assert notes[3:] == ["Looked at 300 trajectories and 30,000 tokens."]
+
+    def test_an_unsure_order_is_said(self):
+        ds = scored_dataset([2.0, 3.0] * 20, [1.0] * 40, teacher=["a"] * 20 + ["b"] * 20)
+        assert "0 of 1 neighbours are sure at 95%: these trajectories are too few" in str(rank_teachers(ds))
+
+    def test_a_sample_is_spoken_of_only_where_sampling_stops_early(self):
+        ds = teachers_dataset({"a": 2.0, "b": 3.0})
+        for chosen in ({}, {"sample": 20}):
+            assert "Without early stopping" not in str(rank_teachers(ds, **chosen))
+        assert "Without early stopping: 300 trajectories and about 30,000 tokens. Stopped because the first" in str(
+            rank_teachers(ds, adaptive=True)
+        )
+
+    def test_a_dash_stands_where_there_is_no_number(self):
+        ranking = rank_teachers(scored_dataset([None, 2.0], [None, 1.0], teacher=["a", "b"]))
+        assert str(ranking).splitlines()[2].split() == ["2", "a", "-", "-", "0", "1", "-"]
+        assert "nan" not in str(ranking) + "".join(str(each.score) for each in ranking.teachers)
 
     def test_all_scores_count_where_there_are_any(self):
         ds = teachers_dataset({"a": 2.0, "b": 3.0}, problems=300)

@@ -245,7 +245,10 @@ class TransformersStudent:
         where, arguments = self._source()
         if self.base and not any(_has_file(where, file, arguments) for file in files):
             return self.base._load_beside(kind, *files)
-        return _load(self.name, kind, where, arguments)
+        loaded = _load(self.name, kind, where, arguments)
+        if "gguf_file" in arguments:
+            loaded.name_or_path = self.name  # transformers knows the folder alone
+        return loaded
 
     def load(self, device: torch.device, options: dict[str, Any]) -> TransformersEngine:
         """Loads the student, onto the device without a ``device_map``; ``ValueError`` if it cannot be scored."""

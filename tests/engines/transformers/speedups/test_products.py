@@ -131,7 +131,7 @@ def test_a_dry_run_times_the_library_that_will_multiply(library: str, monkeypatc
     asked = []
     product = products.float32_product
     monkeypatch.setattr(products, "float32_product", lambda *given: asked.append(1) or product(*given))
-    assert estimate._matrix_rate(torch.device("cpu"), torch.float32) > 0
+    assert estimate._matrix_rate(torch.device("cpu"), torch.float32, batches=1) > 0
     assert (len(asked) > 1) == (library == "oneDNN")
 
 
