@@ -238,7 +238,8 @@ def select(
     text += f"\nwritten to {output}"
     if controls:
         content["controls"] = {"output": str(controls), "arms": {arm: vars(each) for arm, each in accounts.items()}}
-        text += "".join(f"\narm {arm}: {each}" for arm, each in accounts.items()) + f"\nwritten to {controls}"
+        sizes = {arm: str(each).splitlines()[0] for arm, each in accounts.items()}  # the rest is warned of
+        text += "".join(f"\narm {arm}: {size}" for arm, size in sizes.items()) + f"\nwritten to {controls}"
     _show(content, text, as_json)
 
 
@@ -307,6 +308,7 @@ def push(
 def main() -> None:
     """Runs the command line; a caller's mistake is one line on stderr and exit code 2."""
     os.environ.setdefault("TQDM_DELAY", "2")  # seconds: no bars for what takes less
+    logging.getLogger("datasets.arrow_dataset").addFilter(lambda record: "num_proc from 1" not in record.getMessage())
     logger = logging.getLogger(rsr.__name__)
     logger.addHandler(handler := logging.StreamHandler())
     handler.setFormatter(FlagsFormatter(_flags()))
@@ -389,12 +391,13 @@ def _estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
     if done and not estimate["rows"]:
         return f"{name or 'all'}: nothing is left to score: all {done:,} rows are done"
     rows = f"{estimate['rows']:,} rows" + (f" ({done:,} more are done)" if done else "")
+    parameters = f"{estimate['parameters'] / 1e6:,.0f} million parameters"
     cost = "the server's time and memory are not known here"
     if estimate["hours"] is not None:
-        minutes = f"{60 * estimate['hours']:,.1f} minutes of one process"
+        minutes = f"about {60 * estimate['hours']:,.1f} minutes of one process"
         cost = f"{minutes} and {estimate['memory_gib']:.2f} GiB of device memory"
-    return (
-        f"{name or 'all'}: {rows} in {estimate['units']:,} units, about {estimate['tokens']:,} "
-        f"tokens for {estimate['parameters']:,} parameters: {cost}; rows of a sample: "
-        f"{_counted(estimate['statuses']) or 'none'}"
+    found = (
+        f"{sum(estimate['statuses'].values()):,} rows that were looked at: {_counted(estimate['statuses']) or 'none'}"
     )
+    about = f"about {estimate['tokens']:,} tokens, for a student of {parameters}"
+    return f"{name or 'all'}: {rows}, {about}: {cost}. Of {found}"

@@ -150,6 +150,7 @@ def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool =
     The output is a ``.parquet`` or ``.jsonl`` file for one split, or a folder for ``save_to_disk``.
     """
     from ..tables.records import read_records
+    from ..utils.bars import no_bar_if_quick
     from ..utils.files import written_aside
 
     check_output(output, overwrite)
@@ -161,7 +162,8 @@ def save_dataset(dataset: Dataset | DatasetDict, output: Path, overwrite: bool =
         elif output.suffix in _BUILDERS:
             raise ValueError(f"{output}: give a .parquet or .jsonl file, or a folder")
         else:
-            dataset.save_to_disk(aside)
+            with no_bar_if_quick(sum(map(len, splits_of(dataset).values()))):
+                dataset.save_to_disk(aside)
     records = read_records("\n".join(part.info.description or "" for part in splits_of(dataset).values()))
     _provenance_file(output).write_text(json.dumps(records, indent=1, ensure_ascii=False), encoding="utf-8")
 

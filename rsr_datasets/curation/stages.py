@@ -23,6 +23,7 @@ from ..scoring.scorer import RSRScorer
 from ..tables import arrays
 from ..tables.columns import NONFINITE, PRUNED, SCORED, TRUNCATED
 from ..tables.records import SCORE, append_record, package_versions, student_name
+from ..utils.bars import no_bar_if_quick
 from ..utils.files import written_aside
 from .pool import BoolArray, IntArray, SelectionOptions, positive_int
 from .pruning import LENGTHS, FloatArray, Sample, choose_rule, lowest, quota
@@ -100,7 +101,7 @@ class Stages:
             }
             found = rows.result(account)
             if self.output_dir is not None and process_state().is_main_process and len(found):
-                with written_aside(folder / "scored") as aside:
+                with written_aside(folder / "scored") as aside, no_bar_if_quick(len(found)):
                     found.save_to_disk(aside)
             return found, rows.not_kept(), account
 

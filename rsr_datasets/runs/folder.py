@@ -25,6 +25,7 @@ from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
 from ..tables.content_hash import content_hash
 from ..tables.records import append_record, package_versions, student_name
+from ..utils.bars import no_bar_if_quick
 from ..utils.files import hash_file, read_json, write_json, written_aside
 from .same_run import is_begun, require_same_settings
 
@@ -184,7 +185,7 @@ class RunFolder:
         file, saved = self.path / "manifest.json", self.path / "scored"
         if not (saved.exists() and file.exists() and read_json(file) == manifest):
             file.unlink(missing_ok=True)
-            with written_aside(saved) as aside:
+            with written_aside(saved) as aside, no_bar_if_quick(len(self.dataset)):
                 self._joined().save_to_disk(aside)
             write_json(file, manifest)
         return dict(manifest["totals"]["statuses"])

@@ -91,7 +91,8 @@ def score_dataset(
             raise OSError(f"cannot write to {folder}: {error}; {advice}") from error
         unscored = {status: count for status, count in statuses.items() if status not in STATUSES_WITH_SCORE}
         if unscored and state.is_main_process:
-            logger.warning("%d of %d rows have no score: %s", sum(unscored.values()), len(split), unscored)
+            said = ", ".join(f"{count} {status}" for status, count in unscored.items())
+            logger.warning("%d of %d rows have no score: %s", sum(unscored.values()), len(split), said)
         scored[name] = run.result()
     return DatasetDict(scored) if isinstance(dataset, DatasetDict) else scored[""]
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLE = 200
+_FEWEST = 6  # trajectories: fewer can all agree by chance
 _REASONS: dict[Stopped, str] = {
     "certain": "the first teacher is surely the best, or within the tolerance",
     "budget": "the sample is used up",
@@ -107,9 +108,7 @@ class TeacherRanking:
                 '"Ahead of the next" is how often a teacher stays ahead of the one below when the trajectories are '
                 "drawn again: 50% is a coin flip."
             )
-            sure = sum(share >= first.confidence for share in self.order_confidence)
-            few = "" if sure == len(rows) - 1 else ": these trajectories are too few to tell the others apart"
-            notes.append(f"{sure} of {len(rows) - 1} neighbours are sure at {first.confidence:.0%}{few}.")
+            notes += self._how_sure(first.confidence)
         notes.append(f"Looked at {self.trajectories_scored:,} trajectories and {self.tokens_scored:,} tokens.")
         if self.stopped is not None:
             notes.append(
@@ -117,6 +116,14 @@ class TeacherRanking:
                 f"tokens. Stopped because {_REASONS[self.stopped]}."
             )
         return "\n".join([text_table(head, rows), *notes])
+
+    def _how_sure(self, confidence: float) -> list[str]:
+        """One sentence on how many neighbours have a sure order; none where no two teachers have scores."""
+        sizes = [min(pair) for pair in pairwise(t.score.num_trajectories for t in self.teachers)]
+        shares = [(share, size) for share, size in zip(self.order_confidence, sizes, strict=True) if share >= 0]
+        sure = sum(share >= confidence and size >= _FEWEST for share, size in shares)
+        few = "" if sure == len(shares) else ": these trajectories are too few to tell the others apart"
+        return [f"{sure} of {len(shares)} neighbours are sure at {confidence:.0%}{few}."] * bool(shares)
 
 
 def rank_teachers(

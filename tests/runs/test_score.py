@@ -248,7 +248,7 @@ def test_a_loaded_scorer_is_used_as_it_is(
     scorer = RSRScorer(make_model("llama", 400), tokenizer=tokenizer)
     scored = score_dataset(dataset.select(range(8)), scorer, tmp_path / "run")
     assert scored["rsr_status"][:4] == ["scored"] * 4
-    assert "2 of 8 rows have no score: {'no_response': 2}" in caplog.text
+    assert "2 of 8 rows have no score: 2 no_response" in caplog.text
 
 
 def test_a_run_of_which_nothing_is_done_may_begin_anew(dataset: Dataset, student_folder: str, tmp_path: Path) -> None:
