@@ -22,7 +22,7 @@ from rsr_datasets.runs.estimate import estimate_run
 from rsr_datasets.utils.texts import text_table
 
 FOLDER = Path(__file__).resolve().parents[1] / ".demo"
-UNIT_ROWS = 40  # at least eight batches, which two cores read side by side; a stop loses one unit at most
+UNIT_ROWS = 40  # many batches, which the cores read side by side; a stop loses one unit at most
 
 
 def tell_estimate(dataset: Dataset, scorer: RSRScorer, folder: Path) -> None:
