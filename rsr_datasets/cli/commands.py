@@ -17,8 +17,8 @@ import yaml
 import rsr_datasets as rsr  # public functions are imported at their first use
 
 from .help import GroupedCommand, examples
-from .next_steps import next_steps
 from .options import call, options_of, read_config, with_options
+from .score_texts import counted, estimate_text, next_steps
 from .sources import check_output, find_files, folder_of, one_split, open_dataset, save_dataset, splits_of
 from .wording import FlagsFormatter, in_flags, one_line
 
@@ -98,7 +98,7 @@ def score(
         parts = splits_of(source).items()
         unit_rows = options["unit_rows"]
         estimates = {name: estimate_run(part, scorer, output_dir / name, unit_rows) for name, part in parts}
-        _show({"splits": estimates}, "\n".join(_estimate_text(name, e) for name, e in estimates.items()), as_json)
+        _show({"splits": estimates}, "\n".join(estimate_text(name, e) for name, e in estimates.items()), as_json)
         return
     from ..engines.transformers.memory import keep_freed_memory
 
@@ -115,7 +115,7 @@ def score(
         arguments = {"dataset": dataset, "student": student, "strict": strict, **options, "model_kwargs": told}
         content = yaml.safe_dump({name: value for name, value in arguments.items() if value is not None})
         (output_dir / CONFIG_FILE).write_text(content, encoding="utf-8")
-        lines = [f"{split['path']}: {_counted(split['statuses']) or 'no rows'}" for split in found.values()]
+        lines = [f"{split['path']}: {counted(split['statuses']) or 'no rows'}" for split in found.values()]
         _show({"splits": found}, "\n".join(lines), as_json)
         if not has_scores:
             _fail(f"no row has a score: {_reasons(source, scored, scorer, counts) or 'there are no rows'}", 1)
@@ -366,10 +366,6 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _counted(statuses: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {status}" for status, count in statuses.items())
-
-
 def _reasons(source: Any, scored: Any, scorer: Any, counts: Counter[str]) -> str:
     """How many rows have each status, and the reason of the first row of each."""
     from ..tables.arrays import read_categories, read_rows
@@ -384,20 +380,3 @@ def _reasons(source: Any, scored: Any, scorer: Any, counts: Counter[str]) -> str
         for (value, number), row in zip(first.items(), encoded, strict=True):
             reasons.setdefault(value, f" (row {number}: {row})" if isinstance(row, ValueError) else "")
     return "; ".join(f"{count:,} {status}{reasons[status]}" for status, count in counts.most_common())
-
-
-def _estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
-    done = estimate["rows_done"]
-    if done and not estimate["rows"]:
-        return f"{name or 'all'}: nothing is left to score: all {done:,} rows are done"
-    rows = f"{estimate['rows']:,} rows" + (f" ({done:,} more are done)" if done else "")
-    parameters = f"{estimate['parameters'] / 1e6:,.0f} million parameters"
-    cost = "the server's time and memory are not known here"
-    if estimate["hours"] is not None:
-        minutes = f"about {60 * estimate['hours']:,.1f} minutes of one process"
-        cost = f"{minutes} and {estimate['memory_gib']:.2f} GiB of device memory"
-    found = (
-        f"{sum(estimate['statuses'].values()):,} rows that were looked at: {_counted(estimate['statuses']) or 'none'}"
-    )
-    about = f"about {estimate['tokens']:,} tokens, for a student of {parameters}"
-    return f"{name or 'all'}: {rows}, {about}: {cost}. Of {found}"

@@ -23,10 +23,11 @@ _OF_SCORER = {
     _STUDENT: "student revision tokenizer chat_template chat_template_kwargs template_date dtype device "
     "attn_implementation model_kwargs trust_remote_code engine base_url",
     _SPEED: "tokens_per_batch share_prefixes unit_rows heartbeat_timeout",
-    "": "reasoning max_length on_overflow rank_clip logits_dtype metrics token_columns strict",
+    "": "reasoning max_length on_overflow rank_clip logits_dtype metrics token_columns strict media_root allow_urls "
+    "drop_images",
 }
 _EXCEPTIONS = {
-    "score": {_ROWS: "columns", _OUTPUT: "token_columns column_prefix strict"},
+    "score": {_ROWS: "columns media_root allow_urls drop_images", _OUTPUT: "token_columns column_prefix strict"},
     "teachers": {_SCORING: "turns columns"},
     "select": {
         "Control arms": "controls match",

@@ -1,4 +1,4 @@
-"""The commands that follow a finished ``score``, as one can type them."""
+"""Texts of ``score``: statuses in numbers, the cost of a run, and the commands that follow, as one can type them."""
 
 import json
 import shlex
@@ -39,3 +39,26 @@ def next_steps(
     page += ["--tokenizer", options["tokenizer"] or student] if options["token_columns"] else []
     lines.append(["report", *run, "--selected", "best", *page, "--output", "report.html"])
     return "\n".join(["Next, for example:", *(f"  {shlex.join(['rsr-datasets', *line])}" for line in lines)])
+
+
+def counted(statuses: Mapping[str, int]) -> str:
+    """How many rows have each status."""
+    return ", ".join(f"{count:,} {status}" for status, count in statuses.items())
+
+
+def estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
+    """The cost of scoring the rows of a split, or of all."""
+    done = estimate["rows_done"]
+    if done and not estimate["rows"]:
+        return f"{name or 'all'}: nothing is left to score: all {done:,} rows are done"
+    rows = f"{estimate['rows']:,} rows" + (f" ({done:,} more are done)" if done else "")
+    parameters = f"{estimate['parameters'] / 1e6:,.0f} million parameters"
+    cost = "the server's time and memory are not known here"
+    if estimate["hours"] is not None:
+        minutes = f"about {60 * estimate['hours']:,.1f} minutes of one process"
+        cost = f"{minutes} and {estimate['memory_gib']:.2f} GiB of device memory"
+    found = (
+        f"{sum(estimate['statuses'].values()):,} rows that were looked at: {counted(estimate['statuses']) or 'none'}"
+    )
+    about = f"about {estimate['tokens']:,} tokens, for a student of {parameters}"
+    return f"{name or 'all'}: {rows}, {about}: {cost}. Of {found}"
