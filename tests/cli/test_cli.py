@@ -265,16 +265,16 @@ def test_another_run_is_refused_in_words_of_flags_before_anything_loads(
 ) -> None:
     own = ["--token-columns"] if flags else []
     arguments = ("score", "traces/*.jsonl", "--student", "any", "--max-length", 9000, *own, "--output-dir", "run")
-    done = run(*arguments, *flags, cwd=champ, launcher=("-c", DOOR))
+    done = run_afresh(*arguments, *flags, cwd=champ, launcher=("-c", DOOR))
     assert done.returncode == 2 and done.stdout == "loaded:\n", done.stderr
     assert done.stderr.startswith(f"rsr-datasets: run belongs to another run: {said}")
     assert done.stderr.endswith("give another --output-dir\n")
 
 
-def test_score_says_what_to_type_next(champ: Path, command: Callable[..., Done], student_folder: str) -> None:
+def test_score_says_what_to_type_next(champ: Path, student_folder: str) -> None:
     """The champ folder was scored with token columns; its rows have teachers and problem ids."""
     arguments = ("score", "traces/*.jsonl", "--teacher-from-file", "--student", student_folder, "--token-columns")
-    again = command(*arguments, "--max-length", 9000, "--output-dir", "run", cwd=champ)
+    again = run(*arguments, "--max-length", 9000, "--output-dir", "run", cwd=champ)
     assert again.stderr.splitlines()[-5:] == [
         "Next, for example:",
         "  rsr-datasets teachers run --problem-column problem_id",
@@ -282,22 +282,20 @@ def test_score_says_what_to_type_next(champ: Path, command: Callable[..., Done],
         "  rsr-datasets select run --group-by problem_id --output best",
         f"  rsr-datasets report run --selected best --tokenizer {student_folder} --output report.html",
     ]
-    for_programs = command(*arguments, "--max-length", 9000, "--output-dir", "run", "--json", cwd=champ)
+    for_programs = run(*arguments, "--max-length", 9000, "--output-dir", "run", "--json", cwd=champ)
     assert "Next" not in for_programs.stdout + for_programs.stderr
 
 
-def test_the_next_commands_fit_rows_without_problem_ids(
-    traces: Path, command: Callable[..., Done], student_folder: str
-) -> None:
+def test_the_next_commands_fit_rows_without_problem_ids(traces: Path, student_folder: str) -> None:
     part = Dataset.from_json(str(traces / "part0.jsonl")).rename_column("messages", "chat")
     DatasetDict(train=part, test=part).save_to_disk(traces / "saved")
     columns = ("--columns", '{"messages": "chat"}', "--column-prefix", "tiny")
-    done = command("score", "saved", "--student", student_folder, *columns, "--output-dir", "a run", cwd=traces)
+    done = run("score", "saved", "--student", student_folder, *columns, "--output-dir", "a run", cwd=traces)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.split("Next, for example:\n")[1].splitlines()
     assert [shlex.split(line)[1] for line in lines] == ["diagnose", "select", "report"]
     for line in lines:
-        followed = command(*shlex.split(line)[1:], cwd=traces)
+        followed = run(*shlex.split(line)[1:], cwd=traces)
         assert followed.returncode == 0, (line, followed.stderr)
 
 
@@ -305,18 +303,16 @@ def test_the_next_commands_fit_rows_without_problem_ids(
 def test_finished_scores_are_read_without_a_student(champ: Path, name: str, tmp_path: Path) -> None:
     flags = {"teachers": (), "diagnose": (), "select": ("--group-by", "problem_id", "--output", tmp_path / "best")}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = run(name, champ / "run", *flags[name], cwd=tmp_path, launcher=("-c", DOOR))
+    done = run_afresh(name, champ / "run", *flags[name], cwd=tmp_path, launcher=("-c", DOOR))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert not {"torch", "transformers"} & {*done.stdout.splitlines()[-1].split()}
     assert name == "diagnose" or after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
-def test_a_student_in_the_working_folder_has_a_name(
-    traces: Path, command: Callable[..., Done], student_folder: str
-) -> None:
+def test_a_student_in_the_working_folder_has_a_name(traces: Path, student_folder: str) -> None:
     shutil.copytree(student_folder, traces / "tiny")
-    done = command("score", "../part0.jsonl", "--student", ".", "--output-dir", "../out", cwd=traces / "tiny")
+    done = run("score", "../part0.jsonl", "--student", ".", "--output-dir", "../out", cwd=traces / "tiny")
     assert done.returncode == 0, done.stderr
     assert read_records(load_from_disk(traces / "out" / "scored"))[0]["student"] == "tiny"
 
