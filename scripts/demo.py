@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the student and the trajectories are installed packages
@@ -63,7 +64,12 @@ def main() -> None:
     print(f"{sum(scored['rsr_num_tokens']):,} response tokens in {time.monotonic() - started:.0f} s\n")
 
     print("Which teacher suits this student?")
-    print(rank_teachers(scored, teacher_column="teacher", problem_column="problem_id"), "\n")
+    ranking = rank_teachers(scored, teacher_column="teacher", problem_column="problem_id")
+    right_answers = Counter(
+        row["teacher"] for row in scored.select_columns(["teacher", "is_correct"]) if row["is_correct"]
+    )
+    counts = ", ".join(f"{each.teacher} {right_answers[each.teacher]}" for each in ranking.teachers)
+    print(f"{ranking}\nRight answers of {problems}: {counts}. Who suits the student need not be right.\n")
 
     lowest = select_trajectories(scored, group_by="problem_id")
     right = select_trajectories(scored, group_by="problem_id", correct="is_correct")
