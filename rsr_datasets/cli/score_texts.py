@@ -53,7 +53,7 @@ def estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
         return f"{name or 'all'}: nothing is left to score: all {done:,} rows are done"
     rows = f"{estimate['rows']:,} rows" + (f" ({done:,} more are done)" if done else "")
     parameters = f"{estimate['parameters'] / 1e6:,.0f} million parameters"
-    cost = "the server's time and memory are not known here"
+    cost = "time and memory of its engine are not known here"
     if estimate["hours"] is not None:
         minutes = f"about {60 * estimate['hours']:,.1f} minutes of one process"
         cost = f"{minutes} and {estimate['memory_gib']:.2f} GiB of device memory"

@@ -159,6 +159,9 @@ class ServerStudent(VllmSource):
 
     ``model_kwargs`` say where: ``base_url``; ``api_key``, else the environment variable ``VLLM_API_KEY``; ``model``,
     the served name, where it is not the student's; ``timeout`` in seconds; ``max_retries`` of each request.
+
+    A vLLM before 0.32, or one without Triton, makes the logits of all tokens of a step at once: if memory is short,
+    start it with ``--max-num-batched-tokens 1024``.
     """
 
     engine = "server"

@@ -1,6 +1,7 @@
 """A student that vLLM runs in this process, on the GPUs that vLLM takes for it."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from .base import OnBatch, TokenScores
 from .prompt_logprobs import VllmSource, account_of, to_scores
 from .transformers.probes import refusing
 
+MOST_TOKENS = 8192  # that vLLM reads in a step
 LOGITS_BYTES = 2 << 30
 BYTES_OF_A_LOGIT = 10  # in the student's dtype, as a float32 log-probability, and once more on the way
 TOKENS_PER_CALL = 1 << 18  # of rows that are handed over together; their results are Python objects
@@ -39,21 +41,22 @@ class VllmStudent(VllmSource):
             raise ValueError(f"engine='vllm' divides the GPUs itself: {advice}")
         if self.files.base:
             raise ValueError(f"student {self.name!r} is a PEFT adapter: merge it into its model for engine='vllm'")
-        arguments = self._arguments(options.get("tokens_per_batch"))
+        arguments = self._arguments(options.get("tokens_per_batch"), _makes_logits_at_once())
         with refusing(f"vLLM cannot load student {self.name!r}"):
             llm = vllm.LLM(**arguments)
+            _end_waiting_for_the_dead(llm)
             engine = VllmEngine(llm, self.name, self.vocab_size)
         options["tokens_per_batch"] = arguments["max_num_batched_tokens"]
         return engine
 
-    def _arguments(self, tokens_per_batch: int | None) -> dict[str, Any]:
-        """The arguments of ``vllm.LLM``."""
+    def _arguments(self, tokens_per_batch: int | None, logits_at_once: bool = True) -> dict[str, Any]:
+        """The arguments of ``vllm.LLM``, which does not reckon with logits when it takes memory for its cache."""
         config = self.load_config().get_text_config()
         dtype = self.torch_dtype if self.torch_dtype != "auto" else getattr(config, "dtype", None)
         trained, wanted = getattr(config, "max_position_embeddings", None), self.max_length
         # vLLM scores the last token of a prompt only if one more token could be written.
         longest = None if wanted is None else min(wanted + 1, trained or wanted + 1)
-        fitting = max(256, min(8192, LOGITS_BYTES // (BYTES_OF_A_LOGIT * self.vocab_size)))
+        fitting = LOGITS_BYTES // (BYTES_OF_A_LOGIT * self.vocab_size) if logits_at_once else MOST_TOKENS
         return {
             "model": str(self.files.local_path or self.name),
             "revision": self.files.commit,
@@ -64,7 +67,7 @@ class VllmStudent(VllmSource):
             # A cached prefix has made log-probabilities depend on what was asked before.
             "enable_prefix_caching": False,
             "enable_chunked_prefill": True,
-            "max_num_batched_tokens": tokens_per_batch or fitting,
+            "max_num_batched_tokens": tokens_per_batch or max(256, min(fitting, MOST_TOKENS)),
             "worker_extension_cls": STRICT_RANKS,
             **self.model_kwargs,
         }
@@ -118,7 +121,35 @@ def _parts(rows: Sequence[EncodedRow]) -> Iterator[list[EncodedRow]]:
         yield part
 
 
+def _end_waiting_for_the_dead(llm: Any) -> None:
+    """Tells vLLM that its own process has ended: if that was killed, vLLM waits for its answers for ever."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    def tell() -> None:
+        reader.join()  # ends with the process
+        client.outputs_queue.put(EngineDeadError())
+
+    client = llm.llm_engine.engine_core
+    reader: Any = getattr(client, "output_queue_thread", None)
+    if reader is not None:
+        threading.Thread(target=tell, daemon=True).start()
+
+
+def _makes_logits_at_once() -> bool:
+    """Whether vLLM makes the logits of all tokens of a step at once.
+
+    Its first model runner does, up to version 0.32: on CPUs, and where Triton is missing. Its second one, which
+    version 0.32 takes elsewhere, makes those of 1,024 tokens at a time.
+    """
+    from vllm import envs
+    from vllm.triton_utils import HAS_TRITON
+
+    asked = envs.VLLM_USE_V2_MODEL_RUNNER
+    return not (HAS_TRITON if asked is None else asked)
+
+
 def _import_vllm() -> Any:
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is the caller's
     try:
         import vllm
     except ImportError as error:

@@ -27,8 +27,8 @@ _PROBE_SECONDS = 0.5
 def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_rows: int) -> dict[str, Any]:
     """Estimates tokens, memory and hours of a run on one process here, from 200 encoded rows and no weights.
 
-    Rows that an earlier run of the same folder has scored cost nothing. Memory and hours are ``None`` where a server
-    runs the student.
+    Rows that an earlier run of the same folder has scored cost nothing. Memory and hours are ``None`` where another
+    engine than transformers runs the student.
     """
     run = RunFolder(output_dir, dataset, scorer)
     row_format, device, units = run.row_format, scorer.placement, run.units_left(unit_rows)
@@ -54,15 +54,14 @@ def estimate_run(dataset: Dataset, scorer: RSRScorer, output_dir: Path, unit_row
         "memory_gib": None,
         "hours": None,
     }
-    if getattr(source, "engine", None) == "server":
+    if getattr(source, "engine", "transformers") != "transformers":
         return found
     wanted = source.torch_dtype
     dtype = wanted if isinstance(wanted, torch.dtype) else getattr(config, "dtype", None) or torch.float32
     batch = scorer._options["tokens_per_batch"] or default_tokens_per_batch(device)
     memory = parameters * dtype.itemsize + batch * bytes_per_token(config, dtype) + default_chunk_bytes(device)
-    read_once = getattr(source, "engine", "transformers") == "transformers" and _shares_beginnings(model)
     one_by_one = sum(part.read_ids.size for row in rows for part in row.sequences)
-    read = tokens if read_once or not sampled else tokens * one_by_one / sampled
+    read = tokens if _shares_beginnings(model) or not sampled else tokens * one_by_one / sampled
     batches = round(read / max(len(units), 1) / batch)
     seconds = 2 * parameters * read / (0.5 * _matrix_rate(device, dtype, batches)) if tokens else 0.0
     return found | {"memory_gib": round(memory / 2**30, 2), "hours": round(seconds / 3600, 3)}

