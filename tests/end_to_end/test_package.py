@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -26,25 +27,41 @@ print(rsr_datasets.preview_card(scored, provenance=record))
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of what git has, so that nothing else of the folder gets in."""
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a source distribution, and of a wheel built from it, of what git has and nothing else."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     for name in files.stdout.split("\n"):
-        if name and not name.startswith("tests/") and (ROOT / name).is_file():
+        if name and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(output), str(source)]
+    who = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+    for command in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "--quiet", "--message=all"]):
+        subprocess.run(["git", *command], cwd=source, check=True)
+    command = [sys.executable, "-m", "build", "--outdir", str(output), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    return next(output.glob("*.whl"))
+    return output
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    return next(built.glob("*.whl"))
 
 
 def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     files = [f for f in (ROOT / "rsr_datasets").rglob("*") if f.is_file() and "__pycache__" not in f.parts]
     assert {str(file.relative_to(ROOT)) for file in files} <= names
-    assert {f"rsr_datasets/cards/{file.name}" for file in (ROOT / "cards").glob("*.*")} <= names
+    assert {f"rsr_datasets/cards/{file.name}" for file in (ROOT / "cards").glob("*.jinja")} <= names
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
+    assert wheel.stat().st_size < 1_000_000
+
+
+def test_the_source_distribution_holds_the_tests(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    assert {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("*.py")} <= names
+    assert {"scripts/test.sh", "scripts/tour.ipynb", "cards/CHANGELOG.md", "cards/CITATION.cff"} <= names
 
 
 def test_the_wheel_works_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
