@@ -1,4 +1,4 @@
-"""The README's Ray Data recipe, with a real Ray and two actors."""
+"""The guide's Ray Data recipe, with a real Ray and two actors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datasets import Dataset, load_dataset
 from rsr_datasets import RSRScorer
 
 pytest.importorskip("ray", reason="Ray is not installed")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "cards" / "guides" / "scale.md").read_text(encoding="utf-8")
 
 BEFORE = """
 import os, sys, time
@@ -47,7 +47,7 @@ def test_the_recipe_scores_with_two_actors(student_folder: str, tmp_path: Path) 
     ]
     dataset = Dataset.from_list(rows)
     dataset.save_to_disk(tmp_path / "dataset")
-    recipe = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import ray" in block)
+    recipe = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "import ray" in block)
     for written, here in (
         ("HuggingFaceTB/SmolLM2-135M-Instruct", student_folder),
         ("num_gpus=1", "num_cpus=1"),
