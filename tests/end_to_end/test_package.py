@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 import rsr_datasets
+from rsr_datasets.scoring.settings import SCORES_VERSION
 
 USE = """
 import pathlib, sys
@@ -84,3 +86,9 @@ def test_the_wheel_works_outside_the_repository(wheel: Path, tmp_path: Path) -> 
 def test_everything_public_has_a_docstring_that_someone_wrote(name: str) -> None:
     docstring = getattr(rsr_datasets, name).__doc__ or ""
     assert len(docstring) > 40 and not docstring.startswith(f"{name}(")  # a dataclass without one shows its signature
+
+
+def test_the_changes_name_the_version_of_the_scores() -> None:
+    lines = (ROOT / "cards" / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    newest = next(line for line in lines if re.match(r"\| \d", line))
+    assert newest.startswith(f"| {SCORES_VERSION} |")
