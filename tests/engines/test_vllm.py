@@ -205,7 +205,7 @@ def test_teachers_are_ranked_in_process_as_by_transformers(
     expected = rank_teachers(by_transformers.select(some))
     assert len(ranking.teachers) > 1
     for found, known in zip(ranking.teachers, expected.teachers, strict=True):
-        assert found.teacher == known.teacher and found.score.rsr == pytest.approx(known.score.rsr, rel=1e-3)
+        assert found.teacher == known.teacher and found.score.value == pytest.approx(known.score.value, rel=1e-3)
 
 
 def test_a_run_stops_with_its_server_and_waits_for_it_where_it_may(
