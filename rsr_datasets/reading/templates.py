@@ -140,7 +140,7 @@ def _render(
     try:
         _environment(source)
         texts, _ = chat_template_utils.render_jinja_template(
-            conversations=[messages],
+            conversations=[[_with_reasoning(message) for message in messages]],
             tools=tools,
             chat_template=source,
             add_generation_prompt=add_generation_prompt,
@@ -151,6 +151,13 @@ def _render(
     except Exception as error:  # a template is a program of its own: whatever it raises concerns this row
         raise TemplateRefusedError(f"the chat template refused the row: {error}") from error
     return str(texts[0])
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """The reasoning under the names that templates read, as transformers from 5.21 on gives it."""
+    names = ("reasoning_content", "thinking", "reasoning")
+    reasoning = next((message[name] for name in names if message.get(name) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 @functools.lru_cache(maxsize=64)
