@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,10 @@ class Estimate:
     low: float
     high: float
     count: int
+
+    def within(self, least: float, most: float) -> "Estimate":
+        """The estimate with an interval that ends where the number can be at all."""
+        return replace(self, low=max(self.low, least), high=min(self.high, most))
 
     def __str__(self) -> str:
         if math.isnan(self.value):

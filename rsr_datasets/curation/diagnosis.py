@@ -236,7 +236,9 @@ class _Comparison:
             overall, within, between = next(estimates), next(estimates), next(estimates)
             associations.append(Association(overall=overall, within=within, between=between, **about))
         correctness = next(estimates) if self._has_correctness else None
-        overlaps = [Overlap(rule, next(estimates), chance, next(estimates)) for rule, chance in self._overlaps]
+        overlaps = [
+            Overlap(rule, next(estimates).within(0, 1), chance, next(estimates)) for rule, chance in self._overlaps
+        ]
         return tuple(associations), correctness, tuple(overlaps)
 
 

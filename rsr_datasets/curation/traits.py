@@ -36,7 +36,7 @@ def read_correctness(dataset: Dataset, column: str) -> FloatArray:
 
 
 def count_turns(dataset: Dataset, columns: Mapping[str, str] | None) -> FloatArray | None:
-    """The number of the assistant's messages of each row; ``None`` where no column lists messages."""
+    """The assistant's messages of each row, NaN without any list of them; ``None`` where no column lists messages."""
     row_format = _format(dataset, columns)
     name = row_format.columns[FORMATS[row_format.kind][-1]] if row_format else ""
     kind = dataset.data.table.schema.field(name).type if name else pa.null()
@@ -53,7 +53,8 @@ def count_turns(dataset: Dataset, columns: Mapping[str, str] | None) -> FloatArr
             own = pc.fill_null(pc.is_in(roles, value_set=_WRITTEN_BY_ASSISTANT), False)
             sizes = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
             owners = np.repeat(np.arange(len(chunk)), sizes)
-            found.append(np.bincount(owners, own.to_numpy(zero_copy_only=False), minlength=len(chunk)))
+            turns = np.bincount(owners, own.to_numpy(zero_copy_only=False), minlength=len(chunk))
+            found.append(np.where(chunk.is_null(), np.nan, turns))
         counts[where] = np.concatenate(found)
     return counts
 

@@ -16,7 +16,7 @@ from .rows import KeptRows, ReportRows, shown
 _SURE, _LIKELY, _POSSIBLE = 0.975, 0.8, 0.05
 _WHY_NOT_KEPT = {
     "worse": "had a worse score",
-    "incorrect": "were incorrect where another answer to the problem was correct",
+    "incorrect": "were not known to be correct where another answer to the problem was",
     "unscored": "have no score",
     "truncated": "were scored on a part of the response alone",
     "outside_token_limits": "were too long or too short",
@@ -114,14 +114,16 @@ def _about_rows(rows: ReportRows, kept: KeptRows | None) -> Iterator[str]:
 def _about_correctness(rows: ReportRows, kept: KeptRows | None) -> Iterator[str]:
     known = np.isfinite(rows.correct)
     fit = "RSR tells how well a trajectory suits the student, not whether it is right"
+    whose = "" if known.all() else " whose correctness is known"
     if not known.any():
         yield f"{fit}; nothing in the data tells that."
         return
-    of_all = f"{(rows.correct[known] > 0).mean():.0%} of all rows"
+    of_all = f"{(rows.correct[known] > 0).mean():.0%} of all"
     if kept is not None and (chosen := kept.marks & known).any():
-        yield f"{(rows.correct[chosen] > 0).mean():.0%} of the selected rows are correct, and {of_all}: {fit}."
+        right, such = (rows.correct[chosen] > 0).mean(), " such" if whose else ""
+        yield f"{right:.0%} of the selected rows{whose} are correct, and {of_all}{such} rows: {fit}."
     else:
-        yield f"{of_all} are correct: {fit}."
+        yield f"{of_all} rows{whose} are correct: {fit}."
 
 
 def _statuses(rows: ReportRows) -> str:

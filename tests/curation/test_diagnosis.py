@@ -295,10 +295,15 @@ class TestSentences:
     ) -> None:
         names = ["assistant", "GPT", "ai", "user", "tool_call", "system"]
         written = [[{"role": name, "content": "!"} for name in names]]
-        rows = Dataset.from_dict({column: written, "prompt": ["?"], "q": ["?"]})
+        rows = Dataset.from_dict({column: [*written, None], "prompt": ["?"] * 2, "q": ["?"] * 2})
         given = columns and {"user": "q", **columns}
         counted = count_turns(rows, given)
-        assert counted is not None and counted.tolist() == [4]
+        assert counted is not None and counted[0] == 4 and np.isnan(counted[1])
+
+    def test_a_share_has_no_interval_below_0_or_above_1(self) -> None:
+        rows = rows_of([1.0, 2, 3] * 6, tokens=[1, 2, 3] * 5 + [2, 1, 3], problem_id=np.arange(18) // 3)
+        shares = {overlap.rule: overlap.share for overlap in diagnose(rows, "problem_id").overlaps}
+        assert shares["shortest"].high == 1 and 0 < shares["shortest"].low < 5 / 6
 
     def test_teachers_of_picks_by_length(self) -> None:
         """One of two teachers is always better and always shorter."""

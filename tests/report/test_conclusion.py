@@ -122,11 +122,12 @@ def test_correctness_is_told_where_it_is_known(tmp_path: Path) -> None:
     rows = rows_of({"ada": spread(2, 0), "bob": spread(3, 1)}, is_correct=right)
     found = diagnose(rows, "problem_id", correct="is_correct")
     assert conclusion(tmp_path, rows)[2:4] == [
-        f"67% of all rows are correct: {FIT}.",
+        f"67% of all rows whose correctness is known are correct: {FIT}.",
         *found.sentences_about("correctness"),
     ]
     selected = conclusion(tmp_path, rows, selected=rows.select(range(50, 70)))
-    assert f"50% of the selected rows are correct, and 67% of all rows: {FIT}." in selected
+    known = "of the selected rows whose correctness is known are correct, and 67% of all such rows"
+    assert f"50% {known}: {FIT}." in selected
     renamed = rows.rename_column("is_correct", "right")
     assert conclusion(tmp_path, renamed, correct="right") == conclusion(tmp_path, rows)
     assert f"{FIT}; nothing in the data tells that." in conclusion(tmp_path, renamed)

@@ -39,6 +39,12 @@ def change_config(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+@pytest.mark.parametrize("path", ["nosuch.gguf", "./nosuch", "/nosuch/student", "models/of/mine", "~/nosuch"])
+def test_a_path_that_leads_nowhere_is_not_asked_of_the_hub(path: str) -> None:
+    with pytest.raises(ValueError, match=f"student '{path}': there is no such file or folder here"):
+        TransformersStudent(path).load(CPU, {})
+
+
 class TestFolders:
     def test_a_missing_or_a_damaged_shard(self, tmp_path: Path) -> None:
         make_model("llama", VOCABULARY).save_pretrained(tmp_path, max_shard_size="20KB")
