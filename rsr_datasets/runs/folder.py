@@ -233,6 +233,8 @@ def _read_settings(file: Path) -> dict[str, Any]:
             raise ValueError(f"{file.parent} was begun with torch_compile, which is gone: give another output_dir")
         options = {"tokens_per_batch": settings["tokens_per_batch"], "share_prefixes": settings["share_prompts"]}
         settings |= {"format": RUN_FORMAT, "options": options}
+    if settings["format"] != RUN_FORMAT:
+        raise ValueError(f"{file.parent} has format {settings['format']}, of a later version: give another output_dir")
     return settings
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Features, LargeList, List
+from datasets import ClassLabel, Dataset, Features, Json, LargeList, List
 from datasets.utils import tqdm
 
 from .columns import PRUNED, STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
@@ -160,7 +160,7 @@ def _without_decoding(feature: Any) -> Any:
         return {key: _without_decoding(part) for key, part in feature.items()}
     if isinstance(feature, List | LargeList):
         return replace(feature, feature=_without_decoding(feature.feature))
-    return replace(feature, decode=False) if hasattr(feature, "decode") else feature
+    return replace(feature, decode=False) if hasattr(feature, "decode") and not isinstance(feature, Json) else feature
 
 
 def as_json_text(values: Sequence[Any], feature: Any) -> Sequence[Any]:

@@ -132,7 +132,7 @@ def test_when_a_machine_dies_the_launcher_of_the_other_one_lets_it_do_the_work(
 
 def test_every_process_is_refused(source: Path, student_folder: str, undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
-    for folder, message in ((undisturbed, "rank_clip 100, now 7"), (tmp_path, "not a run folder")):
+    for folder, message in ((undisturbed, "rank_clip= was 100 and is 7 now"), (tmp_path, "not a run folder")):
         for process in launch(source, student_folder, folder, 2, options={"rank_clip": 7}):
             _, err = process.communicate()
             assert process.poll() != 0 and message in err
