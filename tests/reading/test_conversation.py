@@ -348,8 +348,11 @@ def test_a_template_may_change_texts_that_are_not_the_assistants(change: str, qu
     for answer in answers:
         messages += [*conversation(question, answer), {"role": "tool", "content": result}]
     row = {"messages": messages}
-    assert own_text(_hypothesis_tokenizer(), row, template) == "".join(answers)
-    assert scored_text(_hypothesis_tokenizer(), row, template, turns="last") == answers[-1]
+    try:
+        assert own_text(_hypothesis_tokenizer(), row, template) == "".join(answers)
+        assert scored_text(_hypothesis_tokenizer(), row, template, turns="last") == answers[-1]
+    except UnscorableRowError as error:  # wrapped lines may hide where a text is: then the row is refused, never wrong
+        assert change == "wordwrap(9)" and error.status == "template_dropped_text"
 
 
 def test_text_that_a_template_changes_is_not_scored_where_the_assistant_wrote_it(tokenizer) -> None:
