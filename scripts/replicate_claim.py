@@ -18,7 +18,7 @@ a start that knew sums of two numbers alone and with 60 steps a student, all stu
 The run took 10.8 CPU minutes and does not support the claim: students of the lowest RSR were right 56% of the time, of
 random picks 52% (difference +0.03 [-0.10, +0.17], inconclusive), of the shortest 92%, and the start alone 59%. RSR
 against score is inconclusive over five arms (Spearman +0.60 [-0.67, +0.98]) and six teachers (+0.03 [-0.80, +0.82]).
-Of the rows with the lowest RSR 86% are in the style that is new to the start, whose own students were the worst (52%).
+86% of the rows with the lowest RSR are in the style that is new to the start, whose own students were the worst (52%).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from .wording import help_in_flags
 
 _ROWS, _STUDENT, _SPEED, _SCORING, _OUTPUT = "Rows", "Student", "Speed", "Scoring, with --student", "Output"
 _MAIN = {
-    "score": "What is scored",
+    "score": "Scoring",
     "teachers": "Ranking",
     "diagnose": "Diagnosis",
     "select": "Selection",
@@ -38,7 +38,7 @@ _EXCEPTIONS = {
 
 
 def examples(*lines: str) -> str:
-    """An epilog of commands, each on a line of its own, which may begin with a remark and a colon."""
+    """An epilog of commands, each on a line of its own."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 

@@ -57,8 +57,6 @@ def estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
     if estimate["hours"] is not None:
         minutes = f"about {60 * estimate['hours']:,.1f} minutes of one process"
         cost = f"{minutes} and {estimate['memory_gib']:.2f} GiB of device memory"
-    found = (
-        f"{sum(estimate['statuses'].values()):,} rows that were looked at: {counted(estimate['statuses']) or 'none'}"
-    )
+    found = f"{sum(estimate['statuses'].values()):,} rows were looked at: {counted(estimate['statuses']) or 'none'}"
     about = f"about {estimate['tokens']:,} tokens, for a student of {parameters}"
-    return f"{name or 'all'}: {rows}, {about}: {cost}. Of {found}"
+    return f"{name or 'all'}: {rows}, {about}: {cost}. {found}"

@@ -49,7 +49,7 @@ class Estimate:
 class Statistic:
     """A number that is, or whose error is, a ratio of sums over independent blocks of groups.
 
-    ``upper`` and ``lower`` have the shape ``(blocks,)``. Of a ``linearised`` number they give the error on Fisher's
+    ``upper`` and ``lower`` have the shape ``(blocks,)``. For a ``linearised`` number they give the error on Fisher's
     scale: the influences of the rows, and their number.
     """
 

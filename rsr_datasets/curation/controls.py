@@ -86,7 +86,7 @@ def control_subsets(
         scored: The scored rows that the selection was made from.
         selected: The selection.
         group_by: The column that tells problems apart, or several, as in :func:`select_trajectories`.
-        seed: Of the random arm, and of what decides between equal rows.
+        seed: Seed of the random arm, and of the choice between equal rows.
         match: ``"tokens"`` also brings each arm's scored tokens to within 5% of the selection's, except those of
             ``shortest``; ``"teacher"`` gives each arm the selection's shares of teachers to within 1% of the rows. An
             arm then takes the nearest rows to its rule with which the whole arm matches.

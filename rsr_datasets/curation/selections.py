@@ -58,7 +58,7 @@ def select_trajectories(
         group_by: The column that tells problems apart, or several. ``"prompt"`` is the column of that name, or,
             where there is none, the conversation before the first scored turn; both are compared by content.
         keep: Rows to keep per problem; a problem with fewer keeps them all.
-        correct: Boolean column with each candidate's correctness. Of a problem with at least one correct candidate
+        correct: Boolean column with each candidate's correctness. From a problem with at least one correct candidate
             only correct ones are kept, even if none of them has a score; of a problem with none all may be kept
             (paper, section E.3.1). Null is unverified: it counts as not correct, no better and no worse than false.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.

@@ -37,7 +37,7 @@ class Metric:
             number that is not finite counts as undefined. To be used in several processes, the function must be
             importable or picklable.
         direction: Whether ``"lower"`` or ``"higher"`` values mean that the trajectory suits the student better.
-        formula: What ``compute`` does, parameters included, for people and for telling two runs apart. ``r`` are
+        formula: The formula of ``compute``, parameters included, for people and for telling two runs apart. ``r`` are
             ranks, ``r'`` ranks clipped at ``rank_clip``, ``s`` surprisals, ``h`` entropies.
         source: Where the metric was proposed.
         needs: Arrays that ``compute`` reads beyond ranks and surprisals, each of which costs time: ``"entropies"``,

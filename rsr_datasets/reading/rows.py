@@ -70,7 +70,7 @@ class EncodedRow:
 class Tokens(NamedTuple):
     """A tokenized text: ids, int64, and which tokens count, never one that the tokenizer added around the text.
 
-    Of each image in the text, ``image_starts`` is the position of the first token.
+    ``image_starts`` are the positions of each image's first token.
     """
 
     ids: IntArray

@@ -108,7 +108,7 @@ def _about_rows(rows: ReportRows, kept: KeptRows | None) -> Iterator[str]:
         dropped.update(report.get("dropped") or {})
     if dropped and dropped.total() == total - len(kept.dataset):
         reasons = [f"{count:,} {_WHY_NOT_KEPT.get(reason, reason)}" for reason, count in dropped.most_common()]
-        yield f"Of the others, {_listed(reasons)}{_statuses(rows) if dropped['unscored'] else ''}."
+        yield f"The others: {_listed(reasons)}{_statuses(rows) if dropped['unscored'] else ''}."
 
 
 def _about_correctness(rows: ReportRows, kept: KeptRows | None) -> Iterator[str]:

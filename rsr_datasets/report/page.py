@@ -64,7 +64,7 @@ def build_report(
     """Writes a page that concludes from scored trajectories, and shows teachers, scores, lengths and tokens.
 
     The page is a single HTML file under 5 MB that needs no network. Counts, ratios and distributions are those of all
-    rows. Of the points at most ``max_points`` are drawn, as many of each teacher; the page holds the text of as many
+    rows. At most ``max_points`` points are drawn, as many of each teacher; the page holds the text of as many
     problems as fit, with all their candidates, and says what was sampled. Equal arguments give the same bytes.
 
     Args:
@@ -81,7 +81,7 @@ def build_report(
         tokenizer: The student's tokenizer, or a Hub id, a folder or a ``.gguf`` file to load it from. With it, and
             the token columns (``token_columns=True``), trajectories are shown token by token, else as plain text.
         max_points: The most points in a plot, at most 20,000. Trajectories whose text is in the page are drawn too.
-        seed: Of the samples and the bootstrap.
+        seed: Seed of the samples and the bootstrap.
         column_prefix: The ``column_prefix`` that the scorer had.
         title: The page's title; ``None`` for one with the student's name.
         turns: Which assistant turns were scored.

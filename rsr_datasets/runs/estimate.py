@@ -14,7 +14,7 @@ from ..engines.transformers.batches import bytes_per_token, default_chunk_bytes,
 from ..engines.transformers.classes import auto_classes, decoder_name, text_module
 from ..engines.transformers.packing import packed_decoder
 from ..engines.transformers.speedups import SPEEDUPS
-from ..engines.transformers.speedups.side_by_side import side_by_side
+from ..engines.transformers.speedups.side_by_side import side_by_side, usable_cores
 from ..reading.rows import EncodedRow
 from ..scoring.scorer import RSRScorer
 from ..tables.arrays import read_rows
@@ -95,6 +95,6 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype, batches: int) -> floa
         float(product(matrix)[0, 0])
     with side_by_side(device, batches) as (start, at_once):
         started = time.perf_counter()
-        waits = [start(count_products) for _ in range(at_once)]
+        waits = [start(count_products) for _ in range(min(at_once, usable_cores()))]
         products = sum(wait() for wait in waits)
         return 2 * _PROBE_SIZE**3 * products / (time.perf_counter() - started)

@@ -8,7 +8,7 @@ from ..reading.templates import DEFAULT_DATE, resolve_chat_template
 from ..utils.files import hash_text, read_json
 from ..utils.texts import shorten
 
-# What decides scores without a student, as an argument has it; ``_LATER`` is recorded only where not the default.
+# Arguments that decide scores whoever the student is; ``_LATER`` are recorded only where not the default.
 _LATER = {"engine": "transformers", "reasoning": "as_is", "template_date": DEFAULT_DATE}
 _MAPPINGS = ("chat_template_kwargs", "columns")
 _PLAIN = ("rank_clip", "max_length", "on_overflow", "turns", "logits_dtype", *_LATER, "column_prefix", "token_columns")
@@ -39,7 +39,7 @@ def require_same_settings(
 def refuse_other_arguments(folder: Path, arguments: Mapping[str, Any]) -> None:
     """Raises ``ValueError`` if scores in a folder, or in those of its splits, were made with other arguments.
 
-    What needs neither the student nor its tokenizer is compared; scoring compares the rest.
+    Arguments that need neither the student nor its tokenizer are compared here; scoring compares the rest.
 
     Args:
         folder: The output folder.

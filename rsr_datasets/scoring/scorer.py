@@ -80,7 +80,7 @@ class RSRScorer:
             turn in the rendering that the student sees when it writes the turn.
         reasoning: Where the chat template gets a turn's reasoning: ``"as_is"``, ``"in_content"`` (reasoning in a field
             becomes ``<think>`` text before the content) or ``"in_field"`` (the other way round).
-        engine: What runs the student: ``"transformers"``; ``"vllm"``, in this process; or ``"server"``, a vLLM server.
+        engine: Runs the student: ``"transformers"``; ``"vllm"``, in this process; or ``"server"``, a vLLM server.
         logits_dtype: The numbers of the logits: ``"student"`` (as published) or ``"float32"``, which breaks the ties
             of bfloat16 logits, at the price of a float32 copy of the output head.
         template_date: The day, ``YYYY-MM-DD``, that chat templates write which ask for today's date.

@@ -168,7 +168,7 @@ def test_help_has_titles_and_speaks_of_flags(name: str) -> None:
     titles = re.findall(r"^(\w.*):$", shown, re.MULTILINE)
     assert titles[0] == "Rows" and titles[-1] == "Output" and len(titles) > 2
     if name == "score":
-        assert titles == ["Rows", "Student", "What is scored", "Speed", "Output"]
+        assert titles == ["Rows", "Student", "Scoring", "Speed", "Output"]
     sections = dict(zip(titles, re.split(r"^\w.*:$", shown, flags=re.MULTILINE)[1:], strict=True))
     assert "--config" in sections["Output"] and "--split" in sections["Rows"]
     text = " ".join(shown.split())

@@ -58,7 +58,7 @@ def test_the_page_begins_with_the_conclusion(champ: Dataset, tmp_path: Path, ope
         "100% of the resamples of problems; next is GPT-4 (2.79).",
         f"The selection keeps 270 of 1,350 rows and lowers RSR from {selection.rsr_before:.2f} to "
         f"{selection.rsr_after:.2f}.",
-        "Of the others, 1,080 had a worse score.",
+        "The others: 1,080 had a worse score.",
         f"{FIT}; nothing in the data tells that.",
         *diagnose(champ, "problem_id").sentences_about("length"),
     ]
@@ -107,7 +107,7 @@ def test_it_says_why_rows_fell(tmp_path: Path) -> None:
     twice = conclusion(tmp_path, rows, selected=half)
     assert f"keeps {len(half)} of 60 rows" in twice[1] and f"{58 - len(half)} had a worse score" in twice[2]
     lost = conclusion(tmp_path, rows, selected=Dataset.from_dict(half[:]))
-    assert not any(sentence.startswith("Of the others") for sentence in lost)
+    assert not any(sentence.startswith("The others") for sentence in lost)
 
 
 def test_a_selection_of_worse_rows_raises_the_ratio(tmp_path: Path) -> None:

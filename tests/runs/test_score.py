@@ -258,7 +258,7 @@ def test_a_run_of_which_nothing_is_done_may_begin_anew(dataset: Dataset, student
     with pytest.raises(ValueError, match="cannot load"):
         score_dataset(rows, RSRScorer(str(broken)), tmp_path / "run")
     assert len(score_dataset(rows, RSRScorer(student_folder), tmp_path / "run")) == 6
-    with pytest.raises(ValueError, match="there is no such file or folder"):
+    with pytest.raises(ValueError, match=r"cannot load .*: there is no such file or folder"):
         score_dataset(rows, RSRScorer(str(tmp_path / "nowhere")), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

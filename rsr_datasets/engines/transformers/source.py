@@ -355,9 +355,9 @@ def _has_file(where: str, file: str, arguments: Mapping[str, Any]) -> bool:
 
 def _load(name: str, auto_class: Any, where: str, arguments: dict[str, Any]) -> Any:
     is_path = where.startswith((".", "/", "~")) or where.count("/") > 1 or where.endswith(".gguf")
-    if is_path and not Path(where).exists():
-        raise ValueError(f"student {name!r}: there is no such file or folder here, and no Hub id is written so")
     with refusing(f"{auto_class.__name__} cannot load {name!r}"):
+        if is_path and not Path(where).exists():
+            raise ValueError("there is no such file or folder here, and no Hub id is written so")
         try:
             return auto_class.from_pretrained(where, **arguments)
         except pickle.UnpicklingError as error:  # its own advice is to run whatever the file holds

@@ -24,7 +24,7 @@ _PROBED_TOKENS = 8
 
 
 class Vision:
-    """What reads rows with images. ``ValueError`` refuses a student of which the probe at load disagrees.
+    """Reads rows with images. ``ValueError`` refuses a student that fails the probe, which is run first.
 
     Every family has names of its own for pixel values and what goes with them: the processor gives them, the base
     model takes them. Numbers for each token come from the token ids.
@@ -70,7 +70,7 @@ class Vision:
         return self._moved({"input_ids": input_ids, **given})
 
     def _processed(self, pictures: Sequence[Sequence[Any]]) -> Mapping[str, Any]:
-        """What the processor makes of the pictures of some rows, without the rows' own text."""
+        """The processor's values for the pictures of some rows, without the rows' own text."""
         marks = [self._mark * len(some) for some in pictures] if self._mark else None
         with self._lock:
             found: Mapping[str, Any] = self.processor(text=marks, images=pictures, padding=True, return_tensors="pt")

@@ -26,7 +26,7 @@ function drawDistributions() {
     axis(),
   );
   byId("distributions-lead").append(
-    "Of all trajectories with a score, on logarithmic axes. The line is the median, the bar below it the middle half.",
+    "All trajectories with a score, on logarithmic axes. The line is the median, the bar below it the middle half.",
     teachers.some(({ distributions }) => distributions.rsr?.bins)
       ? " The first and last bins hold what lies beyond the axis."
       : "",

@@ -1,6 +1,6 @@
 "use strict";
 
-// What the other scripts build on: elements, numbers as text, the tooltip.
+// The base of the other scripts: elements, numbers as text, the tooltip.
 //
 // All text of the data reaches the page through text nodes: element() and drawing() are the only makers of elements,
 // and neither parses markup.

@@ -41,7 +41,7 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize("path", ["nosuch.gguf", "./nosuch", "/nosuch/student", "models/of/mine", "~/nosuch"])
 def test_a_path_that_leads_nowhere_is_not_asked_of_the_hub(path: str) -> None:
-    with pytest.raises(ValueError, match=f"student '{path}': there is no such file or folder here"):
+    with pytest.raises(ValueError, match=f"cannot load '{path}': there is no such file or folder here"):
         TransformersStudent(path).load(CPU, {})
 
 

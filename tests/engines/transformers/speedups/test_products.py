@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rsr_datasets.engines.transformers.engine import TransformersEngine
 from rsr_datasets.engines.transformers.speedups import products
 from rsr_datasets.engines.transformers.speedups.products import OneDnnLinear, onednn_is_faster, with_faster_products
+from rsr_datasets.engines.transformers.speedups.side_by_side import side_by_side, usable_cores
 from rsr_datasets.reading.rows import EncodedRow
 from rsr_datasets.runs import estimate
 
@@ -125,6 +127,20 @@ def test_layers_that_would_give_other_numbers_stay_as_they_are(
     row = EncodedRow(np.arange(60), np.arange(1, 60))
     found = student.score([row])[0]
     assert_scored_the_same(found.ranks, found.surprisals, plain_scores(model, row))
+
+
+def test_a_dry_run_starts_a_probe_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    @contextlib.contextmanager
+    def counting(device: torch.device, batches: int) -> Iterator[tuple[Any, int]]:
+        with side_by_side(device, batches) as (start, at_once):
+            yield lambda work: started.append(1) or start(work), at_once
+
+    monkeypatch.setattr(estimate, "side_by_side", counting)
+    monkeypatch.setattr(estimate, "_PROBE_SECONDS", 0.01)
+    assert estimate._matrix_rate(torch.device("cpu"), torch.float32, batches=1000) > 0
+    assert len(started) == usable_cores()
 
 
 def test_a_dry_run_times_the_library_that_will_multiply(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
