@@ -45,6 +45,7 @@ class OutputHead:
             chunk = slice(start, start + chunk_tokens)
             logits = self.logits(hidden[chunk])
             found = rank_and_surprisal(logits, targets[chunk].to(logits.device), entropies)
+            del logits  # or two chunks of logits would be held at once
             ranks[chunk], surprisals[chunk] = found[:2]
             if found_entropies is not None and found[2] is not None:
                 found_entropies[chunk] = found[2]
