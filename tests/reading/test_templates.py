@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import trl
 from datasets import Dataset
+from packaging.version import Version
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -461,6 +463,7 @@ def test_without_reasoning_each_turn_is_what_it_is_in_the_whole(template: str) -
     assert bool(differ) == (template in EACH_DIFFERS), differ
 
 
+@pytest.mark.skipif(Version(pyarrow.__version__) < Version("24"), reason="it sorts the keys of a dict in a column")
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_messages_as_arrow_returns_them_score_as_the_originals_do(template: str) -> None:
     names = [name for name in CASES if "blocks" not in name and "as text" not in name]
