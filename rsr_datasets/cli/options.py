@@ -8,6 +8,7 @@ import ast
 import inspect
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import resolve_name
@@ -16,6 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
+
+from ..utils.texts import did_you_mean
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -85,7 +88,8 @@ def read_config(context: typer.Context, file: Path | None) -> Path | None:
     values |= {name: [value] for name, value in values.items() if name in lists and isinstance(value, str)}
     known = {str(parameter.name) for parameter in context.command.params} - {"config", "help"}
     if unknown := sorted(values.keys() - known):
-        raise typer.BadParameter(f"{file}: no option {unknown[0]!r}; there are {sorted(known)}")
+        like = did_you_mean(unknown[0], known)
+        raise typer.BadParameter(f"{file}: no option {unknown[0]!r}{like}; there are {sorted(known)}")
     context.default_map = {**(context.default_map or {}), **values}
     return file
 
@@ -106,12 +110,23 @@ def _option(name: str, kinds: set[str], choices: tuple[str, ...], default: Any, 
 
 def _json_object(value: Any) -> dict[str, Any]:
     try:
-        value = json.loads(value) if isinstance(value, str) else value
+        found = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise typer.BadParameter(f"{value!r} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter(f"{value!r} is not a JSON object")
-    return value
+        raise typer.BadParameter(f"{value!r} is not JSON ({error}); type {_as_json_object(value)}") from error
+    if not isinstance(found, dict):
+        raise typer.BadParameter(f"{value!r} is not a JSON object; type {_as_json_object(str(value))}")
+    return found
+
+
+def _as_json_object(text: str) -> str:
+    """What to type for a text such as ``user=problem``, or one that lost its quotes; else an example."""
+    pairs = re.sub(r"(\w)[=:]\s*", r"\1: ", text.strip().removeprefix("{").removesuffix("}"))
+    try:
+        found = yaml.safe_load(f"{{{pairs}}}")
+    except yaml.YAMLError:
+        found = {}
+    is_clear = bool(found) and None not in found.values()
+    return shlex.quote(json.dumps(found if is_clear else {"name": "value"}, ensure_ascii=False, default=str))
 
 
 @cache

@@ -16,7 +16,7 @@ from ..reading.rows import EncodedRow
 from ..reading.steps import split_text, step_ends, token_steps
 from ..reading.templates import REASONING_KEYS
 from ..scoring.scorer import RSRScorer
-from ..tables.arrays import read_rows, replace_column
+from ..tables.arrays import read_rows, replace_column, require_columns
 from ..tables.columns import ScoreColumns, score_prefixes
 from ..tables.splits import require_dataset
 
@@ -74,8 +74,7 @@ def answer_confidence(
         raise ValueError(f"max_probes={max_probes!r}: {message}")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold}: must be in (0, 1)")
-    if answer_column not in require_dataset(dataset).column_names:
-        raise ValueError(f"answer_column={answer_column!r}: no such column; the dataset has {dataset.column_names}")
+    require_columns(require_dataset(dataset), [answer_column], ScoreColumns())
     row_format, tokenizer = scorer.find_format(dataset.column_names), scorer.load_tokenizer()
     if scorer.settings["turns"] == "each" or row_format.kind == TOKENIZED:
         raise ValueError('the answer is asked for in one rendering of text: use turns="all" or turns="last"')
@@ -157,8 +156,7 @@ def truncate_at(dataset: Dataset, column: str, *, columns: Mapping[str, str] | N
         ValueError: If a column is missing, or a row to cut has another form.
         TypeError: If ``dataset`` is not a ``Dataset``.
     """
-    if column not in require_dataset(dataset).column_names:
-        raise ValueError(f"column={column!r}: no such column; the dataset has {dataset.column_names}")
+    require_columns(require_dataset(dataset), [column], ScoreColumns())
     row_format = find_format(dataset.column_names, columns)
     target = row_format.columns[FORMATS[row_format.kind][-1]]
 

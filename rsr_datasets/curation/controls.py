@@ -20,7 +20,8 @@ from ..tables.columns import DEFAULT_TEACHER_COLUMN
 from ..tables.groups import Groups, digest, order_within, runs
 from ..tables.records import SCORE, append_record, read_records
 from ..tables.splits import require_dataset
-from .pool import BoolArray, Pool, SelectionOptions
+from ..utils.texts import did_you_mean
+from .pool import BoolArray, Pool, SelectionOptions, incorrect_rows
 from .prompts import group_problems
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,8 @@ def _shared_groups(
         keys = find_format(scored.column_names, columns).names
     for dataset, name in ((scored, "scored"), (selected, "selected")):
         if missing := [key for key in keys if key not in dataset.column_names]:
-            raise ValueError(f"{name}: no column {missing[0]!r}; the dataset has {dataset.column_names}")
+            like = did_you_mean(missing[0], dataset.column_names)
+            raise ValueError(f"{name}: no column {missing[0]!r}{like}; the dataset has {dataset.column_names}")
     first, second = (dataset.select_columns(keys).with_format(None) for dataset in (scored, selected))
     if first.features != second.features:  # a file may have other types than the dataset that it was written from
         try:

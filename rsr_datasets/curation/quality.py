@@ -10,7 +10,8 @@ from datasets import Dataset, Value
 from ..reading.formats import find_format
 from ..reading.messages import Turns
 from ..reading.split import response_text
-from ..tables.arrays import read_rows, replace_column
+from ..tables.arrays import read_rows, replace_column, require_columns
+from ..tables.columns import ScoreColumns
 from ..tables.splits import require_dataset
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,7 @@ def add_verified(
         raise ImportError("add_verified needs Math-Verify: pip install 'rsr_datasets[verify]'") from error
 
     texts = _responses(dataset, verified_column, turns, columns)
-    if answer_column not in dataset.column_names:
-        raise ValueError(f"answer_column={answer_column!r}: no such column; the dataset has {dataset.column_names}")
+    require_columns(dataset, [answer_column], ScoreColumns())
     found: list[bool | None] = []
     for text, answer in zip(texts, dataset.with_format(None)[answer_column], strict=True):
         gold = [] if answer is None else parse(_as_math(str(answer)))

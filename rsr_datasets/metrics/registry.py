@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ..utils.texts import did_you_mean
 from .trajectory import FloatArray, Need, TrajectoryTokens
 
 RSR = "rsr"
@@ -156,7 +157,8 @@ def find_metric(metric: str | Metric) -> Metric:
     if isinstance(metric, Metric):
         return metric
     if not isinstance(metric, str) or metric not in _registry:
-        raise ValueError(f"metric {metric!r}: there is none of this name; there are {sorted(_registry)}")
+        like = did_you_mean(metric, _registry)
+        raise ValueError(f"metric {metric!r}: there is none of this name{like}; there are {sorted(_registry)}")
     return _registry[metric]
 
 

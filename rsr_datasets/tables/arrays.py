@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Json, LargeList, List
 from datasets.utils import tqdm
 
+from ..utils.texts import did_you_mean
 from .columns import PRUNED, STATUSES_WITH_SCORE, TRUNCATED, ScoreColumns
 
 NUMBERS_PER_BATCH = 1_000_000
@@ -51,7 +52,7 @@ def require_columns(dataset: Dataset, names: Iterable[str], columns: ScoreColumn
                 f"dataset.map(RSRScorer(student{columns.prefix_argument}), batched=True) adds it"
             )
         if name not in present:
-            raise ValueError(f"no column {name!r}; the dataset has {present}")
+            raise ValueError(f"no column {name!r}{did_you_mean(name, present)}; the dataset has {present}")
 
 
 def metric_column(dataset: Dataset, metric: str, columns: ScoreColumns) -> str:

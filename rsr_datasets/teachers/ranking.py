@@ -273,6 +273,11 @@ def _units_of(sources: Sequence[tuple[str, Dataset, IntArray]], problem_column: 
     all_rows = np.concatenate([rows for _, _, rows in sources])
     if problem_column is None:
         codes = np.full(all_rows.size, -1)
+        if teacher_column == DEFAULT_TEACHER_COLUMN and teacher_column not in dataset.column_names:
+            raise ValueError(
+                f"no column {teacher_column!r}: name the column that says who wrote each row, teacher_column=NAME, of "
+                f"{dataset.column_names}; or, where each teacher has a file, score again with --teacher-from-file"
+            )
     elif all(dataset is sources[0][1] for _, dataset, _ in sources):
         codes = group_by_columns(sources[0][1], [problem_column]).codes[all_rows]
     else:

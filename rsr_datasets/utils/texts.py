@@ -1,5 +1,6 @@
 """Values, names and tables as texts that people read."""
 
+import difflib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,6 +17,13 @@ def shorten_list(names: Iterable[Any], most: int = 120) -> str:
     shown = [shorten(name, 40) for name in names]
     fitting = next((k for k in range(len(shown), 0, -1) if len(", ".join(shown[:k])) <= most), min(1, len(shown)))
     return f"[{', '.join(shown[:fitting])}{f', and {len(shown) - fitting} more' if fitting < len(shown) else ''}]"
+
+
+def did_you_mean(name: Any, known: Iterable[Any]) -> str:
+    """The known name that is most like one that is not known, as a question in brackets; nothing where none is."""
+    by_case = {str(each).lower(): each for each in known}
+    like = difflib.get_close_matches(str(name).lower(), by_case, n=1)
+    return f" (did you mean {by_case[like[0]]!r}?)" if like else ""
 
 
 def dashed(value: float | None, form: str) -> str:

@@ -148,5 +148,5 @@ def test_what_cannot_be_cut_is_named() -> None:
     turns = [*conversation("?", "One. Two."), *conversation("?", "Three. Four.")]
     with pytest.raises(ValueError, match="row 0, column 'messages': expected one assistant turn"):
         truncate_at(Dataset.from_list([{"messages": turns, "n": 1}]), "n")
-    with pytest.raises(ValueError, match="column='m': no such column"):
+    with pytest.raises(ValueError, match="no column 'm'; the dataset has"):
         truncate_at(Dataset.from_list([{"messages": turns, "n": 1}]), "m")

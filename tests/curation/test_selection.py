@@ -406,7 +406,11 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("group_by", "arguments", "message"),
         [
-            ("problem_id", {}, r"no column 'problem_id'; the dataset has \['rsr', .*'problem'"),
+            (
+                "problem_id",
+                {},
+                r"no column 'problem_id' \(did you mean 'problem'\?\); the dataset has \['rsr', .*'problem'",
+            ),
             ("problem", {"teacher_column": "model"}, "no column 'model'; the dataset has"),
             ("problem", {"metric": "label"}, "column 'label' is string, not numeric"),
             ("problem", {"min_tokens": 9, "max_tokens": 3}, "min_tokens=9 is more than max_tokens=3"),

@@ -393,6 +393,11 @@ class TestBadInput:
     def test_what_cannot_be_ranked(self, teachers, arguments, message):
         with pytest.raises(ValueError, match=message):
             rank_teachers(teachers, **arguments)
+            (
+                TWO.remove_columns("teacher"),
+                {},
+                r"teacher_column=NAME, of \['rsr', .*score again with --teacher-from-file",
+            ),
 
     @pytest.mark.parametrize("call", [dataset_rsr, rank_teachers])
     def test_a_dataset_never_scored_names_the_call(self, call):

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-from ...utils.texts import shorten, shorten_list
+from ...utils.texts import did_you_mean, shorten, shorten_list
 from ..messages import Conversation
-from ..unread import advice
+from ..unread import advice, columns_argument
 from .base import Format, Row
 from .base import RowFormat as RowFormat
 from .tokenized import TOKENIZED as TOKENIZED
@@ -26,21 +26,27 @@ STANDARD_COLUMNS = tuple(
 
 def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     """Gives ``columns`` as a dict, checked as far as possible without a data set: ``ValueError`` for a mistake."""
-    if not isinstance(columns, Mapping | None):
+    columns = {} if columns is None else columns
+    if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
         raise ValueError(
             f"columns={shorten(columns)}: must be a dict of standard to actual names, "
             'e.g. {"prompt": "question", "completion": "solution"}'
         )
     read: dict[str, str] = {}
-    for standard, actual in (columns or {}).items():
+    for standard, actual in columns.items():
         if standard not in STANDARD_COLUMNS:
+            like = did_you_mean(standard, STANDARD_COLUMNS)
+            if not like and {*columns.values()} <= {*STANDARD_COLUMNS}:
+                turned = columns_argument({name: standard for standard, name in columns.items()})
+                raise ValueError(f"columns={shorten(columns, 120)}: the standard name stands first, type {turned}")
             raise ValueError(
-                f"columns={shorten(standard)}: no standard column; must be in {shorten_list(STANDARD_COLUMNS, 240)}"
+                f"columns={shorten(standard)}: no standard column{like}; must be in "
+                f"{shorten_list(STANDARD_COLUMNS, 240)}"
             )
         if actual in read:
             raise ValueError(f"columns={shorten(columns, 120)}: {read[actual]!r} and {standard!r} are both {actual!r}")
         read[actual] = standard
-    return dict(columns or {})
+    return dict(columns)
 
 
 def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None = None) -> RowFormat:
@@ -58,7 +64,8 @@ def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None =
     given = f"columns={shorten(renamed, 120)}"
     for actual in renamed.values():
         if actual not in present:
-            raise ValueError(f"{given}: the dataset has no column {shorten(actual)}; it has {shorten_list(present)}")
+            found = f"no column {shorten(actual)}{did_you_mean(actual, present)}; it has {shorten_list(present)}"
+            raise ValueError(f"{given}: the dataset has {found}")
     kinds = sorted(FORMATS, key=lambda kind: not any(name in renamed for name in FORMATS[kind]))
     for kind in kinds:
         needed = _actual_names(FORMATS[kind], renamed, present)
