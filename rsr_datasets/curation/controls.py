@@ -91,8 +91,8 @@ def control_subsets(
         match: ``"tokens"`` also brings each arm's scored tokens to within 5% of the selection's, except those of
             ``shortest``; ``"teacher"`` gives each arm the selection's shares of teachers to within 1% of the rows. An
             arm then takes the nearest rows to its rule with which the whole arm matches.
-        correct: Boolean column with each candidate's correctness, as in :func:`select_trajectories`: of a problem with
-            a correct candidate only correct ones are taken.
+        correct: Column of true and false that says which candidates are correct, as in :func:`select_trajectories`: of
+            a problem with a correct candidate only correct ones are taken.
         max_tokens: Longest candidate, in scored tokens.
         min_tokens: Shortest candidate, in scored tokens.
         metric: The name of a metric whose column the scorer added, or any numeric column; ``None`` for the ratio.
@@ -137,7 +137,8 @@ def control_subsets(
     codes, of_selected = _shared_groups(scored, selected, group_by, turns, columns)
     pool.drop(codes < 0, "no_group")
     if correct:
-        pool.drop_incorrect(correct, Groups(codes, int(codes.max(initial=-1)) + 1))
+        for reason, rows in incorrect_rows(scored, correct, Groups(codes, int(codes.max(initial=-1)) + 1)).items():
+            pool.drop(rows, reason)
     pool.drop_by_score()
     if pool.num_tokens is not None:
         pool.drop(~np.isfinite(pool.num_tokens), "unknown_length")

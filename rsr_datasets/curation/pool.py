@@ -135,10 +135,6 @@ class Pool:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
             self.open &= ~rows
 
-    def drop_incorrect(self, correct: str, groups: Groups) -> None:
-        """Excludes the rows that are not correct, of each group that has a correct row (paper, section E.3.1)."""
-        self.drop(incorrect_rows(self.dataset, correct, groups), "incorrect")
-
     def drop_by_score(self) -> None:
         """Excludes the rows that the options exclude, and refuses to compare scores of different settings."""
         options, scored = self.options, self.status.scored
@@ -161,12 +157,12 @@ class Pool:
         return order, np.arange(order.size) - runs(codes[order])[0]
 
 
-def incorrect_rows(dataset: Dataset, correct: str, groups: Groups) -> BoolArray:
-    """Whether a row is not correct and its group has a correct row."""
+def incorrect_rows(dataset: Dataset, correct: str, groups: Groups) -> dict[str, BoolArray]:
+    """Rows that are not correct, of each group that has a correct row (paper, section E.3.1): known so, or unknown."""
     is_correct = arrays.read_flags(dataset, correct)
     has_correct = groups.present(np.flatnonzero(is_correct))
-    found: BoolArray = ~is_correct & np.append(has_correct, False)[groups.codes]
-    return found
+    known, found = arrays.read_present(dataset, [correct]), ~is_correct & np.append(has_correct, False)[groups.codes]
+    return {"incorrect": found & known, "correctness_unknown": found & ~known}
 
 
 def positive_int(name: str, value: Any) -> int:

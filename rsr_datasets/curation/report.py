@@ -29,9 +29,9 @@ class SelectionReport:
         groups_in: Groups before: problems, or those of ``balance_by``; ``None`` where nothing was grouped.
         groups_out, groups_without_score: Groups of which at least one row was kept; groups in which no row is scored.
         lost_groups: A few of the groups of which no row was kept, as text.
-        dropped: Rows not kept by reason: ``no_group`` (the key is null or the prompt cannot be read), ``incorrect``,
-            ``pruned`` (not read to the end), ``unscored``, ``truncated``, ``outside_token_limits``, ``worse`` (others
-            had better scores).
+        dropped: Rows not kept by reason: ``no_group`` (the key is null or the prompt cannot be read), ``incorrect``
+            and ``correctness_unknown`` (false and null, where the problem has a correct row), ``pruned`` (not read to
+            the end), ``unscored``, ``truncated``, ``outside_token_limits``, ``worse`` (others had better scores).
         unscored: Rows that came in without a score, kept or not, by status; ``no_value`` for those whose status says
             scored and whose value is null, NaN or infinite.
         teacher_share: Share of each teacher among the kept rows (the paper's Table 17), the greatest first.

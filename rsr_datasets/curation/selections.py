@@ -58,9 +58,10 @@ def select_trajectories(
         group_by: The column that tells problems apart, or several. ``"prompt"`` is the column of that name, or,
             where there is none, the conversation before the first scored turn; both are compared by content.
         keep: Rows to keep per problem; a problem with fewer keeps them all.
-        correct: Boolean column with each candidate's correctness. From a problem with at least one correct candidate
-            only correct ones are kept, even if none of them has a score; of a problem with none all may be kept
-            (paper, section E.3.1). Null is unverified: it counts as not correct, no better and no worse than false.
+        correct: Column of true and false that says which candidates are correct: a problem with a correct candidate
+            keeps only correct ones. It does so even if none of them has a score; of a problem without a correct
+            candidate all may be kept (paper, section E.3.1). Null is unknown, and gives way to true as false does;
+            the report counts the two apart.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
         columns: For ``group_by="prompt"`` too: standard column name to actual name, as given to the scorer.
         scorer: With ``prune``: the scorer that reads the candidates.
@@ -98,17 +99,16 @@ def select_trajectories(
     groups, keys = group_problems(dataset, group_by, turns, columns)
     if without_group := int((groups.codes < 0).sum()):
         logger.warning("%d rows have no %s: they belong to no group and are not kept", without_group, keys or "prompt")
-    incorrect = np.zeros(len(dataset), dtype=bool)
+    not_kept: dict[str, BoolArray] = {"no_group": groups.codes < 0}
     if correct:
         require_columns(dataset, [correct], ScoreColumns(options.column_prefix))
-        incorrect = incorrect_rows(dataset, correct, groups)
-    not_kept: dict[str, BoolArray] = {"no_group": groups.codes < 0, "incorrect": incorrect}
+        not_kept |= incorrect_rows(dataset, correct, groups)
     pruning = None
     if scorer is not None:
         from .stages import Stages  # loads torch
 
         stages = Stages(scorer, output_dir, regret, confidence, calibration)
-        competing = (groups.codes >= 0) & ~incorrect
+        competing = ~np.any([*not_kept.values()], axis=0)
         dataset, unread, pruning = stages.read(dataset, groups.codes, competing, keep, options)
         pool = Pool(dataset, replace(options, column_prefix=scorer.score_columns.prefix))
         not_kept |= unread

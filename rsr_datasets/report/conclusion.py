@@ -16,7 +16,8 @@ from .rows import KeptRows, ReportRows, shown
 _SURE, _LIKELY, _POSSIBLE = 0.975, 0.8, 0.05
 _WHY_NOT_KEPT = {
     "worse": "had a worse score",
-    "incorrect": "were not known to be correct where another answer to the problem was",
+    "incorrect": "were not correct where another answer to the problem was",
+    "correctness_unknown": "are not known to be correct where another answer to the problem is",
     "unscored": "have no score",
     "truncated": "were scored on a part of the response alone",
     "outside_token_limits": "were too long or too short",

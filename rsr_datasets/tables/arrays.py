@@ -90,6 +90,14 @@ def read_numbers(dataset: Dataset, column: str) -> npt.NDArray[np.float64]:
     return numbers
 
 
+def read_present(dataset: Dataset, names: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Whether none of some columns is null, bool, shape ``(rows,)``; no value is read."""
+    present = np.ones(dataset.data.num_rows, dtype=bool)
+    for name in names:
+        present &= pc.is_valid(dataset.data.table[name]).to_numpy()
+    return present if dataset._indices is None else present[dataset._indices.column(0).to_numpy()]
+
+
 def read_flags(dataset: Dataset, column: str) -> npt.NDArray[np.bool_]:
     """Reads a boolean column; false for null. A column of another type is a ``ValueError``."""
     flags = np.empty(len(dataset), dtype=bool)

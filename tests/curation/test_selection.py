@@ -165,6 +165,12 @@ class TestCorrect:
         ds = scored_dataset([3.0, 2.0], problem=["p", "p"], ok=pa.array(flags, pa.bool_()))
         assert kept(select_trajectories(ds, "problem", correct="ok")) == [expected]
 
+    def test_unknown_correctness_gives_way_to_a_correct_candidate_and_is_counted_apart(self):
+        ds = scored_dataset([1.0, 2.0, 3.0, 4.0, 1.0], problem=[*"ppppq"], ok=[None, False, None, True, None])
+        result, report = select_trajectories(ds, "problem", correct="ok", return_report=True)
+        assert kept(result) == [3, 4]
+        assert report.dropped == {"incorrect": 1, "correctness_unknown": 2}
+
     def test_a_wrong_one_is_not_kept_because_the_correct_one_has_no_score(self):
         ds = scored_dataset([None, 2.0], problem=["p", "p"], ok=[True, False])
         result, report = select_trajectories(ds, "problem", correct="ok", return_report=True)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from rsr_datasets.tables.arrays import read_categories, read_flags, read_numbers
+from rsr_datasets.tables.arrays import read_categories, read_flags, read_numbers, read_present
 from rsr_datasets.tables.content_hash import content_hash
 from rsr_datasets.tables.groups import group_by_columns
 
@@ -31,6 +31,13 @@ def test_a_missing_number_is_not_a_number():
 
 def test_a_missing_flag_is_false():
     assert read_flags(shuffled([True, None, False], [1, 0, 2]), "x").tolist() == [False, True, False]
+
+
+def test_a_row_is_present_where_no_column_is_null():
+    dataset = Dataset.from_dict({"x": ["", None, "b", "c"], "y": [[1], [2], None, []]})
+    assert read_present(dataset, ["x", "y"]).tolist() == [True, False, False, True]
+    assert read_present(dataset.select([3, 1]), ["x"]).tolist() == [True, False]
+    assert read_present(dataset.select([]), ["x"]).tolist() == []
 
 
 def test_categories_are_numbered_in_order_of_appearance():
