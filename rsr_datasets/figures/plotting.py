@@ -20,7 +20,7 @@ Limits = tuple[float, float]
 SERIES_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3a3a3a")
 SERIES_DARK = ("#4aa3dc", "#ee7d33", "#1fbf92", "#e09cc4", "#f2b631", "#8fd0f5", "#f0e442")
 NUM_SHAPES = 7
-FEW = 20  # fewer points are drawn one by one, and decide nothing
+FEW = 20  # fewer points are drawn one by one
 
 _ROUND_NUMBERS = np.array([1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8])
 _FEWEST_LEVELS = 4

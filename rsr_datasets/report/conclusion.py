@@ -7,10 +7,11 @@ import numpy as np
 
 from ..curation.associations import Blocks
 from ..curation.findings import CORRECTNESS, LENGTH, Diagnosis
-from ..figures.plotting import FEW, BoolArray, FloatArray, ScoredRows
+from ..figures.plotting import BoolArray, FloatArray, ScoredRows
 from ..metrics import ratio_of_means
 from ..tables import arrays
 from ..teachers.dataset_rsr import DEFAULT_RESAMPLES, bootstrap
+from ..teachers.ranking import FEW, too_few
 from .rows import KeptRows, ReportRows, shown
 
 _SURE, _LIKELY, _POSSIBLE = 0.975, 0.8, 0.05
@@ -59,8 +60,7 @@ def _about_teachers(rows: ReportRows) -> Iterator[str]:
     resamples = f"{chances[best]:.0%} of the resamples of {'rows' if rows.problem_column is None else 'problems'}"
     if fewest < FEW:
         yield f"{names[best]} has {lowest}, for {student}; next is {names[others[0]]} ({values[others[0]]:.2f})."
-        few = _count(fewest, "trajectory", "trajectories")
-        yield f"With as few as {few} of a teacher this order is not sure."
+        yield too_few(fewest)
     elif chances[best] >= _LIKELY:
         surely = "" if chances[best] >= _SURE else "probably "
         yield (

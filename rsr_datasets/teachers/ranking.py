@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLE = 200
-_FEWEST = 6  # trajectories: fewer can all agree by chance
+FEW = 20  # trajectories: the place of a teacher with fewer is not sure
 _REASONS: dict[Stopped, str] = {
     "certain": "the first teacher is surely the best, or within the tolerance",
     "budget": "the sample is used up",
@@ -103,7 +103,7 @@ class TeacherRanking:
         notes = [f"{find_metric(first.metric).direction.capitalize()} suits the student better."]
         if self.order_confidence:
             head.append("ahead of the next")
-            rows = [[*row, dashed(x, ".0%")] for row, x in zip(rows, [*self.order_confidence, None], strict=True)]
+            rows = [[*row, share] for row, share in zip(rows, [*self._shares(), "-"], strict=True)]
             notes.append(
                 '"Ahead of the next" is how often a teacher stays ahead of the one below when the trajectories are '
                 "drawn again: 50% is a coin flip."
@@ -118,12 +118,31 @@ class TeacherRanking:
         return "\n".join([text_table(head, rows), *notes])
 
     def _how_sure(self, confidence: float) -> list[str]:
-        """One sentence on how many neighbours have a sure order; none where no two teachers have scores."""
-        sizes = [min(pair) for pair in pairwise(t.score.num_trajectories for t in self.teachers)]
-        shares = [(share, size) for share, size in zip(self.order_confidence, sizes, strict=True) if share >= 0]
-        sure = sum(share >= confidence and size >= _FEWEST for share, size in shares)
-        few = "" if sure == len(shares) else ": these trajectories are too few to tell the others apart"
-        return [f"{sure} of {len(shares)} neighbours are sure at {confidence:.0%}{few}."] * bool(shares)
+        """Sentences on how many neighbours have a sure order; none where no two teachers have scores."""
+        pairs = [(share, size) for share, size in zip(self.order_confidence, self._sizes, strict=True) if share >= 0]
+        if not pairs:
+            return []
+        sure = sum(share >= confidence and size >= FEW for share, size in pairs)
+        fewest = min(size for _, size in pairs)
+        few = "" if sure == len(pairs) else ": these trajectories are too few to tell the others apart"
+        said = f"{sure} of {len(pairs)} neighbours are sure at {confidence:.0%}{few}."
+        return [said, *([too_few(fewest)] if fewest < FEW else [])]
+
+    def _shares(self) -> list[str]:
+        """How often each teacher but the last stays ahead of the next; no number where one of them has few rows."""
+        pairs = zip(self.order_confidence, self._sizes, strict=True)
+        return ["too few" if share >= 0 and size < FEW else dashed(share, ".0%") for share, size in pairs]
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Of each teacher and the next, the trajectories of the one that has fewer."""
+        return [min(pair) for pair in pairwise(t.score.num_trajectories for t in self.teachers)]
+
+
+def too_few(trajectories: int) -> str:
+    """The sentence on an order for which some teacher has fewer than ``FEW`` trajectories."""
+    counted = f"{trajectories:,} {'trajectory' if trajectories == 1 else 'trajectories'}"
+    return f"With as few as {counted} of a teacher the order is not sure: take at least {FEW}."
 
 
 def rank_teachers(
@@ -254,6 +273,11 @@ def _read_sources(
         sources = [(str(name), require_dataset(d), np.arange(len(d))) for name, d in dataset_or_datasets.items()]
     else:
         dataset = require_dataset(dataset_or_datasets)
+        if teacher_column == DEFAULT_TEACHER_COLUMN and teacher_column not in dataset.column_names:
+            raise ValueError(
+                f"no column {teacher_column!r}: name the column that says who wrote each row, teacher_column=NAME, of "
+                f"{dataset.column_names}; or, where each teacher has a file, score again with --teacher-from-file"
+            )
         arrays.require_columns(dataset, [teacher_column], ScoreColumns())
         found = arrays.read_categories(dataset, teacher_column)
         if missing := int((found.codes < 0).sum()):
@@ -273,11 +297,6 @@ def _units_of(sources: Sequence[tuple[str, Dataset, IntArray]], problem_column: 
     all_rows = np.concatenate([rows for _, _, rows in sources])
     if problem_column is None:
         codes = np.full(all_rows.size, -1)
-        if teacher_column == DEFAULT_TEACHER_COLUMN and teacher_column not in dataset.column_names:
-            raise ValueError(
-                f"no column {teacher_column!r}: name the column that says who wrote each row, teacher_column=NAME, of "
-                f"{dataset.column_names}; or, where each teacher has a file, score again with --teacher-from-file"
-            )
     elif all(dataset is sources[0][1] for _, dataset, _ in sources):
         codes = group_by_columns(sources[0][1], [problem_column]).codes[all_rows]
     else:

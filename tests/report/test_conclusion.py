@@ -81,7 +81,7 @@ def test_it_says_how_surely_a_teacher_is_the_best(tmp_path: Path) -> None:
 def test_few_trajectories_decide_nothing(tmp_path: Path) -> None:
     found = conclusion(tmp_path, rows_of({"ada": spread(2, 0, 4), "bob": spread(9, 1, 4)}))
     assert "ada has the lowest RSR" in found[0] and "next is bob" in found[0] and "best" not in found[0]
-    assert found[1] == "With as few as 4 trajectories of a teacher this order is not sure."
+    assert found[1] == "With as few as 4 trajectories of a teacher the order is not sure: take at least 20."
 
 
 def test_one_teacher_or_none_has_nothing_to_compare(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rsr_datasets import RSRScorer, correlation, dataset_rsr, rank_teachers
 from rsr_datasets.metrics import find_metric
 from rsr_datasets.tables.columns import ScoreColumns
+from rsr_datasets.teachers.ranking import too_few
 
 COLUMNS = ScoreColumns()
 LEVELS = {"best": 2.5, "near": 2.51, "far": 2.9, "worst": 3.4}
@@ -220,6 +221,16 @@ class TestRanking:
         ds = scored_dataset([2.0, 3.0] * 20, [1.0] * 40, teacher=["a"] * 20 + ["b"] * 20)
         assert "0 of 1 neighbours are sure at 95%: these trajectories are too few" in str(rank_teachers(ds))
 
+    def test_few_trajectories_give_no_share_and_the_sentence_of_the_page(self):
+        ds = scored_dataset(
+            [2.0] * 25 + [3.0] * 19 + [4.0] * 25, [1.0] * 69, teacher=[*"a" * 25, *"b" * 19, *"c" * 25]
+        )
+        ranking = rank_teachers(ds)
+        assert ranking.order_confidence == (1.0, 1.0)  # each time 2 < 3 < 4
+        _, *rows, _, _, sure, few, _ = str(ranking).splitlines()
+        assert [row.endswith("too few") for row in rows] == [True, True, False]
+        assert sure.startswith("0 of 2 neighbours are sure at 95%") and few == too_few(19)
+
     def test_a_sample_is_spoken_of_only_where_sampling_stops_early(self):
         ds = teachers_dataset({"a": 2.0, "b": 3.0})
         for chosen in ({}, {"sample": 20}):
@@ -382,6 +393,11 @@ class TestBadInput:
         ("teachers", "arguments", "message"),
         [
             (TWO, {"teacher_column": "model"}, "no column 'model'; the dataset has"),
+            (
+                TWO.remove_columns("teacher"),
+                {},
+                r"teacher_column=NAME, of \['rsr', .*score again with --teacher-from-file",
+            ),
             ({"a": TWO}, {"problem_column": "problem"}, "no column 'problem'; the dataset has"),
             *((TWO, {"confidence": confidence}, "must be between 0 and 1") for confidence in (0, 1, 95)),
             *((TWO, {"sample": sample}, f"sample={sample}: must be a positive number") for sample in (0, -1)),
@@ -393,11 +409,6 @@ class TestBadInput:
     def test_what_cannot_be_ranked(self, teachers, arguments, message):
         with pytest.raises(ValueError, match=message):
             rank_teachers(teachers, **arguments)
-            (
-                TWO.remove_columns("teacher"),
-                {},
-                r"teacher_column=NAME, of \['rsr', .*score again with --teacher-from-file",
-            ),
 
     @pytest.mark.parametrize("call", [dataset_rsr, rank_teachers])
     def test_a_dataset_never_scored_names_the_call(self, call):
