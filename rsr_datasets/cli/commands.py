@@ -93,7 +93,7 @@ def score(
 
     # A row that cannot be scored must not end the run here: its status is in the result, and in the exit code.
     scorer = _scorer(student, options, dataset, strict=False)
-    source = call(open_dataset, options, dataset)
+    source = call(open_dataset, options, dataset, scorer=scorer)
     if dry_run:
         parts = splits_of(source).items()
         unit_rows = options["unit_rows"]
@@ -143,7 +143,7 @@ def teachers(
 ) -> None:
     """Rank teachers by their dataset-level RSR, the most suitable for the student first."""
     scorer = _scorer(student, options, dataset) if student else None
-    source = one_split(call(open_dataset, options, dataset))
+    source = one_split(call(open_dataset, options, dataset, scorer=scorer))
     ranking = call(rsr.rank_teachers, options, source, scorer=scorer)
     _show(ranking.to_dict(), str(ranking), as_json)
 
@@ -211,7 +211,7 @@ def select(
     if controls and student:
         raise ValueError("--controls and --prune exclude each other: arms are drawn from rows with scores")
     scorer = _scorer(student, options, dataset) if student else None
-    source = call(open_dataset, options, dataset)
+    source = call(open_dataset, options, dataset, scorer=scorer)
     if controls:
         source = one_split(source)
     if group_by:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from datasets.features.features import get_nested_type
 from datasets.fingerprint import Hasher
 from filelock import FileLock
 
+from ..reading.formats import find_format, needed_columns
+from ..reading.unread import advice
 from ..tables.arrays import ROWS_PER_BATCH
-from ..utils.texts import shorten
+from ..utils.texts import shorten, shorten_list
 
 _MAY_BE_TEXT = ("messages", "conversations", "tools", "chat_template_kwargs")  # text is read as JSON there
 _NULL = Value("null")
@@ -39,6 +41,32 @@ def concatenate(parts: Mapping[str, Dataset]) -> Dataset:
     splits = {str(part.split) for part in parts.values()}
     split = splits.pop() if len(splits) == 1 else None
     return concatenate_datasets([_conform(part, features) for part in parts.values()], split=split)
+
+
+def require_one_format(parts: Mapping[str, Dataset], columns: Mapping[str, str]) -> None:
+    """Checks that no dataset lacks the columns that are read of all together, since its rows could not be scored.
+
+    Raises:
+        ValueError: If one does; two datasets and their columns are named.
+    """
+    present = {name: [c for c, kind in part.features.items() if kind != _NULL] for name, part in parts.items()}
+    try:
+        chosen = find_format(dict.fromkeys(chain.from_iterable(present.values())), columns)
+    except ValueError:
+        return  # scoring says why
+    needed = needed_columns(chosen)
+    lacking = [name for name in parts if not {*needed} <= {*present[name]}]
+    if not lacking:
+        return
+    other = next((name for name in parts if name not in lacking), "another file")
+    try:
+        seen = " and ".join(find_format(present[lacking[0]]).names)
+    except ValueError:
+        seen = f"{shorten_list(present[lacking[0]])}{advice(present[lacking[0]])}"
+    raise ValueError(
+        f"files of different formats: {other} has {' and '.join(needed)}, {lacking[0]} has {seen}; score the files of "
+        "each format in a run of their own, --output-dir runs/NAME, then give all runs to the other commands"
+    )
 
 
 def merge(one: Any, other: Any, column: str | None = None, one_file: bool = False) -> Any:

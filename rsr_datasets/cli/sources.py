@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+    from ..scoring.scorer import RSRScorer
+
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}
 _COMPRESSED = {".gz": ("json", "csv"), ".zst": ("json",), ".bz2": ("json", "csv")}
 # Endings of files that hold no rows, where a name without a file behind it is not taken for a Hub id.
@@ -69,7 +71,11 @@ def _teacher(file: str) -> str:
 
 
 def open_dataset(
-    names: Sequence[str], split: str | None = None, config_name: str | None = None, teacher_from_file: bool = False
+    names: Sequence[str],
+    split: str | None = None,
+    config_name: str | None = None,
+    teacher_from_file: bool = False,
+    scorer: RSRScorer | None = None,
 ) -> Dataset | DatasetDict:
     """Opens a dataset: ``save_to_disk`` folders, run folders, Hub ids, or files and globs, of one kind or several.
 
@@ -81,6 +87,7 @@ def open_dataset(
         split: Which split; all without it.
         config_name: Which configuration of a Hub dataset that has several.
         teacher_from_file: Add a column ``teacher``: each row's is the name of its file, without the ending.
+        scorer: Who is to score the rows, for which several names must have one format.
     """
     found = find_files(names)
     hub = [name for name, files in found.items() if not files and not Path(name).is_dir()]
@@ -102,8 +109,10 @@ def open_dataset(
         parts = _with_teachers(parts)
     if len(parts) == 1:
         return next(iter(parts.values()))
-    from .merging import concatenate
+    from .merging import concatenate, require_one_format
 
+    if scorer is not None:
+        require_one_format(parts, scorer.output["columns"])
     return concatenate(parts)
 
 

@@ -1,21 +1,25 @@
 """How rows were scored and selected: provenance records, of the data and from outside, held against the scores."""
 
+import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 
-from ..reading.formats import RowFormat, find_format
+from ..reading.formats import FORMATS, RowFormat, find_format, needed_columns
 from ..scoring.scorer import RSRScorer
 from ..tables import arrays
-from ..tables.columns import DEFAULT_TEACHER_COLUMN, ScoreColumns
+from ..tables.columns import DEFAULT_TEACHER_COLUMN, STATUSES_WITH_SCORE, ScoreColumns
 from ..tables.records import SCORE, read_records, settings_hash, student_name
+from .markdown import python
 
 _RUN_FILES = ("manifest.json", "run.json")
 
@@ -53,15 +57,29 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """The scored rows that hold their conversation in the same columns.
+
+    ``columns`` is the argument of the scorer that finds these, ``condition`` says in Python which rows have them.
+    """
+
+    row_format: RowFormat
+    columns: dict[str, str]
+    condition: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that is known of a dataset on its way to the Hub.
 
     ``steps`` are split and record of every step but scoring, in order. They are ``parallel`` where selections were
-    made on parts that were concatenated afterwards.
+    made on parts that were concatenated afterwards. ``named`` are the arguments ``columns`` of the scorers.
     """
 
     splits: Splits
     scores: list[Scoring]
+    named: list[dict[str, str]]
     steps: list[tuple[str, Record]]
     parallel: bool
 
@@ -77,14 +95,44 @@ class Facts:
 
     @cached_property
     def row_format(self) -> RowFormat | None:
-        """The columns that the student read, if the dataset still has them."""
-        outputs = [as_mapping(score.record.get("output")) for score in self.scores]
-        columns = filter(None, (as_mapping(output.get("columns")) for output in outputs))
-        named = {str(standard): str(name) for standard, name in next(columns, {}).items()}
-        try:
-            return find_format(next(iter(self.splits.values())).column_names, named)
-        except ValueError:
-            return None
+        """The columns that the student read, of most rows, if the dataset still has them."""
+        return self.main_reading.row_format if self.main_reading else next(iter(self.row_formats), None)
+
+    @property
+    def row_formats(self) -> list[RowFormat]:
+        """The formats of all readings; where no row has a score, the one that a scorer would find."""
+        return [reading.row_format for reading in self.readings] or [found for found, _ in self._formats()][:1]
+
+    @property
+    def main_reading(self) -> Reading | None:
+        """That of most rows."""
+        return max(self.readings, key=lambda reading: reading.rows, default=None)
+
+    @cached_property
+    def readings(self) -> list[Reading]:
+        """The columns that hold the conversation of each scored row: several where files of different formats met."""
+        left = [_has_score(part) for part in self.splits.values()]
+        found: list[Reading] = []
+        for row_format, columns in self._formats():
+            needed, rows = needed_columns(row_format), 0
+            for i, part in enumerate(self.splits.values()):
+                if {*needed} <= {*part.column_names}:
+                    here = left[i] & arrays.read_present(part, needed)
+                    left[i] &= ~here
+                    rows += int(here.sum())
+            if rows:
+                others = [needed_columns(reading.row_format)[-1] for reading in found]
+                conditions = [f"row[{python(needed[-1])}] is not None", *(f"row[{python(n)}] is None" for n in others)]
+                found.append(Reading(row_format, columns, " and ".join(conditions), rows))
+        return found
+
+    def _formats(self) -> Iterator[tuple[RowFormat, dict[str, str]]]:
+        """The formats that scorers may have found, in their order, and the ``columns`` that find each."""
+        names = next(iter(self.splits.values())).column_names
+        known = [{name: name for name in needed} for needed in FORMATS.values() if {*needed} <= {*names}]
+        for columns in [*([{}, *known] if {} in self.named or not self.named else []), *filter(None, self.named)]:
+            with contextlib.suppress(ValueError):
+                yield find_format(names, columns), columns
 
     def said_by_rules(self, name: str) -> list[str]:
         """The texts that the rules of selections have under a name, the last selection first."""
@@ -146,7 +194,12 @@ def read_facts(splits: Splits, given: Sequence[Record], hide: Callable[[Any], An
         of_split += [r for r in given if r.get("step") != SCORE and r not in of_split]
         parallel |= not _is_chain(of_split, len(part))
         steps += [(split, hide(record)) for record in of_split]
-    return Facts(splits, scores, steps, parallel)
+    named: list[dict[str, str]] = []
+    for record in (*carried, *given):
+        columns = as_mapping(as_mapping(record.get("output")).get("columns"))
+        if record.get("step") == SCORE and columns not in named:
+            named.append({str(standard): str(name) for standard, name in columns.items()})
+    return Facts(splits, scores, named, steps, parallel)
 
 
 def _match(splits: Splits, carried: Sequence[Record], given: Sequence[Record]) -> list[Scoring]:
@@ -204,6 +257,13 @@ def _is_chain(steps: Sequence[Record], rows: int) -> bool:
     if not all(isinstance(count, int) for count in (*before, *after)):
         return True
     return all(later <= earlier for earlier, later in zip(after, [*before[1:], rows], strict=False))
+
+
+def _has_score(part: Dataset) -> npt.NDArray[np.bool_]:
+    """Which rows some student has scored; all where no score is among the columns."""
+    columns = [ScoreColumns(prefix) for prefix in score_prefixes(part)]
+    scored = [arrays.read_categories(part, names.status).among(STATUSES_WITH_SCORE) for names in columns]
+    return np.any(scored, axis=0) if scored else np.ones(len(part), dtype=bool)
 
 
 def _record_files(path: Path) -> list[Path]:

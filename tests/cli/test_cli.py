@@ -731,6 +731,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     done = run(*given, cwd=traces)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("rsr-datasets: ")]
+    (traces / "texts.jsonl").write_text('{"text": "x"}')
     assert len(said) == 1 and message in said[0] and len(said[0]) <= 400
     assert "Traceback" not in done.stderr
     assert files_of(traces) - before <= {"out", "out/lock"}

@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datasets import Dataset, Json, List, Value, load_from_disk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rsr_datasets import RSRScorer
 from rsr_datasets.cli.sources import find_files, open_dataset
 
 QUESTION = {"role": "user", "content": "q"}
@@ -116,6 +118,45 @@ def test_columns_that_cannot_be_merged_are_named_with_files_and_types(
         with pytest.raises(ValueError) as refused:
             open_dataset(order)
         assert all(part in str(refused.value) for part in ("column 'x'", *types))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "said"),
+    [
+        (
+            [{"messages": answer("4")}, {"id": 1, "problem": "2+2?", "solution": "4"}],
+            None,
+            "0.jsonl has messages, 1.jsonl has ['id', 'problem', 'solution']; name what they are, perhaps "
+            'columns={"user": "problem", "assistant": "solution"}; score the files of each format in a run of their',
+        ),
+        (
+            [{"prompt": "2+2?", "completion": "4"}, {"messages": answer("4")}],
+            None,
+            "1.jsonl has messages, 0.jsonl has prompt",
+        ),
+        (
+            [{"messages": answer("4")}, {"problem": "2+2?", "solution": "4"}],
+            {"user": "problem", "assistant": "solution"},
+            "1.jsonl has problem and solution, 0.jsonl has messages",
+        ),
+        ([{"messages": answer("4")}, {"messages": None, "text": "4"}], None, "0.jsonl has messages, 1.jsonl has text"),
+    ],
+)
+def test_files_of_different_formats_need_a_run_each(
+    rows: list[dict[str, Any]], columns: dict[str, str] | None, said: str
+) -> None:
+    names = [write(f"{i}.jsonl", row) for i, row in enumerate(rows)]
+    with pytest.raises(ValueError, match="^files of different formats: " + re.escape(said)):
+        open_dataset(names, scorer=RSRScorer("not-loaded", columns=columns))
+    assert len(open_dataset(names)) == 2  # rows that are scored already may come from any
+
+
+def test_files_of_one_format_may_have_other_columns_beside_it() -> None:
+    names = [
+        write("0.jsonl", {"messages": answer("4")}),
+        write("1.jsonl", {"messages": answer("5"), "prompt": "2+2?", "completion": "4"}),
+    ]
+    assert len(open_dataset(names, scorer=RSRScorer("not-loaded"))) == 2
 
 
 def test_kinds_may_be_mixed_and_saved_datasets_stand_beside_files() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from rsr_datasets import RSRScorer, preview_card, rescore, score_dataset, select_subset, select_trajectories
+from rsr_datasets.cli.sources import open_dataset
 from rsr_datasets.hub.card import FIGURE_FILE, RECORDS_FILE, build_card
 from rsr_datasets.hub.markdown import code, python, text
 from rsr_datasets.hub.provenance import load_records
@@ -89,7 +90,9 @@ def made_again(card: DatasetCard, data: Any, folder: Path, *students: str) -> An
     """Runs the card's code on rows in files, with students from where they are, and returns what it selects."""
     source = re.search(r"## Make it again\n\n```python\n(.*?)```", body(card), re.DOTALL)[1]
     for name, rows in data.items():
-        rows.select_columns(["problem_id", "teacher", "messages"]).to_json(folder / f"{name}.jsonl")
+        rows.remove_columns([name for name in rows.column_names if name.startswith("rsr")]).to_json(
+            folder / f"{name}.jsonl"
+        )
         source = source.replace(f'"{name}.jsonl"', repr(str(folder / f"{name}.jsonl")))
     for student in students:
         source = source.replace(f'"{Path(student).name}"', repr(student))
@@ -340,6 +343,63 @@ class TestCodeThatItGives:
         prompt, completion = conversation("Solve it.", "x = 3")
         scored = Dataset.from_list([{"prompt": [prompt], "completion": [completion]}]).map(scorer, batched=True)
         assert "LLaMA-Factory" not in body(preview_card(scored, scorer=scorer))
+
+
+class TestSeveralFormats:
+    """Runs over files of different formats, read as one: the rows of one run are null in the columns of the other."""
+
+    @pytest.fixture(scope="class")
+    def merged(self, student_folder: str, scored: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+        folder = tmp_path_factory.mktemp("formats")
+        rows = [
+            {"problem_id": f"p{i}", "teacher": "parts", "problem": f"Solve {i}.", "solution": f"x = {i}"}
+            for i in range(4)
+        ]
+        texts = [
+            {"problem_id": f"p{i}", "teacher": "texts", "prompt": f"{i}", "completion": "ab" * i} for i in range(1, 3)
+        ]
+        named = {"user": "problem", "assistant": "solution"}
+        for name, part, columns in (("parts", rows, named), ("texts", texts, None)):
+            scorer = RSRScorer(student_folder, dtype="float32", token_columns=True, columns=columns)
+            score_dataset(Dataset.from_list(part), scorer, folder / name)
+        scored.save_to_disk(folder / "messages")
+        return open_dataset([str(folder / name) for name in ("messages", "parts", "texts")])
+
+    def test_the_card_says_which_columns_how_many_rows_have(self, merged: Dataset) -> None:
+        card = body(preview_card(merged))
+        listed = re.findall(r"^- (\d+) rows in (.*)$", card, re.MULTILINE)
+        assert listed == [("36", "`messages`"), ("2", "`prompt`, `completion`"), ("4", "`problem`, `solution`")]
+        for name in ("messages", "prompt", "solution"):
+            assert re.search(rf"\| `{name}` \| .* \| the trajectory, as", card)
+        assert "LLaMA-Factory" not in card
+
+    def test_the_code_for_training_takes_rows_that_have_what_it_reads(self, merged: Dataset) -> None:
+        for rows, kept in ((merged, ["messages"] * 36), (merged.select(range(30, 42)), ["messages"] * 6)):
+            lines = re.findall(r"^dataset = dataset\..*$", body(preview_card(rows)), re.MULTILINE)
+            names: dict[str, Any] = {"dataset": rows}
+            exec("\n".join(lines), names)
+            assert names["dataset"].column_names == kept[:1] and len(names["dataset"]) == len(kept)
+            assert all(row["messages"] for row in names["dataset"])
+
+    def test_each_format_is_scored_again_with_its_columns(
+        self, merged: Dataset, student_folder: str, tmp_path: Path
+    ) -> None:
+        chosen = select_trajectories(merged, group_by="problem_id", keep=9)
+        card = preview_card(chosen)
+        assert 'columns={"user": "problem", "assistant": "solution"}' in body(card)
+        again = made_again(card, {"trajectories": merged}, tmp_path, student_folder)
+        assert sorted(again["rsr"]) == pytest.approx(sorted(merged["rsr"]), rel=1e-5)
+
+    def test_rows_of_one_run_alone_are_made_again_with_its_columns(self, merged: Dataset) -> None:
+        card = body(preview_card(merged.select(range(36, 40))))
+        assert 'columns={"user": "problem", "assistant": "solution"}' in card and "rows in `" not in card
+        code_ = re.search(r"^dataset = dataset\..*$", card, re.MULTILINE)[0]
+        names: dict[str, Any] = {"dataset": merged.select(range(36, 40))}
+        exec(code_, names)
+        assert names["dataset"][1] == {
+            "prompt": [{"role": "user", "content": "Solve 1."}],
+            "completion": [{"role": "assistant", "content": "x = 1"}],
+        }
 
 
 class TestMerging:

@@ -13,7 +13,7 @@ def columns(facts: Facts) -> dict[str, Any]:
     """The columns of the first split; a meaning is a metric's formula or a name for which the template has a text."""
     part = next(iter(facts.splits.values()))
     meanings = {facts.teacher_column: "teacher"}
-    meanings |= dict.fromkeys(facts.row_format.names if facts.row_format else (), "trajectory")
+    meanings |= dict.fromkeys((name for row_format in facts.row_formats for name in row_format.names), "trajectory")
     for prefix in score_prefixes(part):
         names = ScoreColumns(prefix)
         for name, metric in available_metrics().items():

@@ -1,19 +1,14 @@
 """Images: how many the rows show."""
 
-import contextlib
 from typing import Any
 
 from ...reading.counting import count_images
-from ...reading.formats import find_format
-from ..provenance import Facts, as_mapping
+from ..provenance import Facts
 
 
 def images(facts: Facts) -> dict[str, Any]:
     """The number of images in all splits; 0 where the format of the rows is not known."""
-    outputs = (as_mapping(score.record.get("output")) for score in facts.scores)
-    columns = next((as_mapping(output.get("columns")) for output in outputs), {})
-    count = 0
-    for part in facts.splits.values():
-        with contextlib.suppress(ValueError):
-            count += count_images(part, find_format(part.column_names, columns))
-    return {"images": count}
+    # Formats that share a column of images count its images once.
+    once = {row_format.columns.get("images", row_format.names[0]): row_format for row_format in facts.row_formats}
+    parts = [(part, each) for part in facts.splits.values() for each in once.values()]
+    return {"images": sum(count_images(part, each) for part, each in parts if {*each.names} <= {*part.column_names})}

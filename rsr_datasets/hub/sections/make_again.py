@@ -9,7 +9,7 @@ from ...metrics import available_metrics
 from ...scoring.scorer import RSRScorer
 from ...tables.columns import ScoreColumns
 from ..markdown import python
-from ..provenance import Facts, Record, Scoring, as_mapping, read_rule
+from ..provenance import Facts, Reading, Record, Scoring, as_mapping, read_rule
 
 _SELECTIONS: dict[str, Callable[..., Any]] = {rule.__name__: rule for rule in (select_trajectories, select_subset)}
 
@@ -34,7 +34,7 @@ def make_again(facts: Facts) -> dict[str, Any]:
     by_prefix = {score.prefix: score for score in reversed(facts.scores)}
     return {
         "scorers": [
-            (_call("RSRScorer", _scorer_arguments(score)), score.record["settings"].get("chat_template"))
+            (_scorer_calls(score, facts.readings), score.record["settings"].get("chat_template"))
             for score in reversed(by_prefix.values())
         ],
         "other_settings": len(by_prefix) < len(facts.scores),
@@ -46,8 +46,14 @@ def make_again(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _scorer_arguments(score: Scoring) -> list[str]:
-    output = as_mapping(score.record.get("output"))
+def _scorer_calls(score: Scoring, readings: Sequence[Reading]) -> list[tuple[str, str]]:
+    """The scorer, or one for each format with the condition of the rows that it reads."""
+    columns = [(reading.columns, reading.condition) for reading in readings] or [(None, "")]
+    return [(_call("RSRScorer", _scorer_arguments(score, named)), condition) for named, condition in columns]
+
+
+def _scorer_arguments(score: Scoring, columns: Mapping[str, str] | None) -> list[str]:
+    output = {**as_mapping(score.record.get("output")), **({} if columns is None else {"columns": columns})}
     arguments = {"revision": score.identity.get("revision"), **score.record["settings"], **output}
     clip = int(score.rank_clip) if score.rank_clip.isdigit() else score.rank_clip
     arguments |= {"rank_clip": clip, "column_prefix": score.prefix}

@@ -81,6 +81,11 @@ def find_format(column_names: Iterable[str], columns: Mapping[str, str] | None =
     raise ValueError(f"no column to score: found {shorten_list(present)}{advice(present)}")
 
 
+def needed_columns(row_format: RowFormat) -> list[str]:
+    """The data set's own names of the columns without which no row is read, the response last."""
+    return [row_format.columns[name] for name in FORMATS[row_format.kind]]
+
+
 def _also_needed(name: str, renamed: Iterable[str]) -> str:
     """The columns that a format needs beside one that was named."""
     missing = next(({*needed} - {*renamed} for needed in FORMATS.values() if name in needed), None)
