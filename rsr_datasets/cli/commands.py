@@ -277,7 +277,7 @@ def report(
 @with_options(SOURCE_OPTIONS, options_of("rsr_datasets.push_curated"), SCORER_OPTIONS)
 def push(
     dataset: Annotated[str, typer.Argument(help="A save_to_disk folder or a file, as select wrote it.")],
-    repo_id: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
+    repo_id: Annotated[str, typer.Argument(help="namespace/name on the Hub; a name alone goes to the token's owner.")],
     student: Annotated[str | None, typer.Option(help="Who gave the scores, where the data does not say it.")] = None,
     controls: Annotated[
         str | None,
@@ -301,7 +301,8 @@ def push(
     if not as_json:
         rows = sum(len(part) for part in splits_of(source).values())
         visibility = {None: "as the Hub has it by default", True: "private", False: "public"}[options["private"]]
-        typer.echo(f"Would push {rows:,} rows to {repo_id}, {visibility}, with this card:", err=True)
+        place = repo_id if "/" in repo_id else f"{repo_id} of the token's owner"
+        typer.echo(f"Would push {rows:,} rows to {place}, {visibility}, with this card:", err=True)
     _show({"repo_id": repo_id, "card": card}, card, as_json)
 
 

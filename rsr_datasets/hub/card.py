@@ -5,6 +5,7 @@ The facts come from the provenance records in the data, from a scorer, or from a
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import jinja2
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.utils import validate_repo_id
 
 from ..scoring.scorer import RSRScorer
 from ..tables.records import package_versions, read_records
@@ -22,6 +24,8 @@ from ..tables.splits import require_dataset
 from .markdown import HUB_ID, code, fenced_json, finite, listed, number, percent, python, ratio, text
 from .provenance import Splits, as_mapping, load_records, read_facts, read_rule, score_record
 from .sections import SECTIONS
+
+logger = logging.getLogger(__name__)
 
 FIGURE_FILE = "rsr/teachers.png"
 RECORDS_FILE = "rsr/provenance.json"
@@ -98,7 +102,8 @@ def preview_card(
 
     Args:
         dataset: Scored, and mostly selected, rows.
-        repo_id: The repository that the card is for: its name is the title and stands in the examples.
+        repo_id: The repository that the card is for: its name is the title and stands in the examples. Of a name
+            without a namespace a push takes the namespace of the token's owner; the card shows ``username`` there.
         scorer: As in :func:`rsr_datasets.push_curated`.
         provenance: As there.
         card: As there, but not checked by the Hub.
@@ -113,6 +118,11 @@ def preview_card(
         ValueError: As :func:`rsr_datasets.push_curated` before it sends anything.
         TypeError: If ``dataset`` is neither a ``Dataset`` nor a ``DatasetDict``.
     """
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        message = "%r has no namespace: a push takes that of the token's owner; 'username' stands for it in the card"
+        logger.warning(message, repo_id)
+        repo_id = f"username/{repo_id}"
     return build_card(dataset, repo_id, scorer, provenance, card, embed_report, controls).merged_into(None)
 
 

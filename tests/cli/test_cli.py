@@ -610,6 +610,17 @@ def test_push_sends_what_was_selected(champ: Path, hub: Hub, run_online: Callabl
 def test_a_configuration_of_a_hub_dataset(hub: Hub, run_online: Callable[..., Any], tmp_path: Path) -> None:
     names = ("easy", "hard")
     header = yaml.safe_dump({"configs": [{"config_name": name, "data_files": f"{name}.jsonl"} for name in names]})
+def test_a_dry_run_says_where_a_name_without_a_namespace_goes(champ: Path, tmp_path: Path) -> None:
+    run("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
+    done = run("push", "best", "curated", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0 and 'load_dataset("username/curated"' in done.stdout, done.stderr
+    said, push = done.stderr.splitlines()
+    assert said.startswith("'curated' has no namespace: a push takes that of the token's owner")
+    assert push.startswith("Would push 3 rows to curated of the token's owner, ")
+    refused = run("push", "best", "me/my/curated", "--dry-run", cwd=tmp_path)
+    assert refused.returncode == 2 and "'me/my/curated'" in refused.stderr
+
+
     files = {f"{name}.jsonl": json.dumps({"rsr": 1.5, "kind": name}).encode() for name in names}
     hub.create("dataset", "me/two", files={"README.md": f"---\n{header}---\n".encode(), **files})
     arguments = ("select", "me/two", "--n", 1, "--output", "kept")
