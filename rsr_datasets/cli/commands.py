@@ -18,8 +18,8 @@ import rsr_datasets as rsr  # public functions are imported at their first use
 
 from .help import GroupedCommand, examples
 from .options import call, options_of, read_config, with_options
-from .score_texts import counted, estimate_text, next_steps
 from .sources import check_output, find_files, folder_of, one_split, open_dataset, save_dataset, splits_of
+from .texts import arms_table, counted, estimate_text, next_steps
 from .wording import FlagsFormatter, in_flags, one_line
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, ImportError, ConnectionError)
@@ -238,8 +238,7 @@ def select(
     text += f"\nwritten to {output}"
     if controls:
         content["controls"] = {"output": str(controls), "arms": {arm: vars(each) for arm, each in accounts.items()}}
-        sizes = {arm: str(each).splitlines()[0] for arm, each in accounts.items()}  # the rest is warned of
-        text += "".join(f"\narm {arm}: {size}" for arm, size in sizes.items()) + f"\nwritten to {controls}"
+        text += f"\n{arms_table(accounts)}\nwritten to {controls}"  # what is not matched is warned of
     _show(content, text, as_json)
 
 
@@ -313,6 +312,8 @@ def main() -> None:
     logger = logging.getLogger(rsr.__name__)
     logger.addHandler(handler := logging.StreamHandler())
     handler.setFormatter(FlagsFormatter(_flags()))
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger(f"{rsr.__name__}.engines").setLevel(logging.INFO)  # loading a student is said
     try:
         code: Any = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

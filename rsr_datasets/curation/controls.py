@@ -155,13 +155,15 @@ def control_subsets(
         matched = [name for name in match if (arm, name) != ("shortest", "tokens")]
         chosen = target.nearest(candidates, candidates.distances(arm), matched)
         reports[arm] = report = target.report(candidates, chosen, match)
-        for sentence in report.unmatched:
-            logger.warning("arm %s: %s", arm, sentence)
         account = {"rows_in": len(scored), "rows_out": report.rows, "dropped": pool.dropped, **asdict(report)}
         record = {"step": "control_subsets", "rule": {"arm": arm, **rule}, "report": account}
         if made := [each for each in read_records(selected) if each.get("step") != SCORE]:
             record["selection"] = {name: made[-1].get(name) for name in ("step", "rule")}
         arms[arm] = append_record(scored.select(np.sort(candidates.rows[chosen])), record)
+    for sentence in dict.fromkeys(sentence for report in reports.values() for sentence in report.unmatched):
+        of = [arm for arm, report in reports.items() if sentence in report.unmatched]
+        some = f"arm{'s' * (len(of) > 1)} {', '.join(of)}"
+        logger.warning("%s: %s", "all arms" if len(of) == len(ARMS) else some, sentence)
     found = DatasetDict(arms)
     return (found, reports) if return_report else found
 

@@ -101,6 +101,7 @@ def test_score_from_files_to_a_dataset(traces: Path, student_folder: str) -> Non
     done = run_afresh("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", cwd=traces)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out/scored: 8 scored, 2 no_response\n"
+    assert done.stderr.count(f"Loading the student {student_folder} ...\n") == 1
     assert load_from_disk(traces / "out" / "scored")["id"][:] == [f"{p}-{i}" for p in range(2) for i in range(5)]
     again = run("score", "part*.jsonl", "--student", student_folder, "--output-dir", "out", "--strict", cwd=traces)
     assert again.returncode == 1
@@ -455,7 +456,9 @@ def test_a_selection_is_diagnosed_and_gets_its_control_arms(tmp_path: Path) -> N
     arguments = ("select", SCORES, "--group-by", "problem_id", "--output", "best", "--controls", "arms")
     done = run(*arguments, "--match", "tokens", "--match", "teacher", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "arm random: 270 rows, " in done.stdout and "written to arms" in done.stdout
+    *_, head, _, _, _, random, _, _ = done.stdout.splitlines()
+    assert head.split() == ["arm", "rows", "tokens,", "of", "the", "selection's", "other", "teachers"]
+    assert random.split()[:2] == ["random", "270"] and "written to arms" in done.stdout
     expected = control_subsets(rows, load_from_disk(tmp_path / "best"), "problem_id", match=["tokens", "teacher"])
     assert {k: v.to_list() for k, v in load_from_disk(tmp_path / "arms").items()} == {
         k: v.to_list() for k, v in expected.items()

@@ -195,7 +195,9 @@ class TestMatching:
         assert reports["random"].unmatched == (
             "50.0% of the arm's rows have another teacher than the selection's shares ask for",
         )
-        assert "arm random: 50.0% of the arm's rows" in caplog.text
+        assert [record.getMessage() for record in caplog.records] == [
+            "all arms: 50.0% of the arm's rows have another teacher than the selection's shares ask for",
+        ]
 
 
 class TestAccount:

@@ -260,6 +260,7 @@ class TransformersStudent:
         return engine
 
     def _load_model(self, device: torch.device) -> PreTrainedModel:
+        logger.info("Loading the student %s ...", self.name)
         if self._adapter is not None and not is_peft_available():
             reason = "is a PEFT adapter, which needs the package peft: pip install peft"
             raise ValueError(f"student {self.name!r} {reason}")

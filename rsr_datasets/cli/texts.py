@@ -1,10 +1,12 @@
-"""Texts of ``score``: statuses in numbers, the cost of a run, and the commands that follow, as one can type them."""
+"""What the commands print: statuses in numbers, the cost of a run, control arms, and the commands that follow."""
 
 import json
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from ..utils.texts import dashed, text_table
 
 PROBLEM, TEACHER = "problem_id", "teacher"
 
@@ -60,3 +62,13 @@ def estimate_text(name: str, estimate: Mapping[str, Any]) -> str:
     found = f"{sum(estimate['statuses'].values()):,} rows were looked at: {counted(estimate['statuses']) or 'none'}"
     about = f"about {estimate['tokens']:,} tokens, for a student of {parameters}"
     return f"{name or 'all'}: {rows}, {about}: {cost}. {found}"
+
+
+def arms_table(accounts: Mapping[str, Any]) -> str:
+    """The :class:`rsr_datasets.ControlReport` of each arm as a line of a table."""
+    head = ["arm", "rows", "tokens, of the selection's", "other teachers"]
+    lines = []
+    for arm, each in accounts.items():
+        shares = (each.tokens_ratio, each.teacher_difference)
+        lines.append([arm, f"{each.rows:,}", *(dashed(share, ".1%") for share in shares)])
+    return text_table(head, lines)
