@@ -24,12 +24,13 @@ function drawProvenance() {
   );
 }
 
-const THEMES = { auto: "◐ system", light: "☀ light", dark: "☾ dark" };
+const SYSTEM = "(prefers-color-scheme: dark)";
+const THEMES = { auto: ["◐ system", SYSTEM], light: ["☀ light", "not all"], dark: ["☾ dark", "all"] };
+const darkColors = [...document.styleSheets[0].cssRules].find((rule) => rule.media?.mediaText === SYSTEM).media;
 
 function setTheme(theme) {
-  if (theme === "auto") delete root.dataset.theme;
-  else root.dataset.theme = theme;
-  byId("theme").textContent = THEMES[theme];
+  [byId("theme").textContent, darkColors.mediaText] = THEMES[theme];
+  root.style.colorScheme = theme === "auto" ? "" : theme;
   plots.forEach((plot) => plot.draw());
 }
 
@@ -40,7 +41,7 @@ function setUpTheme() {
     const names = Object.keys(THEMES);
     setTheme((theme = names[(names.indexOf(theme) + 1) % names.length]));
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => setTheme(theme));
+  matchMedia(SYSTEM).addEventListener("change", () => setTheme(theme));
   // Canvases keep their colours when printed: paper is light.
   let opened = [];
   addEventListener("beforeprint", () => {
