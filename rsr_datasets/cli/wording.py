@@ -16,6 +16,7 @@ _IN_HELP = (
     (r"\bNone(?: or True)? is\b", "the default is"),
     (r"\bNone (for|to|where)\b", r"leave it out \1"),
     (r"\ba scorer\b", "--student"),
+    (r"\bthe scorer\b", "score"),
     (r"\b(?:rsr_datasets\.)?select_trajectories\b", "select"),
     (r"\b(?:rsr_datasets\.)?score_dataset\b", "score"),
 )

@@ -147,7 +147,7 @@ def truncate_at(dataset: Dataset, column: str, *, columns: Mapping[str, str] | N
             and a completion that are texts, or of Alpaca's columns.
         column: Column with the number of steps to keep; null or 0 keeps all, as does a number of more steps than there
             are.
-        columns: Standard column name to actual name, as given to the scorer.
+        columns: Names of input columns, standard name first, as given to the scorer.
 
     Returns:
         The rows with their texts cut, without score columns.

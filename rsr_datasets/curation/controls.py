@@ -96,12 +96,12 @@ def control_subsets(
         max_tokens: Longest candidate, in scored tokens.
         min_tokens: Shortest candidate, in scored tokens.
         metric: The name of a metric whose column the scorer added, or any numeric column; ``None`` for the ratio.
-        keep_truncated: Let rows be candidates that were scored on a part of their response alone.
+        keep_truncated: Take truncated rows too, which were scored on the beginning of their response alone.
         allow_mixed_settings: Compare scores of several students or settings.
         teacher_column: Column with the teacher; ``None`` for ``"teacher"`` where there is one.
-        column_prefix: The ``column_prefix`` that the scorer had.
+        column_prefix: The ``column_prefix`` given to the scorer.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
-        columns: For ``group_by="prompt"`` too: standard column name to actual name, as given to the scorer.
+        columns: For ``group_by="prompt"`` too: names of input columns, standard name first, as given to the scorer.
         return_report: Return ``(arms, reports)``, the second a dict of arm to :class:`ControlReport`.
 
     Returns:

@@ -71,16 +71,16 @@ def diagnose(
         group_by: The column that tells problems apart, or several, as in :func:`select_trajectories`; ``None`` where
             there is none.
         metric: The name of a metric whose column the scorer added, or any numeric column.
-        correct: Boolean column with each candidate's correctness; null is unknown and left out.
+        correct: Column of true and false that says which candidates are correct; null is unknown and left out.
         teacher_column: Column with the teacher; ``None`` for ``"teacher"`` where there is one.
         also: Further numeric or boolean columns to correlate the metric with.
         largest: Whether more is better; ``None`` is what the direction of a known metric says, and the lowest for any
             other column.
         allow_mixed_settings: Compare scores of several students or settings.
         seed: Seed of the bootstrap, the halves and the samples.
-        column_prefix: The ``column_prefix`` that the scorer had.
+        column_prefix: The ``column_prefix`` given to the scorer.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
-        columns: Standard column name to actual name, as given to the scorer.
+        columns: Names of input columns, standard name first, as given to the scorer.
 
     Returns:
         The tables, and sentences that read them. A number that the rows do not define is NaN, and a sentence says why.

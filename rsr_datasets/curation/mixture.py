@@ -49,7 +49,7 @@ def mixture_weights(
         allow_mixed_settings: Compare scores of several students or settings.
         column_prefix: The scorer's ``column_prefix``.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
-        columns: For the same: standard column name to actual name, as given to the scorer.
+        columns: For the same: names of input columns, standard name first, as given to the scorer.
 
     Returns:
         The same rows with the column, the rule added to the provenance records.

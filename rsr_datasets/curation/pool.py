@@ -35,12 +35,12 @@ class SelectionOptions:
         largest: Keep the greatest values of ``metric=``, or the lowest; ``None`` is what the direction of a known
             metric says, and the lowest for any other column.
         seed: For ``metric="random"``.
-        keep_unscored: Let rows without a score be kept too, behind all rows with one; ``max_rsr=`` keeps all of them.
+        keep_unscored: Keep rows without a score too, behind all rows with one; ``max_rsr=`` keeps all of them.
             Token limits do not apply to them, since their length is not known.
-        keep_truncated: Let rows compete that were scored on a part of their response alone.
+        keep_truncated: Keep truncated rows too, which were scored on the beginning of their response alone.
         sort: Order the kept rows by score, the best first, in place of the original order.
         allow_mixed_settings: Compare scores of several students or settings.
-        column_prefix: The ``column_prefix`` that the scorer had. Where ``metric`` is a score column of another prefix,
+        column_prefix: The ``column_prefix`` given to the scorer. Where ``metric`` is a score column of another prefix,
             that prefix counts.
         teacher_column: Column for the report's shares; ``None`` for ``"teacher"`` where there is one.
         return_report: Return ``(dataset, report)``; for a ``DatasetDict`` the second is a dict of split to report.

@@ -40,7 +40,7 @@ def add_rule_based_quality(
         dataset: The rows; they need not be scored. Values are relative to these rows: compute them before selecting.
         quality_column: The column to add, float64, null where the row has no response; one of that name is replaced.
         turns: Which assistant turns count.
-        columns: Standard column name to actual name, as given to the scorer.
+        columns: Names of input columns, standard name first, as given to the scorer.
 
     Returns:
         The same rows with the column.
@@ -80,7 +80,7 @@ def add_verified(
         verified_column: The column to add, bool; null where the row has no response, or no answer is known or can be
             read. One of that name is replaced.
         turns: Which assistant turns are searched for the answer.
-        columns: Standard column name to actual name, as given to the scorer.
+        columns: Names of input columns, standard name first, as given to the scorer.
 
     Returns:
         The same rows with the column.

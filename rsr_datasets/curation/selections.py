@@ -63,7 +63,7 @@ def select_trajectories(
             candidate all may be kept (paper, section E.3.1). Null is unknown, and gives way to true as false does;
             the report counts the two apart.
         turns: For ``group_by="prompt"`` without such a column: which assistant turns were scored.
-        columns: For ``group_by="prompt"`` too: standard column name to actual name, as given to the scorer.
+        columns: For ``group_by="prompt"`` too: names of input columns, standard name first, as given to the scorer.
         scorer: With ``prune``: the scorer that reads the candidates.
         prune: Read candidates in stages instead of scoring all of them first.
         regret: With ``prune=True``: the mean ratio of what is kept lies at most this share above choosing from

@@ -77,7 +77,7 @@ def push_curated(
         scorer: The scorer that gave the scores.
         provenance: Where it says how the rows were scored: a run folder of :func:`rsr_datasets.score_dataset`, the
             ``run.json`` or ``manifest.json`` in it, or a JSON file of records. Records themselves are taken too.
-        private: Whether a new repository is private. ``None`` is the Hub's own default: public, unless the
+        private: Make a new repository private, or public. ``None`` is the Hub's own default: public, unless the
             organisation's settings say otherwise. An existing repository keeps its visibility.
         token: Access token with the right to write; ``None`` or ``True`` is the one of ``hf auth login`` or
             ``HF_TOKEN``.

@@ -75,17 +75,17 @@ def build_report(
         problem_column: Column with the problem; ``None`` for ``"problem_id"`` where there is one, else each row is a
             problem of its own. ``"prompt"`` is the column of that name or, where there is none, the conversation
             before the first scored turn, which takes minutes for millions of rows.
-        correct: Boolean column with each row's correctness, null for unknown; ``None`` for ``"is_correct"`` where
-            there is one.
+        correct: Column of true and false that says which rows are correct, null for unknown; ``None`` for
+            ``"is_correct"`` where there is one.
         scorer: The scorer of the rows, where the data does not say how they were scored; its tokenizer counts too.
         tokenizer: The student's tokenizer, or a Hub id, a folder or a ``.gguf`` file to load it from. With it, and
             the token columns (``token_columns=True``), trajectories are shown token by token, else as plain text.
         max_points: The most points in a plot, at most 20,000. Trajectories whose text is in the page are drawn too.
         seed: Seed of the samples and the bootstrap.
-        column_prefix: The ``column_prefix`` that the scorer had.
+        column_prefix: The ``column_prefix`` given to the scorer.
         title: The page's title; ``None`` for one with the student's name.
         turns: Which assistant turns were scored.
-        columns: Standard column name to actual name, as given to the scorer.
+        columns: Names of input columns, standard name first, as given to the scorer.
 
     Returns:
         The path of the file.

@@ -70,7 +70,7 @@ class RSRScorer:
         model_kwargs: How the student is loaded: arguments of transformers' ``from_pretrained`` (quantisation, ...), of
             ``vllm.LLM`` under ``engine="vllm"`` (``tensor_parallel_size``, ...), or of the client under
             ``engine="server"`` (``timeout``, ...). See :class:`rsr_datasets.engines.server.ServerStudent`.
-        trust_remote_code: Whether code of the student's repository may run.
+        trust_remote_code: Run code of the student's repository.
         chat_template_kwargs: Passed to the chat template for every row; a column of that name wins.
         rank_clip: Greater ranks count as this one; ``r_max`` in the paper.
         max_length: Longest sequence in tokens, counted to the last scored token; ``None`` is the student's
@@ -84,23 +84,23 @@ class RSRScorer:
         logits_dtype: The numbers of the logits: ``"student"`` (as published) or ``"float32"``, which breaks the ties
             of bfloat16 logits, at the price of a float32 copy of the output head.
         template_date: The day, ``YYYY-MM-DD``, that chat templates write which ask for today's date.
-        token_columns: Whether to add the per-token lists.
+        token_columns: Add columns with one list a row: id, rank and surprisal of each scored token.
         metrics: Further metrics to add a column for, by name, such as ``"perplexity"``. They are those of
             :func:`rsr_datasets.available_metrics`, or :class:`rsr_datasets.Metric` objects, and do not change the
             scores or ``rsr_settings``.
         column_prefix: Name of the ratio's column and prefix of the others.
         tokens_per_batch: Tokens in one forward pass, with padding, or in flight to a server; ``None`` is what suits
             the device.
-        share_prefixes: Whether to read a prefix that several rows share only once where that saves work. Sharing
-            changes rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
-        columns: Standard to actual names of input columns, e.g. ``{"prompt": "question", "completion": "solution"}``;
+        share_prefixes: Read a prefix that several rows share only once, where that saves work. Sharing changes
+            rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
+        columns: Names of input columns, standard name first: ``{"prompt": "question", "completion": "solution"}``;
             for sets with one column a part ``{"user": ..., "assistant": ...}`` and, where there are, ``"reasoning"``,
             ``"system"``, ``"history"``, ``"tools"`` and ``"images"``.
         media_root: The folder that holds all images which rows name by a path: relative paths begin there, and a path
             that leaves it is refused. ``None`` is the working directory, for the commands the folder of the data file.
-        allow_urls: Whether images are fetched from the URLs (http, https) that rows name.
-        drop_images: Whether to leave the images of rows out and score their text alone.
-        strict: Whether the first row that cannot be scored is an error, instead of being marked.
+        allow_urls: Fetch images from the URLs (http, https) that rows name.
+        drop_images: Leave the images of rows out, and score their text alone.
+        strict: End with an error at the first row that cannot be scored, which else only has a status.
 
     Raises:
         ValueError: For an argument that cannot be right; the message names it.

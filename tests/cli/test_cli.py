@@ -173,7 +173,7 @@ def test_help_has_titles_and_speaks_of_flags(name: str) -> None:
     sections = dict(zip(titles, re.split(r"^\w.*:$", shown, flags=re.MULTILINE)[1:], strict=True))
     assert "--config" in sections["Output"] and "--split" in sections["Rows"]
     text = " ".join(shown.split())
-    for of_python in ("None", "True", "rsr_datasets.", "torch.", "``", "RSRScorer", "Whether to raise"):
+    for of_python in ("None", "True", "rsr_datasets.", "torch.", "``", "RSRScorer", "Whether to", "scorer", "Boolean"):
         assert of_python not in text
     examples = re.findall(rf"^    (?:rsr-datasets|accelerate launch -m rsr_datasets) {name} .*$", shown, re.MULTILINE)
     assert examples
@@ -610,9 +610,6 @@ def test_push_sends_what_was_selected(champ: Path, hub: Hub, run_online: Callabl
     assert repository.private and b"license: mit" in repository.files()["README.md"].content
 
 
-def test_a_configuration_of_a_hub_dataset(hub: Hub, run_online: Callable[..., Any], tmp_path: Path) -> None:
-    names = ("easy", "hard")
-    header = yaml.safe_dump({"configs": [{"config_name": name, "data_files": f"{name}.jsonl"} for name in names]})
 def test_a_dry_run_says_where_a_name_without_a_namespace_goes(champ: Path, tmp_path: Path) -> None:
     run("select", champ / "run", "--group-by", "problem_id", "--output", "best", cwd=tmp_path)
     done = run("push", "best", "curated", "--dry-run", cwd=tmp_path)
@@ -624,6 +621,9 @@ def test_a_dry_run_says_where_a_name_without_a_namespace_goes(champ: Path, tmp_p
     assert refused.returncode == 2 and "'me/my/curated'" in refused.stderr
 
 
+def test_a_configuration_of_a_hub_dataset(hub: Hub, run_online: Callable[..., Any], tmp_path: Path) -> None:
+    names = ("easy", "hard")
+    header = yaml.safe_dump({"configs": [{"config_name": name, "data_files": f"{name}.jsonl"} for name in names]})
     files = {f"{name}.jsonl": json.dumps({"rsr": 1.5, "kind": name}).encode() for name in names}
     hub.create("dataset", "me/two", files={"README.md": f"---\n{header}---\n".encode(), **files})
     arguments = ("select", "me/two", "--n", 1, "--output", "kept")
@@ -731,6 +731,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (traces / "empty" / "notes.txt").write_text("mine")
     (traces / "notes.txt").write_text("mine")
     (traces / "broken.jsonl").write_text('{"messages": [\n')
+    (traces / "texts.jsonl").write_text('{"text": "x"}')
     (traces / "odd.yaml").write_text("colour: red\n")
     (traces / "other.jsonl").write_text('{"id": true}')
     Dataset.from_list([{f"a_column_of_many_{i}": 0 for i in range(100)}]).to_parquet(traces / "wide.parquet")
@@ -745,7 +746,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     done = run(*given, cwd=traces)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("rsr-datasets: ")]
-    (traces / "texts.jsonl").write_text('{"text": "x"}')
     assert len(said) == 1 and message in said[0] and len(said[0]) <= 400
     assert "Traceback" not in done.stderr
     assert files_of(traces) - before <= {"out", "out/lock"}
