@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from ..scoring.scorer import RSRScorer
 from ..tables.records import package_versions, read_records

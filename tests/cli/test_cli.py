@@ -733,7 +733,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (traces / "broken.jsonl").write_text('{"messages": [\n')
     (traces / "texts.jsonl").write_text('{"text": "x"}')
     (traces / "odd.yaml").write_text("colour: red\n")
-    (traces / "other.jsonl").write_text('{"id": true}')
+    (traces / "other.jsonl").write_text('{"id": true, "messages": []}')
     Dataset.from_list([{f"a_column_of_many_{i}": 0 for i in range(100)}]).to_parquet(traces / "wide.parquet")
     scores = Dataset.from_parquet(str(SCORES)).select(range(9))
     DatasetDict(train=scores, test=scores).save_to_disk(traces / "splits")

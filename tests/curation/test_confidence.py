@@ -115,7 +115,7 @@ def test_mistakes_in_probing(scorer: RSRScorer) -> None:
     for arguments, message in (
         ({"max_probes": 1}, "max_probes=1"),
         ({"threshold": 1.0}, "threshold=1.0"),
-        ({"answer_column": "gold"}, "answer_column='gold'"),
+        ({"answer_column": "gold"}, "no column 'gold'; the dataset has"),
     ):
         with pytest.raises(ValueError, match=message):
             answer_confidence(ds, scorer, **{"answer_column": "answer"} | arguments)

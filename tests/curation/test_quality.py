@@ -44,5 +44,5 @@ def test_answers_are_verified_and_decide_a_selection() -> None:
     assert verified.features["verified"].dtype == "bool"
     best = select_trajectories(verified, "problem", correct="verified", largest=True)
     assert best["rsr"][:] == [1.0]
-    with pytest.raises(ValueError, match="answer_column='solution'"):
+    with pytest.raises(ValueError, match="no column 'solution'"):
         add_verified(Dataset.from_list(rows), "solution")

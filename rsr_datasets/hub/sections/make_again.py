@@ -48,8 +48,9 @@ def make_again(facts: Facts) -> dict[str, Any]:
 
 def _scorer_calls(score: Scoring, readings: Sequence[Reading]) -> list[tuple[str, str]]:
     """The scorer, or one for each format with the condition of the rows that it reads."""
-    columns = [(reading.columns, reading.condition) for reading in readings] or [(None, "")]
-    return [(_call("RSRScorer", _scorer_arguments(score, named)), condition) for named, condition in columns]
+    if not readings:
+        return [(_call("RSRScorer", _scorer_arguments(score, None)), "")]
+    return [(_call("RSRScorer", _scorer_arguments(score, each.columns)), each.condition) for each in readings]
 
 
 def _scorer_arguments(score: Scoring, columns: Mapping[str, str] | None) -> list[str]:
