@@ -23,7 +23,7 @@ def did_you_mean(name: Any, known: Iterable[Any]) -> str:
     """The known name that is most like one that is not known, as a question in brackets; nothing where none is."""
     by_case = {str(each).lower(): each for each in known}
     like = difflib.get_close_matches(str(name).lower(), by_case, n=1)
-    return f" (did you mean {by_case[like[0]]!r}?)" if like else ""
+    return f" (did you mean {shorten(by_case[like[0]])}?)" if like else ""
 
 
 def dashed(value: float | None, form: str) -> str:

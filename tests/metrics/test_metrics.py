@@ -291,7 +291,10 @@ def test_metrics_are_found_once_each_without_the_default_ones() -> None:
     ("asked", "message"),
     [
         ("perplexity", r"give a list, \['perplexity'\]"),
-        (["perplexety"], "metric 'perplexety': there is none of this name; there are .*'perplexity'"),
+        (
+            ["perplexety"],
+            r"metric 'perplexety': there is none of this name \(did you mean 'perplexity'\?\); there are",
+        ),
         (["low_prob_share", metrics.low_probability_share(0.1)], "two different ones are called 'low_prob_share'"),
         ([Metric("avg_rank", greatest, "lower", "max s")], "'avg_rank' is the name of a default metric"),
     ],

@@ -36,7 +36,7 @@ def test_it_is_one_file_that_loads_nothing(small: Dataset, tokenizer: Any, tmp_p
 def test_the_page_has_the_colours_of_the_figures() -> None:
     style = (Path(rsr_datasets.report.__file__).parent / "assets" / "page.css").read_text("utf-8")
     found = re.findall(r"--c[0-6]: (#\w{6});", style)
-    assert found == [*SERIES_LIGHT, *SERIES_DARK, *SERIES_DARK]
+    assert found == [*SERIES_LIGHT, *SERIES_DARK]
 
 
 def test_problems_may_be_prompts_or_rows(small: Dataset, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def check_columns(columns: Mapping[str, str] | None) -> dict[str, str]:
     for standard, actual in columns.items():
         if standard not in STANDARD_COLUMNS:
             like = did_you_mean(standard, STANDARD_COLUMNS)
-            if not like and {*columns.values()} <= {*STANDARD_COLUMNS}:
-                turned = columns_argument({name: standard for standard, name in columns.items()})
+            turned = columns_argument({name: standard for standard, name in columns.items()})
+            if not like and {*columns.values()} <= {*STANDARD_COLUMNS} and len(turned) < 200:
                 raise ValueError(f"columns={shorten(columns, 120)}: the standard name stands first, type {turned}")
             raise ValueError(
                 f"columns={shorten(standard)}: no standard column{like}; must be in "
