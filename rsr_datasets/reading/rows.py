@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..tables.columns import BAD_ROW, NO_RESPONSE, SCORED, SKIPPED_TOO_LONG, TRUNCATED
-from .images import ImageSource
+from .videos import Media
 
 OnOverflow = Literal["truncate", "skip", "error"]
 BoolArray = npt.NDArray[np.bool_]
@@ -34,16 +34,16 @@ class EncodedRow:
         status: ``scored``, or ``truncated`` where scored tokens were cut off.
         more: Further sequences of the same row, each with its own context: later turns as the student sees them when
             it writes them (``turns="each"``), or further conversations of a packed row.
-        images: The images that the sequence shows, in order; ``input_ids`` hold all tokens that stand for them.
-        image_starts: The position in ``input_ids`` of each image's first token.
+        images: The images and videos that the sequence shows, in order; ``input_ids`` hold all tokens of these.
+        image_spans: The positions in ``input_ids`` of each image's first token and of the one after its last.
     """
 
     input_ids: IntArray
     positions: IntArray
     status: str = SCORED
     more: tuple["EncodedRow", ...] = ()
-    images: tuple[ImageSource, ...] = ()
-    image_starts: tuple[int, ...] = ()
+    images: tuple[Media, ...] = ()
+    image_spans: tuple[tuple[int, int], ...] = ()
 
     @property
     def sequences(self) -> tuple["EncodedRow", ...]:
@@ -62,21 +62,21 @@ class EncodedRow:
 
     def shown(self, start: int, end: int, shift: int = 0) -> dict[str, Any]:
         """The images that begin from ``start`` to before ``end``: arguments of a row shifted by ``shift`` tokens."""
-        placed = [(image, at) for image, at in zip(self.images, self.image_starts, strict=True) if start <= at < end]
-        images, starts = tuple(image for image, _ in placed), tuple(at + shift for _, at in placed)
-        return {"images": images, "image_starts": starts}
+        placed = [each for each in zip(self.images, self.image_spans, strict=True) if start <= each[1][0] < end]
+        spans = tuple((first + shift, after + shift) for _, (first, after) in placed)
+        return {"images": tuple(image for image, _ in placed), "image_spans": spans}
 
 
 class Tokens(NamedTuple):
     """A tokenized text: ids, int64, and which tokens count, never one that the tokenizer added around the text.
 
-    ``image_starts`` are the positions of each image's first token.
+    ``image_spans`` are those of :class:`EncodedRow`.
     """
 
     ids: IntArray
     counts: BoolArray
-    images: tuple[ImageSource, ...] = ()
-    image_starts: tuple[int, ...] = ()
+    images: tuple[Media, ...] = ()
+    image_spans: tuple[tuple[int, int], ...] = ()
 
 
 Outcome = EncodedRow | UnscorableRowError
@@ -130,11 +130,11 @@ def to_row(sequences: Iterable[Tokens], otherwise: str) -> Outcome:
     If no token is scored, the error ``no_response`` with the reason ``otherwise``.
     """
     encoded = []
-    for ids, counts, images, starts in sequences:
+    for ids, counts, images, spans in sequences:
         positions = np.flatnonzero(counts[1:]) + 1
         if positions.size:
             end = int(positions[-1]) + 1
-            shown = EncodedRow(ids, positions, images=images, image_starts=starts).shown(0, end)
+            shown = EncodedRow(ids, positions, images=images, image_spans=spans).shown(0, end)
             encoded.append(EncodedRow(ids[:end], positions, **shown))
     if not encoded:
         return UnscorableRowError(NO_RESPONSE, otherwise)

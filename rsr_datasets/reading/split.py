@@ -6,7 +6,7 @@ from typing import Any
 
 from .formats import RowFormat, read_conversation
 from .messages import Turns
-from .placeholders import TAG, led_by_images, take_images
+from .placeholders import TAGS, led_by_images, take_images
 from .rows import UnscorableRowError
 from .templates import REASONING_KEYS, Messages
 
@@ -17,7 +17,7 @@ def split_row(
     """Reads what stands before the first scored turn of a row, and from that turn on.
 
     Both are messages, roles and content in one same form whatever the format; or text where no message is in the row.
-    The text ``<image>`` stands for an image. A row that cannot be read or has no assistant turn raises
+    The texts ``<image>`` and ``<video>`` stand for these. A row that cannot be read or has no assistant turn raises
     :class:`UnscorableRowError`.
     """
     return _split(row, row_format, turns)[0]
@@ -26,18 +26,22 @@ def split_row(
 def read_prompt(row: Mapping[str, Any], row_format: RowFormat, turns: Turns = "all") -> list[Any]:
     """The prompt as :func:`split_row` gives it and, if the prompt shows images, these as the row holds them."""
     (prompt, _), images = _split(row, row_format, turns)
-    shown = len(images) if isinstance(prompt, str) else sum(message["content"].count(TAG) for message in prompt)
+    shown = (
+        len(images)
+        if isinstance(prompt, str)
+        else sum(message["content"].count(tag) for message in prompt for tag in TAGS)
+    )
     return [prompt, images[:shown]] if images and shown else [prompt]
 
 
 def _split(
     row: Mapping[str, Any], row_format: RowFormat, turns: Turns
 ) -> tuple[tuple[str, str] | tuple[Messages, Messages], list[Any]]:
-    taken = take_images({k: row.get(v) for k, v in row_format.columns.items()}, row_format, TAG)
+    taken = take_images({k: row.get(v) for k, v in row_format.columns.items()}, row_format, TAGS)
     conversation = read_conversation(taken.values, row_format)
     if isinstance(conversation, tuple):
         return conversation, taken.images
-    conversation = led_by_images(conversation, taken.unplaced, TAG)
+    conversation = led_by_images(conversation, taken.unplaced)
     first = conversation.counted(turns)[0]
     return (conversation.messages[:first], conversation.messages[first:]), taken.images
 

@@ -3,6 +3,7 @@
 import datetime
 import functools
 import importlib.util
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -21,8 +22,10 @@ DEFAULT_DATE = "2025-01-01"
 _TODAY = "strftime_now"
 _DIRECTIVES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFgGhHIjklmMpRSTuUVwWxXyYZzs")
 
-IMAGE = "\U000ffffd"
-"""The character that stands for an image in the content of a message, which a template gets as a block."""
+IMAGE, VIDEO = "\U000ffffd", "\U000ffffb"
+"""The characters that stand for an image and a video in the content of a message; a template gets these as blocks."""
+_BLOCKS = {IMAGE: {"type": "image"}, VIDEO: {"type": "video"}}
+_MEDIA = re.compile(f"([{IMAGE}{VIDEO}])")
 
 Messages = list[dict[str, Any]]
 
@@ -72,7 +75,7 @@ class ChatTemplate:
 
     The template sees the tokenizer's special tokens, the JSON schemas of ``tools``, the variables ``kwargs``, and
     where it asks for a date ``date`` (``YYYY-MM-DD``). ``chat_template`` is Jinja; ``None`` for the tokenizer's own.
-    With ``images`` each :data:`IMAGE` in a content is a block for the template.
+    With ``images`` each :data:`IMAGE` and :data:`VIDEO` in a content is a block for the template.
 
     Raises:
         ValueError: If there is no template, or it is not valid Jinja.
@@ -100,7 +103,7 @@ class ChatTemplate:
         self._tools = tools
         self._kwargs = {**special_tokens, **(kwargs or {})}
         self._source = _date_macro(date) + source if _TODAY in source else source
-        self.literals = _constants(source, tuple(special_tokens.values())) + (IMAGE,) * images
+        self.literals = _constants(source, tuple(special_tokens.values())) + (IMAGE, VIDEO) * images
         self._wants_blocks = _wants_blocks(source, tuple(special_tokens.items()))
 
     @property
@@ -215,12 +218,17 @@ def _wants_blocks(source: str, special_tokens: tuple[tuple[str, str], ...]) -> b
     return not shows_all(messages) and shows_all([_in_blocks(message) for message in messages])
 
 
+def count_media(text: str) -> int:
+    """How many images and videos stand in a text."""
+    return len(_MEDIA.findall(text))
+
+
 def _in_blocks(message: dict[str, Any], images: bool = False, always: bool = True) -> dict[str, Any]:
     """A message whose content is a list of blocks, unless it is text without images and need not be one."""
     content = message["content"]
-    if not isinstance(content, str) or not (always or IMAGE in content):
+    if not isinstance(content, str) or not (always or count_media(content)):
         return message
-    texts = content.split(IMAGE) if images else [content]
-    blocks = [block for text in texts for block in ({"type": "image"}, {"type": "text", "text": text})][1:]
+    parts = _MEDIA.split(content) if images else [content]
+    blocks = [_BLOCKS[part] if i % 2 else {"type": "text", "text": part} for i, part in enumerate(parts)]
     shown = [block for block in blocks if block.get("text") != ""]
     return {**message, "content": shown or blocks}

@@ -60,6 +60,7 @@ def build_report(
     title: str | None = None,
     turns: Turns = "all",
     columns: Mapping[str, str] | None = None,
+    media_root: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Writes a page that concludes from scored trajectories, and shows teachers, scores, lengths and tokens.
 
@@ -86,6 +87,8 @@ def build_report(
         title: The page's title; ``None`` for one with the student's name.
         turns: Which assistant turns were scored.
         columns: Names of input columns, standard name first, as given to the scorer.
+        media_root: The folder where relative paths of images begin, of which the page shows small ones; ``None`` for
+            that of ``scorer``, else the working directory.
 
     Returns:
         The path of the file.
@@ -101,7 +104,16 @@ def build_report(
     if not 1 <= max_points <= 20_000:
         raise ValueError(f"max_points={max_points}: must be between 1 and 20,000")
     rows = ReportRows(
-        scored, ScoreColumns(column_prefix), teacher_column, problem_column, correct, turns, columns, scorer, seed
+        scored,
+        ScoreColumns(column_prefix),
+        teacher_column,
+        problem_column,
+        correct,
+        turns,
+        columns,
+        scorer,
+        seed,
+        media_root,
     )
     kept = None if selected is None else KeptRows(rows, selected)
     has_tokens = all(name in scored.column_names for name in rows.columns.token_types)

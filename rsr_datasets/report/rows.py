@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,8 +41,11 @@ class ReportRows:
         text_columns: Mapping[str, str] | None,
         scorer: RSRScorer | None,
         seed: int,
+        media_root: str | os.PathLike[str] | None = None,
     ) -> None:
         self.dataset, self.columns, self.turns, self.seed = dataset, columns, turns, seed
+        given = media_root if media_root is not None or scorer is None else scorer.media_root
+        self.media_root = None if given is None else os.fspath(given)
         self.text_columns = text_columns
         self.scores = read_scored_rows(dataset, columns, "scored")
         names = dataset.column_names

@@ -143,7 +143,7 @@ def _read_problems(
         yield {
             "label": label,
             "prompt": _cut(prompt, 6_000)[0],
-            "images": thumbnails(texts_of_problem[0], rows.row_format),
+            "images": thumbnails(texts_of_problem[0], rows.row_format, rows.media_root),
             "numCandidates": int(sizes[codes[members[0]]]),
             "candidates": [candidate(i, row) for i, row in zip(members, texts_of_problem, strict=True)],
         }

@@ -95,11 +95,12 @@ class RSRScorer:
             rounding: single surprisals of a deep student move by some 1e-5, and ranks in a near tie.
         columns: Names of input columns, standard name first: ``{"prompt": "question", "completion": "solution"}``;
             for sets with one column a part ``{"user": ..., "assistant": ...}`` and, where there are, ``"reasoning"``,
-            ``"system"``, ``"history"``, ``"tools"`` and ``"images"``.
-        media_root: The folder that holds all images which rows name by a path: relative paths begin there, and a path
-            that leaves it is refused. ``None`` is the working directory, for the commands the folder of the data file.
-        allow_urls: Fetch images from the URLs (http, https) that rows name.
-        drop_images: Leave the images of rows out, and score their text alone.
+            ``"system"``, ``"history"``, ``"tools"``, ``"images"`` and ``"videos"``.
+        media_root: The folder that holds all images and videos which rows name by a path: relative paths begin there,
+            and a path that leaves it is refused. ``None`` is the working directory, for the commands the folder of
+            the data file.
+        allow_urls: Fetch images and videos from the URLs (http, https) that rows name.
+        drop_images: Leave the images and videos of rows out, and score their text alone.
         strict: End with an error at the first row that cannot be scored, which else only has a status.
 
     Raises:

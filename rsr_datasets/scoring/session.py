@@ -1,11 +1,11 @@
 """A student at work: rows to token ids, token ids to outcomes; and its second reading, with less before the tokens."""
 
-import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice, product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_REASON = 350
 
 Encoded = EncodedRow | UnscorableRowError
+Found = TokenScores | UnscorableRowError | None
 Value = TypeVar("Value")
 
 
@@ -69,6 +70,7 @@ class Session:
                 template_date=settings.template_date,
                 media=MediaOptions(settings.media_root, settings.allow_urls, settings.drop_images, self.media_folder),
                 load_processor=getattr(settings.source, "load_processor", lambda: None),
+                unread=getattr(settings.source, "unread", {}),
             )
         return self.encoder
 
@@ -108,7 +110,7 @@ class Session:
     @cached_property
     def _media_ids(self) -> list[int]:
         """The token ids that stand for images and videos, by the student's configuration."""
-        config, names = self._settings.source.load_config(), itertools.product(("image", "video"), ("id", "index"))
+        config, names = self._settings.source.load_config(), product(("image", "video"), ("id", "index"))
         found = (getattr(config, f"{kind}_token_{name}", None) for kind, name in names)
         return [number for number in found if isinstance(number, int)]
 
@@ -171,7 +173,9 @@ class Session:
             flat = [part for some in rows.values() for part in some]
             found = iter(engine.score(flat, on_batch=count_no_rows) if flat else ())
             for i, some in rows.items():
-                given = [None if each is None else each.surprisals for each in (next(found) for _ in some)]
+                given = [
+                    each.surprisals if isinstance(each, TokenScores) else None for each in islice(found, len(some))
+                ]
                 if (values := _all(given)) is None:
                     again[i] = ScoredRow(self._no_memory(encoded[i], places[i]).status)
                 else:
@@ -190,7 +194,8 @@ class Session:
         fits = [row.input_ids.size <= most and row.input_ids.max() < engine.vocab_size for row in rows]
         readable = [row for row, fit in zip(rows, fits, strict=True) if fit]
         found = iter(engine.score(readable) if readable else ())
-        return [next(found) if fit else None for fit in fits]
+        given = [next(found) if fit else None for fit in fits]
+        return [each if isinstance(each, TokenScores) else None for each in given]
 
     def _refuse_unfit(self, engine: Engine) -> None:
         longest, limit = engine.max_positions, self._settings.max_length
@@ -219,10 +224,13 @@ class Session:
             row = error
         return self._unscorable(row.status, str(row), place)
 
-    def _outcome(self, row: Encoded, found: Iterator[TokenScores | None], place: str) -> ScoredRow:
+    def _outcome(self, row: Encoded, found: Iterator[Found], place: str) -> ScoredRow:
         if not isinstance(row, EncodedRow):
             return ScoredRow(row.status)
-        parts = _all([next(found) for _ in row.sequences])
+        given = list(islice(found, len(row.sequences)))
+        if refused := next((each for each in given if isinstance(each, UnscorableRowError)), None):
+            return ScoredRow(self._unscorable(refused.status, str(refused), place).status)
+        parts = _all([each for each in given if not isinstance(each, UnscorableRowError)])
         if parts is None:
             return ScoredRow(self._no_memory(row, place).status)
         ranks, surprisals = (np.concatenate([getattr(p, name) for p in parts]) for name in ("ranks", "surprisals"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,13 @@ import pytest
 import torch
 from conftest import make_model
 from transformers import PreTrainedTokenizerFast
-from vision_students import make_processor, make_seeing_student
+from vision_students import make_picture, make_processor, make_seeing_student
 
 from rsr_datasets import RSRScorer
 from rsr_datasets.engines.prompt_logprobs import to_scores
-from rsr_datasets.engines.vllm import VllmStudent, _parts
-from rsr_datasets.reading.rows import EncodedRow
+from rsr_datasets.engines.vllm import VllmEngine, VllmStudent, _parts, _scores
+from rsr_datasets.reading.images import ImageSource
+from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
 
 ROW = EncodedRow(np.array([5, 6, 7, 8]), np.array([1, 3]))
 
@@ -91,10 +92,52 @@ def test_without_vllm_the_extra_is_named(student_folder: str) -> None:
         RSRScorer(student_folder, engine="vllm")({"text": "a b c"})
 
 
-def test_rows_with_images_are_refused_by_name(student_folder: str, tmp_path: Path) -> None:
-    assert VllmStudent(student_folder).load_processor() is None
+@pytest.fixture(scope="module")
+def seeing_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("llava")
     processor = make_processor("llava")
-    make_seeing_student("llava", processor).config.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=rf'{tmp_path}.* with engine="transformers"; this engine reads text alone'):
-        VllmStudent(tmp_path).load_processor()
+    make_seeing_student("llava", processor).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("engine", "shown", "reason"),
+    [
+        ("server", "image", "image 'a.png': engine=\"server\" reads text alone"),
+        ("server", "video", "video 'a.png': engine=\"server\" reads text alone"),
+        ("vllm", "video", "video 'a.png': engine=\"vllm\" reads images alone"),
+    ],
+)
+def test_a_row_that_the_engine_is_not_shown_has_a_status(
+    engine: Any, shown: str, reason: str, seeing_folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = RSRScorer(seeing_folder, engine=engine)
+    block, answer = {"type": shown, shown: "a.png"}, {"role": "assistant", "content": "A cat."}
+    rows = [
+        {"messages": [{"role": "user", "content": [block]}, answer]},
+        {"messages": [{"role": "user", "content": "Hi"}, answer]},
+    ]
+    shown_row, text = scorer.encode(rows, scorer.find_format(["messages"]))
+    assert isinstance(shown_row, UnscorableRowError) and reason in str(shown_row)
+    assert isinstance(text, EncodedRow)
+
+
+def test_vllm_is_given_one_token_for_each_image(seeing_folder: str) -> None:
+    assert VllmStudent(seeing_folder)._arguments(None)["skip_tokenizer_init"] is False
+    pictures = (ImageSource("a", make_picture(0)), ImageSource("b", make_picture(1)))
+    row = EncodedRow(
+        np.array([5, 9, 9, 6, 9, 9, 9, 7, 8]), np.array([8]), images=pictures, image_spans=((1, 3), (4, 7))
+    )
+    prompt = VllmEngine(SimpleNamespace(model_config=SimpleNamespace(max_model_len=99)), "s", 50, 9)._prompt(row)
+    assert prompt["prompt_token_ids"] == [5, 9, 6, 9, 7, 8]
+    assert [image.size for image in prompt["multi_modal_data"]["image"]] == [(40, 30)] * 2
+
+
+def test_another_expansion_by_vllm_is_a_status_on_the_row() -> None:
+    row = EncodedRow(
+        np.array([5, 9, 9, 6]), np.array([3]), images=(ImageSource("a", make_picture(0)),), image_spans=((1, 3),)
+    )
+    flat = SimpleNamespace(token_ids=[9, 9, 9, 6], logprobs=[-1.0] * 4, ranks=[1] * 4)
+    refused = _scores(row, SimpleNamespace(prompt_logprobs=flat))
+    assert isinstance(refused, UnscorableRowError) and "as other tokens" in str(refused)

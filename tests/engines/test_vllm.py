@@ -22,8 +22,9 @@ import pytest
 import torch
 from champ import load_champ, save_smollm2
 from conftest import conversation, make_model
-from datasets import Dataset
+from datasets import Dataset, Features, Image, List, Value
 from transformers import PreTrainedTokenizerFast
+from vision_students import make_picture, make_processor, make_seeing_student
 
 from rsr_datasets import RSRScorer, rank_teachers, score_dataset
 from rsr_datasets.engines.vllm import STRICT_RANKS
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.vllm
 
 KEY = "sesame-7gT5"
 EAGER: dict[str, Any] = {"enforce_eager": True, "max_model_len": 1024}
+MESSAGES = {"messages": List({"role": Value("string"), "content": Value("string")})}
 
 
 class Server:
@@ -292,6 +294,23 @@ def test_ranks_count_the_entries_strictly_above_also_in_ties(in_bfloat16: RSRSco
         assert scores.ranks[i] == 1 + (logprobs > own).sum()
         ties += (logprobs == own).sum() > 1
     assert ties > 10
+
+
+def test_rows_with_images_in_process_are_scored_as_by_transformers(tmp_path: Path) -> None:
+    processor = make_processor("idefics3")
+    sizes = {"hidden_size": 64, "head_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    make_seeing_student("idefics3", processor, **sizes).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    shown = [[make_picture(number, 30 + number, 40 + i) for i in range(number % 3)] for number in range(6)]
+    rows = [
+        {"messages": conversation("<image>" * len(images) + "What is it?", f"{number} cats, " * 8), "images": images}
+        for number, images in enumerate(shown)
+    ]
+    dataset = Dataset.from_list(rows, features=Features({**MESSAGES, "images": List(Image())}))
+    settings: dict[str, Any] = {"dtype": "float32", "token_columns": True}
+    expected = dataset.map(RSRScorer(tmp_path, **settings), batched=True)
+    scored = dataset.map(RSRScorer(tmp_path, engine="vllm", model_kwargs=EAGER, **settings), batched=True)
+    assert_scored_the_same(scored, expected)
 
 
 def test_a_longer_row_than_vllm_reads_is_cut_there(in_bfloat16: RSRScorer) -> None:

@@ -17,7 +17,9 @@ ANSWER = {"role": "assistant", "content": "A cat."}
 
 def taken(row: dict[str, Any], drop: bool = False) -> RowImages:
     row_format = find_format(row)
-    return take_images({name: row[actual] for name, actual in row_format.columns.items()}, row_format, "@", drop)
+    return take_images(
+        {name: row[actual] for name, actual in row_format.columns.items()}, row_format, ("@", "#"), drop
+    )
 
 
 def texts(row: dict[str, Any], drop: bool = False) -> list[str]:
@@ -110,7 +112,34 @@ def test_tags_beside_blocks_are_text() -> None:
 
 def test_images_without_places_are_counted() -> None:
     row = {"messages": [{"role": "user", "content": "What?"}, ANSWER], "images": ["1.png", "2.png"]}
-    assert (taken(row).unplaced, taken(row).images) == (2, ["1.png", "2.png"])
+    assert (taken(row).unplaced, taken(row).images) == ("@@", ["1.png", "2.png"])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        asked({"type": "video", "video": "a.mp4"}),
+        asked({"video": "a.mp4"}),
+        asked({"type": "video_url", "video_url": {"url": "a.mp4"}}),
+        asked({"type": "video"}, videos=["a.mp4"]),
+        asked({"type": "video"}, videos="a.mp4"),
+        {"messages": [{"role": "user", "content": "<video>What?"}, ANSWER], "videos": ["a.mp4"]},
+        {"messages": [{"role": "user", "content": "What?"}, ANSWER], "videos": ["a.mp4"]},
+    ],
+)
+def test_one_video_in_each_form(row: dict[str, Any]) -> None:
+    found = taken(row)
+    (video,) = found.images
+    assert video["video"] in ("a.mp4", {"url": "a.mp4"})
+    assert found.unplaced + texts(row)[0] == "#What?"
+    assert texts(row, drop=True) == ["What?", "A cat."]
+
+
+def test_images_and_videos_keep_their_order() -> None:
+    frames = ["1.png", "2.png"]
+    row = asked({"type": "video", "video": frames}, BLOCK, {"type": "video"}, images=["a.png"], videos=["b.mp4"])
+    assert texts(row)[0] == "#@#What?"
+    assert taken(row).images == [{"video": frames}, "a.png", {"video": "b.mp4"}]
 
 
 def test_a_row_without_images_is_left_as_it_is() -> None:
@@ -128,8 +157,9 @@ def test_a_row_without_images_is_left_as_it_is() -> None:
         ({"messages": TAGGED, "images": ["1.png", "2.png"]}, "1 placeholders .*'images' holds 2 "),
         (asked(BLOCK), r'1 placeholders .*columns={"images": "image"}'),
         (asked({**BLOCK, "image": "a.png", "max_pixels": 9}), "'max_pixels'"),
-        (asked({"type": "video", "video": "a.mp4"}), "video"),
-        ({"messages": TAGGED, "videos": ["a.mp4"]}, "'videos': a video"),
+        (asked({"type": "video"}, videos=["1.mp4", "2.mp4"]), "1 placeholders for videos.*'videos' holds 2 "),
+        (asked({"type": "video"}, {**BLOCK, "image": "a.png"}), "1 placeholders for videos.*holds 0 "),
+        (asked({"type": "video", "video": "a.mp4", "fps": 2.0}), "'fps' is not kept to"),
     ],
 )
 def test_a_row_whose_images_and_places_differ_is_refused(row: dict[str, Any], reason: str) -> None:

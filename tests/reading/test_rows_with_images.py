@@ -93,9 +93,12 @@ def test_ids_are_the_processors_and_scores_are_for_the_answers(family: str, name
 def test_the_first_token_of_each_image_is_known(family: str) -> None:
     row = encoded(family, {"messages": CONVERSATIONS["several"], "images": PICTURES})
     tokenizer = processor_of(family).tokenizer
-    spans = zip(row.image_starts, [*row.image_starts[1:], row.input_ids.size], strict=True)
-    parts = [tokenizer.decode(row.input_ids[start:end]) for start, end in spans]
-    before = tokenizer.decode(row.input_ids[: row.image_starts[0]])
+    starts = [start for start, _ in row.image_spans]
+    parts = [
+        tokenizer.decode(row.input_ids[start:end])
+        for start, end in zip(starts, [*starts[1:], row.input_ids.size], strict=True)
+    ]
+    before = tokenizer.decode(row.input_ids[: starts[0]])
     assert before.endswith(("Compare ", "Compare <|vision_start|>", "<image>\n", "[INST] ", "Compare"))
     assert all("image" in part or "vision" in part for part in parts)
     assert "with" in parts[0] or family == "llava"
@@ -109,13 +112,13 @@ def test_each_turn_has_the_images_before_it(family: str) -> None:
     assert [len(part.images) for part in row.sequences] == [2, 3]
     whole = encoded(family, {"messages": CONVERSATIONS["several"], "images": PICTURES}, turns="last")
     assert row.more[0].input_ids.tolist() == whole.input_ids.tolist()
-    assert row.more[0].image_starts == whole.image_starts
+    assert row.more[0].image_spans == whole.image_spans
 
 
 def test_a_row_that_is_cut_keeps_the_images_that_are_left() -> None:
     row = encoded("qwen2_5_vl", {"messages": CONVERSATIONS["several"], "images": PICTURES})
-    cut = fit(row, row.image_starts[2], "truncate")
-    assert (cut.images, cut.image_starts) == (row.images[:2], row.image_starts[:2])
+    cut = fit(row, row.image_spans[2][0], "truncate")
+    assert (cut.images, cut.image_spans) == (row.images[:2], row.image_spans[:2])
     assert first_tokens(row, 1).images == row.images[:2]
     assert [len(part.images) for part in local_rows(row, processor_of("qwen2_5_vl").tokenizer, 1)] == [2, 1, 0]
     assert row_without_prompt(row, processor_of("qwen2_5_vl").tokenizer).images == row.images[2:]
@@ -216,3 +219,29 @@ def test_of_an_animation_the_first_frame_is_read_with_a_warning(caplog: pytest.L
     PICTURES[0].save(buffer, "GIF", save_all=True, append_images=[make_picture(9)])
     encoded("qwen2_5_vl", {"messages": PLACED, "images": [buffer.getvalue()]})
     assert "first frame" in caplog.text
+
+
+def published_positions(ids: list[int], begin: list[int], end: list[int]) -> list[int]:
+    """Positions of what stands between the ids of a header and the next ones of an end, by plain search."""
+    found, at = [], 0
+    while at < len(ids):
+        if ids[at : at + len(begin)] != begin:
+            at += 1
+            continue
+        start = at = at + len(begin)
+        while at < len(ids) and ids[at : at + len(end)] != end:
+            at += 1
+        found += range(start, at)
+    return found
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_positions_are_those_that_the_published_implementation_finds(name: str) -> None:
+    """That searches the processor's ids, images expanded, for ChatML's header of the assistant and its end."""
+    processor, messages = processor_of("qwen2_5_vl"), CONVERSATIONS[name]
+    images = images_of(messages)
+    text = processor.apply_chat_template(messages, tokenize=False)
+    ids = processor(text=[text], images=[images] if images else None)["input_ids"][0]
+    begin, end = (processor.tokenizer(mark)["input_ids"] for mark in ("<|im_start|>assistant\n", "<|im_end|>"))
+    row = encoded("qwen2_5_vl", {"messages": messages, "images": images})
+    assert row.positions.tolist() == published_positions(ids, begin, end)

@@ -7,6 +7,7 @@ import json
 import re
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
@@ -36,6 +37,21 @@ def test_the_page_shows_small_pictures_and_counts_images(scored: Dataset, tmp_pa
     assert len(found) < 30_000
     assert '"images":3' in page
     assert json.dumps("<image>What is it?").replace("<", "\\u003c") in page
+
+
+def test_paths_of_small_pictures_begin_in_the_media_root(student_folder: str, tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    Pillow.effect_noise((90, 60), 90).save(tmp_path / "media" / "a.png")
+    turns = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "a + b = c"}]
+    scorer = RSRScorer(student_folder, drop_images=True, media_root=tmp_path / "media")
+    scored = Dataset.from_list([{"messages": turns, "images": ["a.png"]}]).map(scorer, batched=True)
+
+    def shows(**arguments: Any) -> bool:
+        page = build_report(scored, tmp_path / "report.html", **arguments).read_text(encoding="utf-8")
+        return "data:image/jpeg;base64," in page
+
+    assert not shows()
+    assert shows(media_root=tmp_path / "media") and shows(scorer=scorer)
 
 
 def test_the_card_counts_images(scored: Dataset, student_folder: str) -> None:

@@ -217,6 +217,12 @@ class TransformersStudent:
         """Loads the tokenizer; ``ValueError`` names the student where there is none."""
         return self._given_tokenizer or self._load_beside(transformers.AutoTokenizer, "tokenizer_config.json")
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether the student's class is one of images and text."""
+        own_class = type(self.student).__name__ if self.is_loaded else None
+        return auto_classes(self.load_config(), own_class)[0] is transformers.AutoModelForImageTextToText
+
     def load_processor(self) -> ProcessorMixin | None:
         """Loads what prepares images and text for the student; ``None`` for a student that reads text alone.
 
@@ -224,8 +230,7 @@ class TransformersStudent:
         """
         if _is_processor(self.tokenizer):
             return self.tokenizer
-        own_class = type(self.student).__name__ if self.is_loaded else None
-        if auto_classes(self.load_config(), own_class)[0] is not transformers.AutoModelForImageTextToText:
+        if not self.reads_images:
             return None
         found = None
         if self._given_tokenizer is None:

@@ -62,7 +62,7 @@ def make_row(family: str, number: int) -> tuple[EncodedRow, dict[str, Any]]:
     words_only = np.flatnonzero(~np.isin(ids, list(processor.tokenizer.added_tokens_decoder)))
     positions = words_only[words_only >= ids.size * 2 // 3]
     sources = tuple(ImageSource(f"image {i}", picture) for i, picture in enumerate(pictures))
-    row = EncodedRow(ids[: positions[-1] + 1], positions, images=sources, image_starts=(0,) * len(sources))
+    row = EncodedRow(ids[: positions[-1] + 1], positions, images=sources, image_spans=((0, 1),) * len(sources))
     return row, dict(given)
 
 
