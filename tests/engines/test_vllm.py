@@ -310,7 +310,11 @@ def test_rows_with_images_in_process_are_scored_as_by_transformers(tmp_path: Pat
     settings: dict[str, Any] = {"dtype": "float32", "token_columns": True}
     expected = dataset.map(RSRScorer(tmp_path, **settings), batched=True)
     scored = dataset.map(RSRScorer(tmp_path, engine="vllm", model_kwargs=EAGER, **settings), batched=True)
-    assert_scored_the_same(scored, expected)
+    assert scored["rsr_status"][:] == expected["rsr_status"][:] == ["scored"] * 6
+    for row, own in zip(scored, expected, strict=True):
+        assert row["rsr_token_ids"] == own["rsr_token_ids"]
+        np.testing.assert_allclose(row["rsr_token_surprisals"], own["rsr_token_surprisals"], rtol=0, atol=1e-4)
+        assert np.abs(np.subtract(row["rsr_token_ranks"], own["rsr_token_ranks"])).max() <= 2  # near ties
 
 
 def test_a_longer_row_than_vllm_reads_is_cut_there(in_bfloat16: RSRScorer) -> None:
