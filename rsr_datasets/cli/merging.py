@@ -1,6 +1,7 @@
 """Datasets with different columns or types as one: types that hold the values of all, and values in these types."""
 
 import json
+import logging
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain, combinations
@@ -16,9 +17,12 @@ from datasets.fingerprint import Hasher
 from filelock import FileLock
 
 from ..reading.formats import find_format, needed_columns
-from ..reading.unread import advice
+from ..reading.unread import advice, columns_argument
 from ..tables.arrays import ROWS_PER_BATCH
+from ..tables.records import SCORE, read_records
 from ..utils.texts import shorten, shorten_list
+
+logger = logging.getLogger(__name__)
 
 _MAY_BE_TEXT = ("messages", "conversations", "tools", "chat_template_kwargs")  # text is read as JSON there
 _NULL = Value("null")
@@ -49,7 +53,7 @@ def require_one_format(parts: Mapping[str, Dataset], columns: Mapping[str, str])
     Raises:
         ValueError: If one does; two datasets and their columns are named.
     """
-    present = {name: [c for c, kind in part.features.items() if kind != _NULL] for name, part in parts.items()}
+    present = {name: _filled(part) for name, part in parts.items()}
     try:
         chosen = find_format(dict.fromkeys(chain.from_iterable(present.values())), columns)
     except ValueError:
@@ -65,8 +69,40 @@ def require_one_format(parts: Mapping[str, Dataset], columns: Mapping[str, str])
         seen = f"{shorten_list(present[lacking[0]])}{advice(present[lacking[0]])}"
     raise ValueError(
         f"files of different formats: {other} has {' and '.join(needed)}, {lacking[0]} has {seen}; score the files of "
-        "each format in a run of their own, --output-dir runs/NAME, then give all runs to the other commands"
+        "each format in a run of their own (--output-dir runs/NAME) and give runs/* to the other commands"
     )
+
+
+def warn_of_plain_texts(parts: Mapping[str, Dataset]) -> None:
+    """Warns where some of several scored datasets were scored as plain text and others with the chat template."""
+    plain: dict[str, dict[str, str]] = {}
+    with_template = []
+    for name, part in parts.items():
+        scored = [record for record in read_records(part) if record.get("step") == SCORE]
+        columns = ((scored[-1].get("output") or {}).get("columns") or {}) if scored else {}
+        try:
+            found = find_format(_filled(part), columns)
+        except ValueError:
+            continue
+        needed = needed_columns(found)
+        if found.kind in ("prompt_completion", "text") and all(_is_text(part.features[column]) for column in needed):
+            plain[name] = dict(zip(("user", "assistant"), needed, strict=True)) if len(needed) == 2 else {}
+        elif scored:
+            with_template.append(name)
+    if plain and with_template:
+        name, names = next(iter(plain.items()))
+        again = f"; score {name} again with {columns_argument(names)} into another folder" if names else ""
+        logger.warning(
+            "the texts of %s were scored without the chat template, those of %s with it: they do not compare%s",
+            shorten_list(list(plain)),
+            shorten_list(with_template),
+            again,
+        )
+
+
+def _filled(part: Dataset) -> list[str]:
+    """The columns that hold more than nulls."""
+    return [column for column, kind in part.features.items() if kind != _NULL]
 
 
 def merge(one: Any, other: Any, column: str | None = None, one_file: bool = False) -> Any:

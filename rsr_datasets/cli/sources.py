@@ -105,15 +105,16 @@ def open_dataset(
     if split is None and len(opened) == 1 and not teacher_from_file:
         return next(iter(opened.values()))
     parts = {name: _choose_split(part, split) for name, part in opened.items()}
+    if len(parts) > 1:
+        from .merging import concatenate, require_one_format, warn_of_plain_texts
+
+        if scorer is None:
+            warn_of_plain_texts(parts)
+        else:
+            require_one_format(parts, scorer.output["columns"])
     if teacher_from_file:
         parts = _with_teachers(parts)
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    from .merging import concatenate, require_one_format
-
-    if scorer is not None:
-        require_one_format(parts, scorer.output["columns"])
-    return concatenate(parts)
+    return concatenate(parts) if len(parts) > 1 else next(iter(parts.values()))
 
 
 def folder_of(names: Sequence[str]) -> str | None:

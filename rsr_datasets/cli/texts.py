@@ -8,7 +8,7 @@ from typing import Any
 
 from ..utils.texts import dashed, text_table
 
-PROBLEM, TEACHER = "problem_id", "teacher"
+PROBLEM, TEACHER, CORRECT = "problem_id", "teacher", "is_correct"
 
 
 def next_steps(
@@ -32,7 +32,8 @@ def next_steps(
         read += ["--turns", options["turns"]] if options["turns"] != "all" else []
         read += ["--columns", json.dumps(options["columns"], ensure_ascii=False)] if options["columns"] else []
     choice = ["--fraction", "0.5"] if problem == "prompt" and "text" in columns else ["--group-by", problem, *read]
-    lines = [["select", *run, *choice, "--output", "best"]]
+    correct = ["--correct", CORRECT] if CORRECT in columns and "--group-by" in choice else []
+    lines = [["select", *run, *choice, *correct, "--output", "best"]]
     if "--group-by" in choice:
         lines.insert(0, ["diagnose", *run, *choice])
     if TEACHER in columns:

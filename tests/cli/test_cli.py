@@ -300,6 +300,27 @@ def test_the_next_commands_fit_rows_without_problem_ids(traces: Path, student_fo
         assert followed.returncode == 0, (line, followed.stderr)
 
 
+def test_select_says_how_many_kept_rows_are_not_known_to_be_correct(tmp_path: Path) -> None:
+    known = [True, False, None, False]
+    columns = {"problem_id": ["a", "a", "b", "c"], "rsr": [2.0, 1.0, 3.0, 4.0], "is_correct": known}
+    Dataset.from_dict(columns | {"rsr_status": ["scored"] * 4, "rsr_settings": ["x-100"] * 4}).to_parquet(
+        tmp_path / "s.parquet"
+    )
+    arguments = (
+        "select",
+        "s.parquet",
+        "--group-by",
+        "problem_id",
+        "--correct",
+        "is_correct",
+        "--output",
+        "best.parquet",
+    )
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not known to be correct: 2 of the kept rows, whose problems have no correct one" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["teachers", "select", "diagnose"])
 def test_finished_scores_are_read_without_a_student(champ: Path, name: str, tmp_path: Path) -> None:
     flags = {"teachers": (), "diagnose": (), "select": ("--group-by", "problem_id", "--output", tmp_path / "best")}

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from rsr_datasets import RSRScorer
 from rsr_datasets.cli.sources import find_files, open_dataset
+from rsr_datasets.tables.records import append_record
 
 QUESTION = {"role": "user", "content": "q"}
 
@@ -149,6 +150,23 @@ def test_files_of_different_formats_need_a_run_each(
     with pytest.raises(ValueError, match="^files of different formats: " + re.escape(said)):
         open_dataset(names, scorer=RSRScorer("not-loaded", columns=columns))
     assert len(open_dataset(names)) == 2  # rows that are scored already may come from any
+
+
+def test_plain_texts_beside_conversations_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    plain, chat = ({"prompt": "2+2?", "completion": "4"}, {"messages": answer("4")})
+    for name, row, columns in (
+        ("plain", plain, {}),
+        ("chat", chat, {}),
+        ("asked", plain, {"user": "prompt", "assistant": "completion"}),
+    ):
+        record = {"step": "score", "output": {"columns": columns}}
+        append_record(Dataset.from_list([row]), record).save_to_disk(name)
+    assert len(open_dataset(["chat", "asked"])) == 2
+    assert not caplog.messages
+    open_dataset(["chat", "plain"])
+    (said,) = caplog.messages
+    assert "texts of ['plain'] were scored without the chat template, those of ['chat'] with it" in said
+    assert said.endswith('with columns={"user": "prompt", "assistant": "completion"} into another folder')
 
 
 def test_files_of_one_format_may_have_other_columns_beside_it() -> None:
