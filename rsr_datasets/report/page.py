@@ -88,7 +88,7 @@ def build_report(
         turns: Which assistant turns were scored.
         columns: Names of input columns, standard name first, as given to the scorer.
         media_root: The folder where relative paths of images begin, of which the page shows small ones; ``None`` for
-            that of ``scorer``, else the working directory.
+            the one that scoring took, where known, else the working directory.
 
     Returns:
         The path of the file.

@@ -417,7 +417,7 @@ EVERY_FLAG = {
     '--columns {"messages":"messages"}',
     "report": "--output r.html --selected data --teacher-column category --problem-column problem_id "
     "--correct right --tokenizer STUDENT --max-points 7 --seed 2 --column-prefix rsr --title Mine --turns last "
-    '--columns {"messages":"messages"} --split train --overwrite --json',
+    '--columns {"messages":"messages"} --media-root . --split train --overwrite --json',
 }
 FROM_OTHER_TESTS = {
     "teachers": {"--student"},
