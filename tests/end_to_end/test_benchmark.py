@@ -85,7 +85,7 @@ def test_candidates_take_turns_and_parts_are_accounted_for(benchmark: ModuleType
     assert {name: len(times) for name, times in found["seconds"].items()} == dict.fromkeys(names, 6)
     assert found["rows"] == 10 and found["tokens"] == sum(n + 4 for n in range(10))
     assert set(found["parts_of_ours"]) == {"decoder", "head", "reduction"}
-    assert 0.2 < sum(found["parts_of_ours"].values()) < 1
+    assert all(share > 0.001 for share in found["parts_of_ours"].values())
     median, low, high = found["published_by"]["ours"]
     assert 0 < low <= median <= high
     assert "forward" not in student.decoder.module.__dict__  # nothing of the accounting is left
