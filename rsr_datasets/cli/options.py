@@ -119,7 +119,7 @@ def _json_object(value: Any) -> dict[str, Any]:
 
 
 def _as_json_object(text: str) -> str:
-    """What to type for a text such as ``user=problem``, or one that lost its quotes; else an example."""
+    """The JSON to type in place of ``user=problem``, or of JSON that lost its quotes; else an example."""
     pairs = re.sub(r"(\w)[=:]\s*", r"\1: ", text.strip().removeprefix("{").removesuffix("}"))
     try:
         found = yaml.safe_load(f"{{{pairs}}}")

@@ -1,4 +1,4 @@
-"""What the commands print: statuses in numbers, the cost of a run, control arms, and the commands that follow."""
+"""Texts that the commands print: counts of statuses, the cost of a run, control arms, the next commands."""
 
 import json
 import shlex

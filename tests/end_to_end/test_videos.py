@@ -49,7 +49,7 @@ def asked(*kinds: str) -> list[dict[str, Any]]:
 
 
 def own_inputs(processor: Any, messages: Any, images: Any, videos: list[Any], rates: list[float | None]) -> Any:
-    """What the processor gives for a row by itself."""
+    """The processor's output for one row alone."""
     text = processor.apply_chat_template(messages, tokenize=False)
     metadata = [
         {"total_num_frames": len(video), "fps": rate, "frames_indices": [*range(len(video))]}
