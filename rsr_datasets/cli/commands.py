@@ -221,11 +221,6 @@ def select(
         kept, reports = call(rsr.select_subset, options, source, return_report=True)
     by_split = reports if isinstance(reports, dict) else {"": reports}
     text = "\n".join(f"split {name}\n{report}" if name else str(report) for name, report in by_split.items())
-    if options["correct"]:
-        from ..tables.arrays import read_flags
-
-        unsure = sum(int((~read_flags(part, options["correct"])).sum()) for part in splits_of(kept).values())
-        text += f"\nnot known to be correct: {unsure:,} of the kept rows, whose problems have no correct one"
     if empty := [name for name, part in splits_of(kept).items() if not len(part)]:
         _show({}, text)
         _fail(f"no row is kept{f' of split {empty[0]}' if empty[0] else ''}: nothing is written", 1)

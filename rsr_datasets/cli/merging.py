@@ -79,15 +79,16 @@ def warn_of_plain_texts(parts: Mapping[str, Dataset]) -> None:
     with_template = []
     for name, part in parts.items():
         scored = [record for record in read_records(part) if record.get("step") == SCORE]
-        columns = ((scored[-1].get("output") or {}).get("columns") or {}) if scored else {}
+        if not scored:
+            continue
         try:
-            found = find_format(_filled(part), columns)
+            found = find_format(_filled(part), (scored[-1].get("output") or {}).get("columns"))
         except ValueError:
             continue
         needed = needed_columns(found)
         if found.kind in ("prompt_completion", "text") and all(_is_text(part.features[column]) for column in needed):
             plain[name] = dict(zip(("user", "assistant"), needed, strict=True)) if len(needed) == 2 else {}
-        elif scored:
+        else:
             with_template.append(name)
     if plain and with_template:
         name, names = next(iter(plain.items()))

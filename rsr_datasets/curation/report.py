@@ -42,6 +42,7 @@ class SelectionReport:
         teacher_share_before: Share of each teacher among the rows that came in, the greatest first. This and the next
             two hold only the hundred teachers with the most rows.
         teacher_rsr_before, teacher_rsr_after: As ``rsr_before`` and ``rsr_after`` of each teacher, where defined.
+        kept_not_correct: With ``correct``: kept rows that are false or null there, whose problems have no correct row.
         pruning: Where candidates were read in stages: the promise (``regret``, ``confidence``), ``problems`` and how
             many of them were read whole (``calibration``), the stages' ``lengths`` (as shares of the mean length of a
             problem's candidates) and the ``shares`` of candidates that went on, none where everything was read;
@@ -65,12 +66,14 @@ class SelectionReport:
     teacher_share_before: dict[str, float] = field(default_factory=dict)
     teacher_rsr_before: dict[str, float] = field(default_factory=dict)
     teacher_rsr_after: dict[str, float] = field(default_factory=dict)
+    kept_not_correct: int | None = None
     pruning: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON object."""
         found = asdict(self) | {"lost_groups": list(self.lost_groups)}
-        return found if self.pruning else {name: value for name, value in found.items() if name != "pruning"}
+        absent = {name for name in ("kept_not_correct", "pruning") if found[name] is None}
+        return {name: value for name, value in found.items() if name not in absent}
 
     def __str__(self) -> str:
         lines = [f"rows    {self.rows_in:,} -> {self.rows_out:,}"]
@@ -87,6 +90,10 @@ class SelectionReport:
         for title, counts in (("not kept", self.dropped), ("came in without a score", self.unscored)):
             if counts:
                 lines += [title, *(f"  {reason:<22}{count:>12,}" for reason, count in counts.items())]
+        if self.kept_not_correct is not None:
+            lines.append(
+                f"not known to be correct: {self.kept_not_correct:,} kept rows, of problems without a correct one"
+            )
         lines.append(f"tokens  {_change(self.mean_tokens_before, self.mean_tokens_after, 1)} on average")
         lines.append(f"RSR     {_change(self.rsr_before, self.rsr_after, 3)}")
         if self.teacher_share:
@@ -107,6 +114,8 @@ def finish(
     """Takes the chosen rows, by number in any order; adds the provenance record with the ``rule``, and reports."""
     rows = kept[np.lexsort((kept, pool.scores[kept]))] if pool.options.sort else np.sort(kept)
     report = _make_report(pool, rows, groups, keys)
+    if correct := rule.get("correct"):
+        report = replace(report, kept_not_correct=int((~arrays.read_flags(pool.dataset, correct)[rows]).sum()))
     if pruning:  # the rows that were read to their end say nothing of all rows
         unknown: dict[str, Any] = {"mean_tokens_before": None, "rsr_before": None, "teacher_rsr_before": {}}
         report = replace(report, pruning=dict(pruning), **unknown)

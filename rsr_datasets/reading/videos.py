@@ -83,13 +83,8 @@ class VideoSource:
 
     def _known(self, frames: int, fps: float | None, height: int, width: int) -> dict[str, Any]:
         duration = frames / fps if fps else None
-        size = {"height": height, "width": width}
-        return {
-            "total_num_frames": frames,
-            "fps": fps,
-            "duration": duration,
-            "frames_indices": [*range(frames)],
-        } | size
+        known = {"total_num_frames": frames, "fps": fps, "duration": duration, "height": height, "width": width}
+        return known | {"frames_indices": [*range(frames)]}
 
     def _check(self, frames: int, height: int, width: int) -> None:
         if 3 * frames * height * width > _MOST_BYTES:

@@ -318,7 +318,7 @@ def test_select_says_how_many_kept_rows_are_not_known_to_be_correct(tmp_path: Pa
     )
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "not known to be correct: 2 of the kept rows, whose problems have no correct one" in done.stdout
+    assert "not known to be correct: 2 kept rows, of problems without a correct one" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["teachers", "select", "diagnose"])

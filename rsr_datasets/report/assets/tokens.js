@@ -215,7 +215,7 @@ function segmentList(candidate) {
     element(
       "h4",
       { title: "The trajectory's RSR less its RSR without the sentence or line" },
-      "Tokens that raise its RSR most",
+      "Sentences that raise its RSR most",
     ),
     list,
   );
