@@ -7,9 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from real_student import FOLDER, smollm2_folder
+
 # Before huggingface_hub is imported: no test needs the network, or leaves anything in the user's caches.
 _home = tempfile.TemporaryDirectory(prefix="rsr-datasets-tests-", ignore_cleanup_errors=True)
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _home.name}
+os.environ.setdefault(FOLDER, _home.name)  # workers have that of the process that started them
 
 # Before Triton is imported, whoever does: without a GPU its kernels run in its interpreter.
 if not Path("/dev/nvidiactl").exists():
@@ -164,9 +167,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def smollm2() -> str:
-    from champ import smollm2_path
-
-    return str(smollm2_path())
+    return smollm2_folder()
 
 
 @pytest.fixture(scope="session", autouse=True)

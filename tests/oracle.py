@@ -28,14 +28,16 @@ class PlainScores:
 @torch.inference_mode()
 def plain_scores(model: PreTrainedModel, row: EncodedRow) -> PlainScores:
     logits = model(input_ids=torch.from_numpy(row.input_ids)[None]).logits[0].float()
-    logits = logits[torch.from_numpy(row.positions - 1)]
-    targets = torch.from_numpy(row.input_ids[row.positions])
-    target_logits = logits.gather(1, targets[:, None])
-    surprisals = -torch.log_softmax(logits.double(), dim=-1).gather(1, targets[:, None])[:, 0]
-    ranks = 1 + (logits > target_logits).sum(dim=1)
-    near = ((logits - target_logits).abs() <= NEAR).sum(dim=1) - 1
-    entropies = torch.special.entr(torch.softmax(logits.double(), dim=-1)).sum(dim=1)
-    return PlainScores(ranks.numpy(), surprisals.numpy(), near.numpy(), entropies.numpy())
+    found = []
+    for position in row.positions:
+        own = logits[position - 1]
+        target = row.input_ids[position]
+        log_probabilities = torch.log_softmax(own.double(), dim=-1)
+        rank = 1 + (own > own[target]).sum()
+        near = ((own - own[target]).abs() <= NEAR).sum() - 1
+        entropy = torch.special.entr(log_probabilities.exp()).sum()
+        found.append((rank, -log_probabilities[target], near, entropy))
+    return PlainScores(*(torch.stack(each).numpy() for each in zip(*found, strict=True)))
 
 
 def assert_scored_the_same(ranks: np.ndarray, surprisals: np.ndarray, expected: PlainScores) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import transformers
 import trl
-from champ import smollm2_path
 from conftest import SIZES
 from PIL import Image
+from real_student import smollm2_folder
 from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
@@ -58,8 +58,7 @@ class _Processor(transformers.Qwen2_5_VLProcessor):
 
 @functools.cache
 def _smollm2_tokenizer() -> PreTrainedTokenizerBase:
-    path = smollm2_path()
-    return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return transformers.AutoTokenizer.from_pretrained(smollm2_folder())
 
 
 def _tokenizer(family: str, names: dict[str, str], others: Sequence[str] = ()) -> PreTrainedTokenizerBase:

@@ -36,8 +36,7 @@ def groups() -> dict[str, list[Any]]:
 def student(tmp_path_factory: pytest.TempPathFactory, smollm2: str) -> str:
     """A tiny random model with the tokenizer of SmolLM2."""
     folder = tmp_path_factory.mktemp("shapes")
-    path = Path(smollm2)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
     tokenizer.save_pretrained(folder)
     make_model("llama", len(tokenizer), max_position_embeddings=4096).save_pretrained(folder)
     return str(folder)

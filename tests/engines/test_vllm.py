@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from champ import load_champ, save_smollm2
+from champ import load_champ
 from conftest import conversation, make_model
 from datasets import Dataset, Features, Image, List, Value
 from transformers import PreTrainedTokenizerFast
@@ -112,14 +112,6 @@ def after_units(count: int, run: Path, act: Callable[[], object]) -> Iterator[No
     thread.start()
     yield
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """SmolLM2 in float32, as the safetensors that vLLM reads."""
-    folder = tmp_path_factory.mktemp("smollm2")
-    save_smollm2(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -460,7 +460,7 @@ def test_rows_without_scores_are_counted(small: Dataset, tokenizer: Any, tmp_pat
 
 
 def test_smollm2_tokens_are_the_text(smollm2: str, tmp_path: Path, open_page: Any) -> None:
-    """A real tokenizer, loaded from the student's own file, on a real trajectory."""
+    """A real tokenizer on a real trajectory."""
     answer = load_champ(problems=3)[5]["messages"][-1]["content"] + " 你好 🎉"
     real = load_tokenizer(smollm2)
     rows = Dataset.from_list([scored_row("p", "GPT-4", answer, real(answer)["input_ids"], seed=0)])
