@@ -91,7 +91,8 @@ class ImageReader:
         pieces = re.split(f"({'|'.join(map(re.escape, dict.fromkeys(places)))})", text.text)
         if pieces[1::2] != [*places[:count]]:
             found = shorten_list(dict.fromkeys(pieces[1::2]), 120)
-            bad(f"{count} images, but the text has {len(pieces) // 2} places for images: {found}")
+            what = " and ".join(dict.fromkeys("videos" if place == self._video else "images" for place in places))
+            bad(f"{count} {what}, but the text has {len(pieces) // 2} places for these: {found}")
         parts, own, spans, at = [pieces[0]], [text.own[: len(pieces[0])]], [], len(pieces[0])
         for place, piece, expansion in zip(places[:count], pieces[2::2], expansions[:count], strict=True):
             start = sum(map(len, parts))

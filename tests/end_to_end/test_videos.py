@@ -84,6 +84,30 @@ def test_ten_rows_of_frames_equal_each_rows_own_full_logits(processor: Any, stud
         assert_scored_the_same(*found, expected)
 
 
+def test_a_processor_that_takes_one_kind_at_a_time(
+    processor: Any, student: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {
+        "images": [[make_picture(0)], [], [make_picture(1)]],
+        "videos": [[], [make_frames(0, 4)], [make_frames(1, 3)]],
+    }
+    rows = {"messages": [asked("image"), asked("video"), asked("image", "video")], **shown}
+    expected = RSRScorer(student, tokenizer=processor)(rows)
+    assert expected["rsr_status"] == ["scored"] * 3
+    kind = type(processor)
+    of_both = kind.__call__
+
+    def of_one(self: Any, images: Any = None, videos: Any = None, **others: Any) -> Any:
+        if images and videos:
+            raise ValueError("exactly one of images and videos")
+        return of_both(self, images=images, videos=videos, **others)
+
+    monkeypatch.setattr(kind, "__call__", of_one)
+    found = RSRScorer(student, tokenizer=processor)(rows)
+    assert found["rsr_status"] == ["scored", "scored", "bad_row"]
+    assert found["rsr"] == [*expected["rsr"][:2], None]
+
+
 @pytest.mark.parametrize("rate", [8, 30])
 def test_a_file_is_read_with_the_rate_that_it_says(
     rate: int, processor: Any, student: PreTrainedModel, tmp_path: Path

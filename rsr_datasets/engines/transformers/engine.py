@@ -24,7 +24,7 @@ from .probes import check, refusing
 from .reduction import Reduced
 from .speedups import SPEEDUPS
 from .speedups.side_by_side import available_bytes, side_by_side
-from .vision import Vision
+from .vision import Vision, kinds
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,9 @@ class TransformersEngine:
         least_shared = _LEAST_SHARED if self.share_prefixes else _NOTHING_SHARED
         parts = self._plan(turns, ids, least_shared, of_conversations=True)
         parts += self._plan(packed, ids, least_shared) + self._plan(others, ids, None)
-        parts += [replace(batch, of_images=True) for batch in self._plan(pictured, ids, None)]
+        for alike in dict.fromkeys(kinds(rows[i]) for i in pictured):
+            some = [i for i in pictured if kinds(rows[i]) == alike]
+            parts += [replace(batch, of_images=True) for batch in self._plan(some, ids, None)]
         parts.reverse()
         results: list[Any] = [None] * len(rows)
         running: deque[tuple[_Batch, Callable[[], _Read]]] = deque()

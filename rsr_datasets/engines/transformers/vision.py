@@ -28,7 +28,7 @@ _PROBED_TOKENS = 8
 class Vision:
     """Reads rows with images and videos. ``ValueError`` refuses a student that fails a probe.
 
-    Rows with images are probed first, rows with videos before the first one that is read.
+    Rows with images are probed first, rows with videos, or with both, before the first of these that is read.
 
     Every family has names of its own for pixel values and what goes with them: the processor gives them, the base
     model takes them. Numbers for each token come from the token ids.
@@ -43,7 +43,7 @@ class Vision:
         self._pixels: set[str] = set()
         self._token_types: str | None = None
         self._described, self._head = described, head
-        self._reads_videos = False
+        self._probed = {frozenset({"image"})}
         if getattr(model, "hf_device_map", None) is None:
             self.base.to(self.device)  # the parts that only images need were left where they were loaded
         first, second, third = _noise(_PROBE_SIZES)
@@ -59,13 +59,16 @@ class Vision:
         return self.model.get_input_embeddings().weight.device
 
     def read(self, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, BatchAccount]:
-        """Hidden states of shape ``(scored tokens, hidden size)`` of rows side by side, each with images or videos."""
+        """Hidden states of shape ``(scored tokens, hidden size)`` of rows side by side, all of the same kinds."""
+        found = kinds(rows[0])
         with self._lock:
-            if not self._reads_videos and any(isinstance(each, VideoSource) for row in rows for each in row.images):
+            if found not in self._probed:
                 image, *frames = _noise(_PROBE_SIZES[:1] * 8)
                 videos = VideoSource("probe", tuple(frames[:4])), VideoSource("probe", tuple(frames[4:]))
-                self._refuse_unless([[videos[0]], [image, videos[1]]], "videos")
-                self._reads_videos = True
+                images = [image] if "image" in found else []
+                kind = "images and videos" if images else "videos"
+                self._refuse_unless([[videos[0], *images], [*images, videos[1]]], kind)
+                self._probed.add(found)
         return self._read(rows)
 
     def _read(self, rows: Sequence[EncodedRow]) -> tuple[torch.Tensor, BatchAccount]:
@@ -151,6 +154,11 @@ class Vision:
             if not _same(self._types_of(whole["input_ids"]), whole[name]):
                 raise ValueError(f"its processor makes {name!r} of text and images together")
             self._token_types = name
+
+
+def kinds(row: EncodedRow) -> frozenset[str]:
+    """``"image"`` and ``"video"``, as a row has them: some processors take one of them at a time."""
+    return frozenset(map(_kind, row.images))
 
 
 def _kind(image: Media) -> str:
