@@ -51,6 +51,7 @@ def trajectories(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_examples_run_in_order(trajectories: Path, student_folder: str) -> None:
     assert len(python_blocks()) >= 18
     # One script, guarded as the examples that start processes ask for; a local Hub stands for the real one.

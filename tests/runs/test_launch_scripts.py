@@ -65,6 +65,7 @@ def test_two_nodes(student_folder: str, tmp_path: Path) -> None:
     assert_scored_by_two_processes(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_slurm_job(student_folder: str, tmp_path: Path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()

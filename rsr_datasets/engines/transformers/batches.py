@@ -22,7 +22,7 @@ def default_tokens_per_batch(device: torch.device) -> int:
 
 def default_chunk_bytes(device: torch.device) -> int:
     """Bytes that the logits of one chunk, and the copies made of them, take on a kind of device."""
-    return 3 << (26 if device.type == "cpu" else 28)
+    return 3 << (25 if device.type == "cpu" else 28)
 
 
 def bytes_per_token(config: transformers.PreTrainedConfig, dtype: torch.dtype) -> int:

@@ -1,6 +1,7 @@
 """The student's output head: hidden states to ranks, surprisals and entropies, a chunk of tokens at a time."""
 
 import copy
+import math
 from typing import Any, Literal
 
 import torch
@@ -41,8 +42,10 @@ class OutputHead:
         ranks = torch.empty_like(targets, dtype=torch.int32)
         surprisals = torch.empty_like(targets, dtype=torch.float32)
         found_entropies = torch.empty_like(surprisals) if entropies else None
-        for start in range(0, len(targets), chunk_tokens):
-            chunk = slice(start, start + chunk_tokens)
+        chunks = max(1, math.ceil(len(targets) / chunk_tokens))
+        size = math.ceil(len(targets) / chunks)  # of equal chunks: products of few tokens are slow
+        for start in range(0, len(targets), size):
+            chunk = slice(start, start + size)
             logits = self.logits(hidden[chunk])
             found = rank_and_surprisal(logits, targets[chunk].to(logits.device), entropies)
             del logits  # or two chunks of logits would be held at once
