@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -24,7 +25,7 @@ def client_process(endpoint: str, home: Path, log: Path) -> Iterator[Callable[..
     for name in unset:
         os.environ.pop(name, None)
     os.environ |= environment
-    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_write_log, initargs=(str(log),))
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare, initargs=(str(log),))
     try:
         pool.submit(int).result(timeout=120)
     finally:
@@ -34,8 +35,10 @@ def client_process(endpoint: str, home: Path, log: Path) -> Iterator[Callable[..
         yield lambda function, *arguments, **named: pool.submit(function, *arguments, **named).result(timeout=120)
 
 
-def _write_log(file: str) -> None:
-    """Everything that this process writes and logs, down to the debug level, goes to a file."""
+def _prepare(file: str) -> None:
+    """Everything that this process writes and logs, down to the debug level, goes to a file; it waits in a hurry."""
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(seconds / 10)  # the client waits seconds before it tries again
     stream = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)

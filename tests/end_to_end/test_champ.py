@@ -59,6 +59,7 @@ def test_smollm2_scores_equal_its_own_full_logits(add_rsr: RSRScorer) -> None:
         np.testing.assert_allclose(row["rsr_token_entropies"], expected.entropies, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_smollm2_reads_an_agentic_conversation_once_and_as_exactly(add_rsr: RSRScorer) -> None:
     """Against the same student in float64."""
     messages = [{"role": "user", "content": "How many files are in the folder, and how many of them are hidden?"}]

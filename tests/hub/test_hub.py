@@ -340,7 +340,6 @@ class TestFaults:
         with pytest.raises(HubError, match="me/named exists as a model: choose another repo_id; nothing was sent"):
             run(hub_client.push, curated, "me/named", token=TOKEN)
 
-    @pytest.mark.slow
     def test_every_kind_of_request_may_fail_twice(self, hub: Hub, run: Any, best: Dataset, curated: str) -> None:
         repo_id = "me/retried"
         for method, path in REQUESTS:

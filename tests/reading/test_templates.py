@@ -32,6 +32,8 @@ from rsr_datasets.reading.rows import EncodedRow, UnscorableRowError
 from rsr_datasets.reading.templates import resolve_chat_template
 
 TEMPLATES = sorted(file.stem for file in (Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+# Those for training differ by marks around the responses.
+TESTED = [pytest.param(name, marks=[pytest.mark.slow] * name.endswith("_training")) for name in TEMPLATES]
 Outcome = EncodedRow | UnscorableRowError
 Row = dict[str, Any]
 
@@ -190,6 +192,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
+@cache
 def source(template: str) -> str:
     return resolve_chat_template(f"trl:{template}") or ""
 
@@ -343,6 +346,7 @@ def expected_span(template: str, row: Row, i: int, turns: Turns) -> tuple[str, i
     return (told, len(asked), len(told) - len(after)) if told.endswith(after) else None
 
 
+@cache
 def outcome(template: str, name: str, turns: Turns) -> str:
     """``exact``, ``right`` as far as renderings tell, ``flagged`` and rightly so, or what is wrong."""
     row, encoded = cases(template)[name], encode(template, name, turns)
@@ -374,7 +378,7 @@ def outcome(template: str, name: str, turns: Turns) -> str:
     return f"scored {found!r}, expected {texts!r}"
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", TESTED)
 def test_the_response_is_scored_or_the_row_says_why_not(template: str) -> None:
     for turns in ("all", "each"):
         outcomes = {name: outcome(template, name, turns) for name in cases(template)}
@@ -384,7 +388,7 @@ def test_the_response_is_scored_or_the_row_says_why_not(template: str) -> None:
         assert set(flagged) <= {name for name in cases(template) if outcome(template, name, "all") == "flagged"}
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", TESTED)
 def test_texts_of_others_decide_nothing_about_the_response(template: str) -> None:
     for name in ("system, two turns", "two turns", "call, system", "call, again", "call, reasoning"):
         plain, row = encode(template, name), cases(template)[name]
@@ -400,7 +404,7 @@ def test_texts_of_others_decide_nothing_about_the_response(template: str) -> Non
                 assert scored_text(found) == scored_text(plain), (name, other)
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", TESTED)
 def test_the_response_put_in_as_content_has_the_same_span_where_it_renders_the_same(template: str) -> None:
     for name, row in cases(template).items():
         encoded, messages = encode(template, name), row["messages"]
@@ -417,7 +421,7 @@ def test_the_response_put_in_as_content_has_the_same_span_where_it_renders_the_s
             assert same(encode_row(template, row | {"messages": as_content}), encoded), name
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", TESTED)
 def test_reasoning_is_the_same_under_each_key_and_under_several(template: str) -> None:
     keys = ("reasoning_content", "reasoning", "thinking")
     copies = {"messages": [FIRST, say("It is 4.", **dict.fromkeys(keys, "hm, 2+2"))]}
@@ -448,7 +452,7 @@ def test_the_generation_marks_hold_the_response_and_beyond_it_only_what_is_liste
     assert seen - {""} == listed
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", TESTED)
 def test_without_reasoning_each_turn_is_what_it_is_in_the_whole(template: str) -> None:
     differ = set()
     for name in CASES:
@@ -464,7 +468,7 @@ def test_without_reasoning_each_turn_is_what_it_is_in_the_whole(template: str) -
 
 
 @pytest.mark.skipif(Version(pyarrow.__version__) < Version("24"), reason="it sorts the keys of a dict in a column")
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", TESTED)
 def test_messages_as_arrow_returns_them_score_as_the_originals_do(template: str) -> None:
     names = [name for name in CASES if "blocks" not in name and "as text" not in name]
     rows = [{"messages": CASES[name], "tools": TOOLS if "call" in name else None} for name in names]
