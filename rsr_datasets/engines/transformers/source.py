@@ -294,7 +294,7 @@ class TransformersStudent:
         own = {name: value for name, value in self.model_kwargs.items() if name not in _HUB_ARGUMENTS}
         arguments |= {"dtype": self.torch_dtype, **own, **attention}
         arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        if "gguf_file" in arguments:
+        if "gguf_file" in arguments and not own:  # which may change the configuration
             arguments["config"] = self.load_config()
         model, info = _load(self.name, kind, where, arguments)
         if mismatched := sorted(info["mismatched_keys"]):
