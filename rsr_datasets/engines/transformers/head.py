@@ -43,7 +43,7 @@ class OutputHead:
         surprisals = torch.empty_like(targets, dtype=torch.float32)
         found_entropies = torch.empty_like(surprisals) if entropies else None
         chunks = max(1, math.ceil(len(targets) / chunk_tokens))
-        size = math.ceil(len(targets) / chunks)  # of equal chunks: products of few tokens are slow
+        size = max(1, math.ceil(len(targets) / chunks))  # of equal chunks: products of few tokens are slow
         for start in range(0, len(targets), size):
             chunk = slice(start, start + size)
             logits = self.logits(hidden[chunk])

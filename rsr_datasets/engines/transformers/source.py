@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import functools
 import json
 import logging
 import os
@@ -10,6 +9,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
@@ -87,13 +87,13 @@ class TransformersStudent:
             return self.student.config.name_or_path or type(self.student).__name__
         return os.fspath(self.student)
 
-    @functools.cached_property
+    @cached_property
     def torch_dtype(self) -> torch.dtype | Literal["auto"]:
         """The dtype as transformers takes it: on a CPU that is slow in the student's own half precision, float32."""
         slow = self._slowdown
         return torch.float32 if self.given_dtype == "auto" and slow else self.given_dtype
 
-    @functools.cached_property
+    @cached_property
     def _slowdown(self) -> tuple[str, float] | None:
         """The half precision that was asked for, and how slow the CPU is that would compute in it."""
         device = torch.device(self.device) if self.device else default_device()
@@ -119,7 +119,7 @@ class TransformersStudent:
             )
         return found
 
-    @functools.cached_property
+    @cached_property
     def local_path(self) -> Path | None:
         """The student's folder or file on disk; ``None`` for a loaded student and one on the Hub."""
         if isinstance(self.student, PreTrainedModel) or not (path := Path(self.student).expanduser()).exists():
@@ -129,14 +129,14 @@ class TransformersStudent:
             raise ValueError(f"student {self.name!r}: has no folder {subfolder.name!r}, which model_kwargs names")
         return subfolder
 
-    @functools.cached_property
+    @cached_property
     def commit(self) -> str | None:
         """The Hub commit of the student, or its revision where the commit cannot be found out."""
         if self.local_path or self.is_loaded:
             return None
         return _resolve_commit(self.name, self.revision, self.model_kwargs.get("token"))
 
-    @functools.cached_property
+    @cached_property
     def base(self) -> "TransformersStudent | None":
         """The base model of a student that is a PEFT adapter."""
         found = self._adapter
@@ -150,7 +150,7 @@ class TransformersStudent:
             raise ValueError(f"student {self.name!r} is a PEFT adapter for an adapter, {name!r}: merge that one first")
         return base
 
-    @functools.cached_property
+    @cached_property
     def _adapter(self) -> dict[str, Any] | None:
         """The settings of the student's PEFT adapter."""
         unknown = self.commit is None if self.local_path is None else self.local_path.is_file()
@@ -171,7 +171,7 @@ class TransformersStudent:
         names = set(_HUB_ARGUMENTS) - ({"subfolder"} if self.local_path else set())
         return {name: value for name, value in self.model_kwargs.items() if name in names}
 
-    @functools.cached_property
+    @cached_property
     def _tokenizer_source(self) -> tuple[str, str | None]:
         """Where a tokenizer of its own comes from: a path, or a Hub id and its commit."""
         name = os.fspath(self.tokenizer)  # type: ignore[arg-type]
@@ -364,7 +364,7 @@ def _has_file(where: str, file: str, arguments: Mapping[str, Any]) -> bool:
     return cached_file(where, file, _raise_exceptions_for_missing_entries=False, **asked) is not None
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _config_of_gguf(name: str, file: Path, _changed: int) -> transformers.PreTrainedConfig:
     """The configuration in a file, which transformers reads from the first byte to the last each time."""
     return _load(name, transformers.AutoConfig, str(file.parent), {"gguf_file": file.name})
