@@ -145,7 +145,7 @@ def peak_memory(length: int) -> tuple[int, int]:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_length_times_vocabulary() -> None:
     loaded, peak = peak_memory(4_000)
-    assert peak - loaded < 512 * 1024
+    assert peak - loaded < 128 * 1024
     loaded_for_long_row, peak_of_long_row = peak_memory(16_000)
     # How much of its libraries a process has resident when it has loaded differs by tens of megabytes.
     assert peak_of_long_row - loaded_for_long_row < peak - loaded + 0.1 * peak
