@@ -1,7 +1,9 @@
 """A student that vLLM runs in this process, on the GPUs that vLLM takes for it."""
 
+import atexit
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -50,6 +52,7 @@ class VllmStudent(VllmSource):
         with refusing(f"vLLM cannot load student {self.name!r}"):
             llm = vllm.LLM(**arguments)
             _end_waiting_for_the_dead(llm)
+            _end_before_python_waits(llm)
             engine = VllmEngine(llm, self.name, self.vocab_size, self._image_token)
         options["tokens_per_batch"] = arguments["max_num_batched_tokens"]
         return engine
@@ -178,6 +181,21 @@ def _end_waiting_for_the_dead(llm: Any) -> None:
     reader: Any = getattr(client, "output_queue_thread", None)
     if reader is not None:
         threading.Thread(target=tell, daemon=True).start()
+
+
+def _end_before_python_waits(llm: Any) -> None:
+    """Ends vLLM's own process before Python, which ends, waits for all processes that it started.
+
+    vLLM ends its process in a finalizer. Where another finalizer is older than ``multiprocessing``, Python runs both
+    after the wait, and so never.
+    """
+    client = weakref.ref(llm.llm_engine.engine_core)
+
+    def end() -> None:
+        if (alive := client()) is not None:
+            alive.shutdown()
+
+    atexit.register(end)
 
 
 def _makes_logits_at_once() -> bool:

@@ -336,3 +336,17 @@ def test_a_run_whose_vllm_died_is_finished_by_the_command(in_bfloat16: RSRScorer
     said = run_command(str(tmp_path / "rows.jsonl"), *given, "--output-dir", str(run))
     assert said["splits"][""]["statuses"] == {"scored": len(sums())}
     assert len(done) >= 3 and finished_units(run).items() > done.items()
+
+
+def test_a_script_ends_whatever_was_imported_first(tiny: str, tmp_path: Path) -> None:
+    script = tmp_path / "score.py"
+    script.write_text(f"""
+import tempfile
+kept = tempfile.TemporaryDirectory()  # its finalizer is older than multiprocessing
+from rsr_datasets import RSRScorer
+if __name__ == "__main__":
+    scorer = RSRScorer({tiny!r}, engine="vllm", model_kwargs={EAGER | {"max_model_len": 512}!r})
+    print(scorer({{"text": "one and two"}})["rsr_status"])
+""")
+    ended = subprocess.run([sys.executable, script], env=environment(), capture_output=True, text=True, timeout=200)
+    assert (ended.returncode, ended.stdout.split()[-1:]) == (0, ["scored"]), ended.stderr[-2000:]
