@@ -377,16 +377,17 @@ def accounted(student: TransformersEngine) -> Iterator[dict[str, float]]:
         module["rank_and_surprisal"] = reduction
 
 
-def scaling(dtype: str, shape: str) -> None:
+def scaling(dtype: str, shape: str, tokens_per_batch: int | None) -> None:
     """How time and memory grow with the number of rows and with their length, on a random student."""
     device = default_device()
-    student = TransformersEngine(random_model(shape, getattr(torch, dtype), device))
+    model = random_model(shape, getattr(torch, dtype), device)
+    student = TransformersEngine(model, tokens_per_batch=tokens_per_batch)
     generator = np.random.default_rng(0)
     keep_freed_memory()
     names = ["rows", "tokens a row", "seconds", "microseconds a token", "model GFLOP a token", "of these attention"]
     print_row(*names, "TFLOP/s", "peak MiB")
     print_row(*["--:"] * 8)
-    for count, length in [(16, 1000), (64, 1000), (256, 1000), (16, 4000), (8, 8000), (4, 16_000), (2, 32_000)]:
+    for count, length in [(16, 1000), (64, 1000), (16, 4000), (8, 8000), (4, 16_000), (2, 32_000), (256, 1000)]:
         ids = generator.integers(0, student.vocab_size, (count, length + 1))
         rows = [EncodedRow(row, np.arange(length // 4, length + 1)) for row in ids]
         ours(student, rows[:2])
@@ -624,6 +625,7 @@ def main() -> None:
         action="store_true",
         help="instead: time against rows and length, of the first shape or a small student",
     )
+    parser.add_argument("--tokens-per-batch", type=int, help="with --scaling: tokens that the student reads in a pass")
     parser.add_argument(
         "--each", action="store_true", help="instead: each turn of a conversation of 30 against one reading of it"
     )
@@ -638,7 +640,7 @@ def main() -> None:
         only(arguments)
         return
     if arguments.scaling:
-        scaling(arguments.dtypes[0], (arguments.shapes or ["small"])[0])
+        scaling(arguments.dtypes[0], (arguments.shapes or ["small"])[0], arguments.tokens_per_batch)
         return
     workloads = arguments.shapes or ["gsm8k" if arguments.gsm8k else "champ"]
     slice_rows = arguments.slice_rows or (250 if arguments.gsm8k else 15)
