@@ -26,7 +26,7 @@ from ..tables.records import SCORE, append_record, package_versions, student_nam
 from ..utils.bars import no_bar_if_quick
 from ..utils.files import written_aside
 from .pool import BoolArray, IntArray, SelectionOptions, positive_int
-from .pruning import LENGTHS, FloatArray, Sample, choose_rule, lowest, quota
+from .pruning import LEAST_PROBLEMS, LENGTHS, FloatArray, Sample, choose_rule, lowest, quota
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class Stages:
                 rule = choose_rule(sample, problems.size - drawn.size, self.regret, self.confidence, random)
                 if rule is None:
                     message = "no rule is known to keep regret=%g at confidence=%g after %d problems: all is read"
-                    logger.warning(message, self.regret, self.confidence, drawn.size)
+                    few = f"; a rule needs a sample of {LEAST_PROBLEMS}" if drawn.size < LEAST_PROBLEMS else ""
+                    logger.warning(message + few, self.regret, self.confidence, drawn.size)
             for stage, share in enumerate(rule or ()):
                 alive = rows.read_beginnings(alive, stage, share)
             if alive.any():

@@ -80,6 +80,12 @@ def test_without_regret_it_is_the_selection_from_everything(source, scorer, scor
     assert set(found["rsr_settings"]) == set(expected["rsr_settings"])
 
 
+def test_too_small_a_sample_is_named(source, scorer, caplog):
+    with caplog.at_level("WARNING", "rsr_datasets"):
+        select_trajectories(source, scorer=scorer, **ARGUMENTS | {"calibration": 4})
+    assert "after 4 problems: all is read; a rule needs a sample of 20" in caplog.text
+
+
 def test_only_rows_that_were_read_to_their_end_have_a_ratio(run, scored):
     pruned = load_from_disk(run[0] / "scored")
     assert names(pruned) == names(scored)
