@@ -70,8 +70,11 @@ class Sample:
 
 
 def quota(sizes: IntArray, share: float, keep: int) -> IntArray:
-    """How many of each problem's candidates go on: a share of them rounded up, and at least ``keep``."""
-    return np.maximum(np.ceil(share * sizes - 1e-9).astype(np.int64), keep)
+    """How many of each problem's candidates go on: a share of them rounded up, and more than ``keep``.
+
+    A beginning says nothing of a trajectory that degenerates later: the last choice needs a whole one to compare with.
+    """
+    return np.maximum(np.ceil(share * sizes - 1e-9).astype(np.int64), keep + 1)
 
 
 def lowest(scores: FloatArray, problems: IntArray, places: IntArray) -> BoolArray:

@@ -51,10 +51,18 @@ def test_the_lowest_of_each_problem_go_on_and_ties_go_to_the_earlier_row(rows, p
 
 
 @given(sizes=st.lists(st.integers(1, 100), min_size=1), share=st.floats(0.01, 1), keep=st.integers(1, 5))
-def test_a_quota_is_a_share_rounded_up_and_at_least_what_is_kept(sizes, share, keep):
+def test_a_quota_is_a_share_rounded_up_and_more_than_what_is_kept(sizes, share, keep):
     found = quota(np.array(sizes), share, keep)
-    assert (found >= keep).all()
+    assert (found > keep).all()
     assert (found >= share * np.array(sizes) - 1e-6).all() and (found < share * np.array(sizes) + 1 + keep).all()
+
+
+def test_a_trajectory_that_degenerates_later_is_not_the_only_one_read_to_its_end():
+    rsr, beginnings = np.array([9.0, 2.0, 3.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0])
+    tokens, prefixes = np.full(4, 100), np.full((4, 2), [5, 20])
+    sample = Sample(np.zeros(4, dtype=int), rsr, tokens, np.stack([beginnings, beginnings], axis=1), prefixes, keep=1)
+    chosen, read = sample.simulate((0.4, 0.1), sample.prefix_rsr)
+    assert (chosen.tolist(), read) == ([2.0], 4 * 5 + 2 * 20 + 2 * 100)
 
 
 @settings(max_examples=30, deadline=None)
